@@ -1,0 +1,72 @@
+# Every habit of the project. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The Python that .venv is made with; found by itself if empty.
+PYTHON ?=
+# Where the CPU build of torch comes from on machines whose pip does not find it by itself.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Further options for the resolver, e.g. --upgrade-package torchmetrics.
+LOCK ?=
+
+BIN := .venv/bin
+
+.PHONY: help
+help: ## List what there is to do
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/ready: requirements/cpu.lock pyproject.toml
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup_venv.sh
+
+.PHONY: quickstart
+quickstart: .venv/ready ## Train the small policy on Countdown and report what it learned
+	@dir=runs/quickstart; n=2; while [ -e "$$dir" ]; do dir=runs/quickstart-$$n; n=$$((n + 1)); done; \
+	set -- $(BIN)/asymgrpo fit --config configs/quickstart.yaml --run_dir "$$dir"; echo "$$*"; exec "$$@"
+
+.PHONY: test
+test: .venv/ready ## Run the tests (under 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not long"
+
+.PHONY: test-long
+test-long: .venv/ready ## Run the tests that take long (several processes, seeds, killed runs)
+	$(BIN)/python -m pytest -m long
+
+.PHONY: check
+check: .venv/ready ## Check format, lint, types, spelling and house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	tools/house_rules.sh
+
+.PHONY: format
+format: .venv/ready ## Format the code and repair what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# uv does not read pip's settings; a folder of wheels that pip knows is passed on.
+.PHONY: lock
+lock: .venv/ready ## Resolve requirements/cpu.lock again, keeping the pins that fit
+	@compile() { \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip compile --quiet --python-version 3.11 \
+	    --python-platform x86_64-manylinux_2_31 --only-binary :all: --no-annotate --custom-compile-command "make lock" \
+	    --extra cpu --extra dev --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
+	    --output-file requirements/cpu.lock pyproject.toml requirements/cpu.in $(LOCK) "$$@"; \
+	}; \
+	compile || { echo "Once more, with $(TORCH_INDEX)."; \
+	  compile --index "$(TORCH_INDEX)" --index-strategy unsafe-best-match; }
+
+.PHONY: base-policy
+base-policy: .venv/ready ## Make data/countdown_base again from nothing (a few minutes)
+	$(BIN)/python data/make_countdown_base.py
+
+.PHONY: tensorboard
+tensorboard: .venv/ready ## Show the curves of all runs
+	$(BIN)/tensorboard --logdir runs
+
+.PHONY: clean
+clean: ## Remove caches and build leftovers; keep .venv and runs
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -1,0 +1,21 @@
+"""The errors that users are meant to read, and the exit codes that go with them."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the `asymgrpo` command returns to the shell."""
+
+    OK = 0
+    FAILURE = 1
+    BAD_INPUT = 2
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class UserError(Exception):
+    """Bad input: one sentence that says what is wrong, the value seen and what to do. Exit code 2."""
+
+
+class RunError(Exception):
+    """A run that a guard stopped or that failed: one sentence that says why. Exit code 1."""
