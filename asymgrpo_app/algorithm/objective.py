@@ -1,0 +1,135 @@
+"""What an objective gets and gives: the base class of every policy loss, and the types that travel.
+
+Completion tokens are packed: 1-D tensors over the T completion tokens of S completions, with `sequence_ids` in 0..S-1
+to say which is whose. A completion is never split over two micro-batches.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from asymgrpo_app.algorithm.kl import k3
+from asymgrpo_app.algorithm.metrics import Mean, mean_of
+
+
+@dataclass
+class TokenBatch:
+    """One micro-batch of T completion tokens of S whole completions; log-probabilities are in nats.
+
+    Attributes:
+        logprobs: [T] log-probability of each token under the current policy, at the sampling temperature; carries the
+            gradient.
+        entropy: [T] entropy of the full next-token distribution; carries a gradient only where a bonus needs it.
+        old_logprobs: [T] log-probabilities under pi_old, the policy at the start of the step.
+        advantages: [T] float32, constant.
+        sequence_ids: [T] int64 in 0..S-1.
+        num_sequences: S.
+        sampler_logprobs: [T] log-probabilities that the sampler reported.
+        ref_logprobs: [T] log-probabilities under the reference policy, or None where no KL term needs them.
+        selection: What `Objective.prepare` returned, cut down to these tokens, each [T].
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    old_logprobs: Tensor
+    advantages: Tensor
+    sequence_ids: Tensor
+    num_sequences: int
+    sampler_logprobs: Tensor
+    ref_logprobs: Tensor | None = None
+    selection: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class UpdateTokens:
+    """This rank's tokens of one optimizer update, with all that is constant about it.
+
+    Attributes:
+        old_logprobs: [T] log-probabilities under pi_old.
+        advantages: [T] float32.
+        sequence_ids: [T] int64.
+        token_keys: [T] float64 uniform in [0, 1), a pure function of run seed, step, completion and position. The only
+            source of randomness, so that a choice does not depend on ranks or micro-batches.
+        all_gather: Takes a 1-D tensor of this rank, of any length, and returns those of all ranks one after the other;
+            the identity on one process. A collective call: every rank makes it equally often.
+    """
+
+    old_logprobs: Tensor
+    advantages: Tensor
+    sequence_ids: Tensor
+    token_keys: Tensor
+    all_gather: Callable[[Tensor], Tensor]
+
+
+@dataclass
+class ObjectiveOutput:
+    """The losses of a micro-batch's tokens.
+
+    Attributes:
+        losses: [T], with gradient; not yet weighted or divided (see `aggregation`).
+        metrics: What to log, by full tag.
+    """
+
+    losses: Tensor
+    metrics: dict[str, Mean]
+
+
+class Objective(ABC):
+    """Turns log-probabilities and advantages into per-token losses; subclass it for an objective of your own.
+
+    Constructor arguments are plain typed keyword arguments, so that a config can name the class by `class_path`.
+
+    Attributes:
+        needs_old_logprobs: True if `prepare` reads `old_logprobs`, which then are computed for the whole update before
+            its first micro-batch.
+    """
+
+    needs_old_logprobs: bool = False
+
+    def prepare(self, update: UpdateTokens) -> dict[str, Tensor]:
+        """Choices that need statistics over the whole update: per-token tensors, each [T].
+
+        Called once per optimizer update, on every rank. The result comes back, cut to size, as `TokenBatch.selection`.
+        """
+        del update
+        return {}
+
+    @abstractmethod
+    def token_losses(self, batch: TokenBatch) -> ObjectiveOutput:
+        """The loss of every token, [T], to be minimized.
+
+        A token's loss may depend on the other tokens of its completion, never on other completions: micro-batches are
+        cut between completions, and the cut must not change the gradient.
+        """
+
+
+def regularized(output: ObjectiveOutput, batch: TokenBatch, *, kl_coef: float, entropy_coef: float) -> ObjectiveOutput:
+    """Add kl_coef * k3 and subtract entropy_coef * entropy on every token, those with advantage 0 included.
+
+    Apply it after any sampler correction, whose weights belong to the policy term alone.
+
+    Args:
+        output: What the objective returned.
+        batch: The same micro-batch; `ref_logprobs` is read only for a KL coefficient other than 0.
+        kl_coef: Weight of the KL penalty to the reference policy, >= 0.
+        entropy_coef: Weight of the entropy bonus, >= 0.
+
+    Returns:
+        The losses with both terms, and the metric `actor/kl_loss` (the mean of k3, not multiplied by the coefficient)
+        where there is a KL term.
+
+    Raises:
+        ValueError: A KL coefficient without reference log-probabilities.
+    """
+    losses, metrics = output.losses, dict(output.metrics)
+    if kl_coef != 0:
+        if batch.ref_logprobs is None:
+            raise ValueError(f"kl_coef is {kl_coef} but the batch has no ref_logprobs")
+        divergence = k3(batch.logprobs, batch.ref_logprobs)
+        losses = losses + kl_coef * divergence
+        metrics["actor/kl_loss"] = mean_of(divergence)
+    if entropy_coef != 0:
+        losses = losses - entropy_coef * batch.entropy
+    return ObjectiveOutput(losses, metrics)

@@ -1,0 +1,185 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from asymgrpo_app.algorithm.logprobs import completion_logprobs
+
+
+def naive(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float):
+    """The same from all logits at once, in float64."""
+    logits = torch.nn.functional.linear(hidden.double(), weight.double(), None if bias is None else bias.double())
+    logprobs = torch.log_softmax(logits / temperature, dim=-1)
+    entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
+    return logprobs.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
+
+
+def head(num_tokens: int, width: int, vocabulary: int, dtype: torch.dtype, spread: float = 1.0):
+    generator = torch.Generator().manual_seed(num_tokens + vocabulary)
+    hidden = torch.randn(num_tokens, width, generator=generator).to(dtype).requires_grad_()
+    weight = (spread * torch.randn(vocabulary, width, generator=generator)).to(dtype).requires_grad_()
+    bias = torch.randn(vocabulary, generator=generator).to(dtype).requires_grad_()
+    return hidden, weight, bias, torch.randint(0, vocabulary, (num_tokens,), generator=generator)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def test_closed_form() -> None:
+    hidden = torch.tensor([[1.0], [0.0]])
+    weight = torch.tensor([[math.log(9.0)], [0.0]])
+    logprobs, entropy = completion_logprobs(hidden, weight, None, torch.tensor([0, 1]), temperature=2.0)
+    # At temperature 2 the odds 9 : 1 become 3 : 1.
+    assert logprobs.tolist() == pytest.approx([math.log(0.75), math.log(0.5)])
+    assert entropy.tolist() == pytest.approx([-0.75 * math.log(0.75) - 0.25 * math.log(0.25), math.log(2)])
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
+@pytest.mark.parametrize("temperature", [0.6, 1.0])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_and_gradients(chunk_tokens: int, temperature: float, with_bias: bool, dtype: torch.dtype) -> None:
+    hidden, weight, bias, targets = head(7, 5, 11, dtype)
+    used_bias = bias if with_bias else None
+    leaves = [hidden, weight, bias] if with_bias else [hidden, weight]
+    outputs = completion_logprobs(
+        hidden, weight, used_bias, targets, temperature=temperature, chunk_tokens=chunk_tokens, entropy_grad=True
+    )
+    expected = naive(hidden, weight, used_bias, targets, temperature)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+    for actual, wanted in zip(outputs, expected, strict=True):
+        assert actual.dtype == dtype
+        assert relative_error(actual, wanted) < tolerance
+    factors = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    combined = sum(((factors + i) * wanted).sum() for i, wanted in enumerate(expected))
+    wanted_gradients = torch.autograd.grad(combined, leaves)
+    combined = sum(((factors + i) * actual).sum() for i, actual in enumerate(outputs))
+    for actual, wanted in zip(torch.autograd.grad(combined, leaves), wanted_gradients, strict=True):
+        assert actual.dtype == dtype
+        assert relative_error(actual, wanted) < tolerance
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_gradcheck(output: int) -> None:
+    hidden, weight, bias, targets = head(5, 3, 6, torch.float64)
+
+    def one(*leaves: Tensor) -> Tensor:
+        return completion_logprobs(*leaves, targets, temperature=0.7, chunk_tokens=2, entropy_grad=True)[output]
+
+    assert torch.autograd.gradcheck(one, (hidden, weight, bias))
+
+
+def test_entropy_carries_a_gradient_only_on_request() -> None:
+    hidden, weight, _, targets = head(5, 3, 6, torch.float32)
+    logprobs, entropy = completion_logprobs(hidden, weight, None, targets, temperature=1.0)
+    assert logprobs.requires_grad
+    assert not entropy.requires_grad
+
+
+def test_no_grad() -> None:
+    hidden, weight, bias, targets = head(5, 3, 6, torch.float32)
+    with torch.no_grad():
+        outputs = completion_logprobs(hidden, weight, bias, targets, temperature=1.0, entropy_grad=True)
+    assert not any(output.requires_grad for output in outputs)
+    for actual, wanted in zip(outputs, naive(hidden, weight, bias, targets, 1.0), strict=True):
+        assert relative_error(actual, wanted) < 1e-6
+
+
+@pytest.mark.parametrize("trainable", [(True, False), (False, True)])
+def test_frozen_inputs_get_no_gradient(trainable: tuple[bool, bool]) -> None:
+    hidden, weight, _, targets = head(5, 3, 6, torch.float32)
+    expected = torch.autograd.grad(naive(hidden, weight, None, targets, 1.0)[0].sum(), [hidden, weight])
+    leaves = [leaf.detach().requires_grad_(flag) for leaf, flag in zip((hidden, weight), trainable, strict=True)]
+    completion_logprobs(*leaves, None, targets, temperature=1.0)[0].sum().backward()
+    for leaf, flag, wanted in zip(leaves, trainable, expected, strict=True):
+        assert (leaf.grad is not None) == flag
+        if leaf.grad is not None:
+            assert relative_error(leaf.grad, wanted) < 1e-6
+
+
+def test_no_tokens() -> None:
+    hidden, weight, bias, targets = head(0, 3, 6, torch.float32)
+    logprobs, entropy = completion_logprobs(hidden, weight, bias, targets, temperature=1.0, entropy_grad=True)
+    assert logprobs.shape == entropy.shape == (0,)
+    (logprobs.sum() + entropy.sum()).backward()
+    assert hidden.grad.shape == (0, 3)
+    assert weight.grad.abs().max() == bias.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("hidden_dtype", [torch.float32, torch.bfloat16])
+def test_autocast_rounds_products_and_keeps_statistics_and_master_gradients_in_float32(hidden_dtype) -> None:
+    hidden, weight, bias, targets = head(600, 32, 300, torch.float32, spread=0.3)
+    hidden = hidden.detach().to(hidden_dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = completion_logprobs(
+            hidden, weight, bias, targets, temperature=0.8, chunk_tokens=50, entropy_grad=True
+        )
+        (outputs[0].sum() + 0.1 * outputs[1].sum()).backward()
+    gradients = [hidden.grad, weight.grad, bias.grad]
+    assert [gradient.dtype for gradient in gradients] == [hidden_dtype, torch.float32, torch.float32]
+    expected = naive(hidden, weight, bias, targets, 0.8)
+    wanted = torch.autograd.grad(expected[0].sum() + 0.1 * expected[1].sum(), [hidden, weight, bias])
+    for actual, value in zip(outputs, expected, strict=True):
+        assert actual.dtype == torch.float32
+        assert relative_error(actual, value) < 5e-3
+    for actual, value in zip(gradients, wanted, strict=True):
+        assert relative_error(actual, value) < 1e-2
+
+
+def test_softmax_statistics_do_not_round_to_bfloat16() -> None:
+    # Logits that bfloat16 holds exactly: only statistics could lose precision.
+    hidden = torch.ones(1, 1, dtype=torch.bfloat16)
+    weight = torch.linspace(-4, 3.9375, 128).bfloat16().unsqueeze(1)
+    outputs = completion_logprobs(hidden, weight, None, torch.tensor([17]), temperature=1.0)
+    for actual, wanted in zip(outputs, naive(hidden, weight, None, torch.tensor([17]), 1.0), strict=True):
+        assert relative_error(actual, wanted) < 1e-6
+
+
+def test_large_logits_stay_finite() -> None:
+    hidden, weight, _, targets = head(20, 8, 30, torch.float32, spread=1e3)
+    logprobs, entropy = completion_logprobs(hidden, weight, None, targets, temperature=0.1, entropy_grad=True)
+    assert logprobs.isfinite().all()
+    assert entropy.isfinite().all()
+    assert entropy.min() >= 0
+    (logprobs.sum() + entropy.sum()).backward()
+    assert hidden.grad.isfinite().all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(value, Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+@pytest.mark.parametrize("entropy_grad", [False, True])
+def test_logits_exist_for_one_chunk_at_a_time(entropy_grad: bool) -> None:
+    hidden, weight, _, targets = head(64, 4, 500, torch.float32)
+    with LargestTensor() as largest:
+        outputs = completion_logprobs(
+            hidden, weight, None, targets, temperature=1.0, chunk_tokens=8, entropy_grad=entropy_grad
+        )
+        (outputs[0].sum() + outputs[1].sum()).backward()
+    assert largest.elements == 8 * 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
+        ({"temperature": 1.0, "chunk_tokens": 0}, "chunk_tokens must be >= 1, got 0"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(settings: dict[str, float], message: str) -> None:
+    hidden, weight, _, targets = head(2, 3, 6, torch.float32)
+    with pytest.raises(ValueError, match=message):
+        completion_logprobs(hidden, weight, None, targets, **settings)
