@@ -1,0 +1,1 @@
+"""Lightning callbacks: rollouts, checkpoints, export, progress and the closing summary."""

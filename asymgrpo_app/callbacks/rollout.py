@@ -1,0 +1,185 @@
+"""The callback that owns the sampler: it refreshes rollouts each step and keeps the sampler's weights current."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.policy import named_weights, stop_token_ids
+from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, judge, sample
+from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
+from asymgrpo_app.rollout.engine import RolloutEngine
+from asymgrpo_app.rollout.seeds import evaluation_seed, training_seed
+from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
+
+Treatment = Literal["wrong", "exclude"]
+
+
+class VLLMRolloutCallback(Callback):
+    """Samples a group of completions per prompt with vLLM, has them judged, and attaches them to the batch.
+
+    The seed of a completion is a function of the run's seed, the step, the prompt and the sample's number, so any
+    number of ranks samples the same completions. The sampler's weights are renewed before any generation that needs it.
+
+    Args:
+        group_size: Completions per training prompt, the method's G; at least 2.
+        max_completion_tokens: Longest completion in tokens, the end token included.
+        temperature: Sampling temperature of training, > 0.
+        truncated: Whether a completion cut at the limit counts as `wrong` or is left out of its group (`exclude`).
+        verifier_failure: The same for a completion whose verifier timed out or failed.
+        dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
+        engine: Options of the vLLM engine.
+        seed: Seed of sampling; follows `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        group_size: int = 8,
+        max_completion_tokens: int = 1024,
+        temperature: float = 1.0,
+        truncated: Treatment = "wrong",
+        verifier_failure: Treatment = "wrong",
+        dynamic_sampling: DynamicSampling | None = None,
+        engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        if group_size < 2:
+            raise UserError(
+                f"rollout.group_size must be at least 2, got {group_size}: advantages compare a group's completions."
+            )
+        if max_completion_tokens < 1:
+            raise UserError(f"rollout.max_completion_tokens must be at least 1, got {max_completion_tokens}.")
+        if not 0 < temperature < float("inf"):
+            raise UserError(f"rollout.temperature must be a finite number > 0, got {temperature}.")
+        self.group_size = group_size
+        self.max_completion_tokens = max_completion_tokens
+        self.temperature = temperature
+        self.truncated = truncated
+        self.verifier_failure = verifier_failure
+        self.dynamic_sampling = dynamic_sampling
+        self.engine_config = engine
+        self.seed = seed
+        self._engine: RolloutEngine | None = None
+        self._engine_version: int | None = None  # the module's weight version that the engine holds
+        self._stop_token_ids: tuple[int, ...] = ()
+
+    # ---- hooks ----
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, batch_idx: int
+    ) -> None:
+        settings = SamplingSettings(self.temperature, self.max_completion_tokens, self._stops(trainer, pl_module))
+
+        def draw(prompts: Sequence[EncodedPrompt], round_number: int = 0) -> list[list[JudgedCompletion]]:
+            def seed_of(prompt_index: int, number: int) -> int:
+                return training_seed(self.seed, batch.step, prompt_index, number, round_number)
+
+            return self._judged(trainer, pl_module, batch, prompts, self.group_size, settings, seed_of)
+
+        def replace(
+            round_number: int, prompts: Sequence[EncodedPrompt]
+        ) -> tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]:
+            fresh = [_data(trainer).replacement(batch.step, round_number, prompt) for prompt in prompts]
+            return fresh, draw(fresh, round_number)
+
+        batch.started = perf_counter()
+        batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
+        if self.dynamic_sampling is not None:
+            batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: PromptBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        def seed_of(prompt_index: int, number: int) -> int:
+            return evaluation_seed(self.seed, batch.set_name, prompt_index, number)
+
+        if not batch.prompts:  # an evaluation slice may leave a rank without problems
+            return
+        chosen = _data(trainer).evaluation_sets[batch.set_name]
+        settings = SamplingSettings(
+            chosen.temperature, self.max_completion_tokens, self._stops(trainer, pl_module), chosen.top_p
+        )
+        groups = self._judged(trainer, pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
+        batch.rollouts = self._rollouts(batch.prompts, groups, settings)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.close()  # Lightning calls no teardown after an exception
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.close()
+
+    # ---- work ----
+
+    def close(self) -> None:
+        """Shut the engine down. Safe to call twice."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+            self._engine_version = None
+
+    def _judged(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        batch: PromptBatch,
+        prompts: Sequence[EncodedPrompt],
+        group_size: int,
+        settings: SamplingSettings,
+        seed_of: SeedOf,
+    ) -> list[list[JudgedCompletion]]:
+        """Sample and judge groups for some prompts; the seconds it took are added to the batch's metrics."""
+        engine = self._ready_engine(trainer, pl_module)
+        clock = Stopwatch(batch.metrics)
+        self._synchronize(engine, pl_module)
+        clock.lap("update_weights")
+        completions = sample(engine, prompts, group_size, settings, seed_of)
+        clock.lap("gen")
+        groups = judge(prompts, completions, _data(trainer).tokenizer)
+        clock.lap("reward")
+        return groups
+
+    def _rollouts(
+        self, prompts: Sequence[EncodedPrompt], groups: list[list[JudgedCompletion]], settings: SamplingSettings
+    ) -> RolloutBatch:
+        return RolloutBatch(
+            list(prompts), groups, settings, self.truncated == "wrong", self.verifier_failure == "wrong"
+        )
+
+    def _synchronize(self, engine: RolloutEngine, pl_module: Any) -> None:
+        """Push the policy's weights if the engine holds others."""
+        if self._engine_version != pl_module.weight_version:
+            engine.load_weights(named_weights(pl_module.policy))
+            self._engine_version = pl_module.weight_version
+
+    def _ready_engine(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
+        if self._engine is None:
+            rank_zero_info("Starting vLLM ...")
+            max_model_len = _data(trainer).max_prompt_tokens + self.max_completion_tokens
+            self._engine = VLLMEngine(
+                pl_module.policy_path,
+                self.engine_config,
+                resolve_dtype(self.engine_config.dtype, str(trainer.precision)),
+                max_model_len,
+            )
+        return self._engine
+
+    def _stops(self, trainer: Trainer, pl_module: Any) -> tuple[int, ...]:
+        if not self._stop_token_ids:
+            self._stop_token_ids = stop_token_ids(pl_module.policy_path, _data(trainer).tokenizer)
+        return self._stop_token_ids
+
+
+def _data(trainer: Trainer) -> Any:
+    """The PromptDataModule; Lightning attaches it to the trainer without declaring it."""
+    return trainer.datamodule  # type: ignore[attr-defined]

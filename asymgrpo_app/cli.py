@@ -1,0 +1,42 @@
+"""The `asymgrpo` command."""
+
+import sys
+from collections.abc import Sequence
+
+from asymgrpo_app import __version__
+from asymgrpo_app.errors import ExitCode, RunError, UserError
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `args` replaces `sys.argv[1:]`.
+
+    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 130 and 143 ended by a signal.
+
+    Raises:
+        SystemExit: `--help`, with code 0.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(f"asymgrpo {__version__}")
+        return ExitCode.OK
+    # torch and Lightning take seconds to import, so `--version` comes first; vllm is imported by the engine alone.
+    from asymgrpo_app.environment import quiet_environment
+
+    quiet_environment()
+    from asymgrpo_app.lightning_cli import run
+
+    try:
+        return run(arguments)
+    except UserError as error:
+        print(f"asymgrpo: error: {error}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    except RunError as error:
+        print(f"asymgrpo: stopped: {error}", file=sys.stderr)
+        return ExitCode.FAILURE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""What is said on the terminal, and what is kept quiet."""
+
+import logging
+import warnings
+
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print a line, on the first rank alone."""
+    print(text, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Silence what a user cannot act on; errors of these libraries still show."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # device lists and tips
+    import transformers
+
+    transformers.logging.disable_progress_bar()  # "Loading weights" for every model file
+    transformers.logging.set_verbosity_error()
+    for message in (
+        ".*does not have many workers.*",  # prompts are cheap to make, there is nothing to load in workers
+        ".*You are resuming from a checkpoint that ended before the epoch ended.*",  # the data continue by step
+        ".*sync_dist=True.*",  # values are reduced over ranks before they are logged
+        ".*LeafSpec.*",  # Lightning's use of torch
+    ):
+        warnings.filterwarnings("ignore", message=message)

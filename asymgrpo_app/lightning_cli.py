@@ -1,0 +1,253 @@
+"""LightningCLI, set up for RL steps: run folder, derived trainer options, checks across sections."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, newest_checkpoint, step_of
+from asymgrpo_app.callbacks.export import ExportCallback
+from asymgrpo_app.callbacks.progress import RunProgress
+from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
+from asymgrpo_app.callbacks.summary import RunSummary
+from asymgrpo_app.config_files import check_config_file, config_paths, one_line
+from asymgrpo_app.console import quiet_libraries, say
+from asymgrpo_app.datamodule import PromptDataModule
+from asymgrpo_app.errors import ExitCode, UserError
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.rollout.vllm_engine import require_vllm
+from asymgrpo_app.run_folder import config_path, refuse_used, tensorboard_folder
+
+# Trainer options that mean something else here, with the key to use instead.
+_REPLACED = {
+    "max_steps": "steps, which counts RL steps",
+    "min_steps": "steps",
+    "max_epochs": "steps, which counts RL steps",
+    "min_epochs": "steps",
+    "max_time": "steps",
+    "gradient_clip_val": "model.max_grad_norm",
+    "gradient_clip_algorithm": "model.max_grad_norm",
+    "default_root_dir": "run_dir",
+    "enable_checkpointing": "checkpoint.every_n_steps",
+}
+_DERIVED = {"accumulate_grad_batches": (1, "model.micro_batch_tokens"), "use_distributed_sampler": (False, "nothing")}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, check and run one subcommand; returns the exit code."""
+    quiet_libraries()
+    cli = AsymGRPOCLI(arguments)
+    if cli.trainer.interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.TERMINATED if cli.trainer.received_sigterm else ExitCode.OK
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose complaints are one line and go through `UserError`."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise UserError(one_line(message)) from ex
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config of a `fit` into the run folder, never over another."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and trainer.is_global_zero:
+            path = config_path(trainer.default_root_dir)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
+
+
+class AsymGRPOCLI(LightningCLI):
+    """`asymgrpo fit | validate | test`, with the sections model, data, rollout, checkpoint and trainer."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = list(arguments)
+        for path in config_paths(self.arguments):
+            check_config_file(path)
+        super().__init__(
+            AsymGRPOModule,
+            PromptDataModule,
+            parser_class=_Parser,
+            parser_kwargs={"prog": "asymgrpo", "description": "Train language models with AsymGRPO."},
+            save_config_callback=SaveRunConfig,
+            trainer_defaults={
+                "check_val_every_n_epoch": None,  # validation goes by RL steps
+                "val_check_interval": 20,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,  # the data module deals prompts out to ranks itself
+                "log_every_n_steps": 1,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=self.arguments,
+        )
+
+    # ---- parser ----
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        hidden = {"model", "datamodule", "weights_only"}  # checkpoints always load with weights_only
+        return {
+            "fit": hidden | {"train_dataloaders", "val_dataloaders"},
+            "validate": hidden | {"dataloaders"},
+            "test": hidden | {"dataloaders"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of the prompt order, of sampling and of the libraries."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--steps", type=int, default=100, help="Length of the run in RL steps.")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run: config, checkpoints, TensorBoard events, export. Default: runs/<config name>.",
+        )
+        parser.add_lightning_class_args(VLLMRolloutCallback, "rollout")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "model.advantage": {"class_path": "asymgrpo_app.algorithm.advantages.AsymGRPO"},
+                "model.objective": {"class_path": "asymgrpo_app.algorithm.clipped.ClippedObjective"},
+            }
+        )
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("seed_everything", "rollout.seed")
+        parser.link_arguments("model.policy", "data.tokenizer")
+        parser.link_arguments("model.updates_per_step", "data.updates_per_step")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    # ---- between parsing and running ----
+
+    @property
+    def _section(self) -> Any:
+        return self.config[self.config["subcommand"]]
+
+    def _parse_ckpt_path(self) -> None:
+        """Resolve `last`. The checkpoint's hyperparameters never override the config (Lightning's default does)."""
+        section = self._section
+        names = config_paths(self.arguments)
+        section.run_dir = section.run_dir or f"runs/{names[0].stem if names else 'asymgrpo'}"
+        if section.ckpt_path == "last":
+            newest = newest_checkpoint(section.run_dir)
+            section.ckpt_path = str(newest) if newest else None
+            if newest is None and self.config["subcommand"] != "fit":
+                raise UserError(f"--ckpt_path last: there is no checkpoint in {section.run_dir}.")
+        elif section.ckpt_path is not None and not Path(section.ckpt_path).exists():
+            raise UserError(f"--ckpt_path {section.ckpt_path}: there is no such checkpoint.")
+
+    def before_instantiate_classes(self) -> None:
+        self._refuse_nulls()
+        section = self._section
+        for name, instead in _REPLACED.items():
+            if section.trainer.get(name) not in (None, -1):
+                raise UserError(f"trainer.{name} is not used here: set {instead}.")
+        for name, (value, instead) in _DERIVED.items():
+            if section.trainer.get(name) != value:
+                raise UserError(f"trainer.{name} must stay {value}: set {instead}.")
+        if section.steps < 1:
+            raise UserError(f"steps must be at least 1, got {section.steps}.")
+        if self.config["subcommand"] == "fit" and section.ckpt_path is None:
+            refuse_used(section.run_dir)
+        require_vllm()
+
+    def instantiate_classes(self) -> None:
+        """Build the objects of the config; what a constructor refuses is the user's input."""
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            # The parser wraps a constructor's complaint about an optional or nested class in one of its own.
+            raise _user_error_in(error) or error from None
+
+    def _refuse_nulls(self) -> None:
+        """The parser takes null for every key; only optional ones may have it."""
+        for action in self._parser(self.config["subcommand"])._actions:
+            kind = getattr(action, "_typehint", None) or action.type
+            takes_null = kind is None or kind is Any or NoneType in get_args(kind) or action.default is None
+            if not takes_null and action.dest in self._section and self._section[action.dest] is None:
+                raise UserError(f"{action.dest} must not be null: leave the key out for its default, {action.default}.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        section = self._section
+        updates = section.model.updates_per_step * section.model.passes_per_step
+        derived: dict[str, Any] = {
+            "default_root_dir": section.run_dir,
+            "max_steps": section.steps * updates,  # Lightning counts optimizer updates
+            "max_epochs": -1,
+        }
+        configured = self.config_init[self.config["subcommand"]].trainer
+        if configured.logger in (None, True):
+            derived["logger"] = self._tensorboard()
+        trainer = super().instantiate_trainer(**derived, **kwargs)
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = _ordered([*callbacks])
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        own: list[Callback] = [RunProgress(), ExportCallback(), RunSummary()]
+        return super()._instantiate_trainer(config, [*callbacks, *own])
+
+    def _tensorboard(self) -> TensorBoardLogger:
+        folder = tensorboard_folder(self._section.run_dir)
+        # A resumed run goes on after the checkpoint's step: TensorBoard drops what was written beyond it.
+        resumed = self._section.ckpt_path
+        purge: dict[str, Any] = {"purge_step": step_of(resumed) + 1} if resumed else {}
+        return TensorBoardLogger(folder.parent, name="", version=folder.name, **purge)
+
+    # ---- running ----
+
+    def before_fit(self) -> None:
+        module, data, trainer = self.model, self.datamodule, self.trainer
+        share = data.prompts_per_step // module.updates_per_step
+        if share < trainer.world_size:
+            raise UserError(
+                f"data.prompts_per_step / model.updates_per_step is {share}, fewer than the {trainer.world_size} "
+                "processes: every process needs at least one prompt per update."
+            )
+        if data.train_source is None:
+            raise UserError("data.train is not set: fit needs a source of prompts.")
+        say(self._arithmetic())
+
+    def _arithmetic(self) -> str:
+        """The batch sizes in one line each."""
+        section, module, data = self._section, self.model, self.datamodule
+        group_size = section.rollout.group_size
+        updates = module.updates_per_step * module.passes_per_step
+        return (
+            f"Run folder: {section.run_dir}\n"
+            f"{section.steps} RL steps; a step is {data.prompts_per_step} prompts x {group_size} completions = "
+            f"{data.prompts_per_step * group_size} completions and {updates} optimizer update{'s' * (updates > 1)} of "
+            f"{data.prompts_per_step // module.updates_per_step * group_size} completions; "
+            f"{self.trainer.world_size} process{'es' * (self.trainer.world_size > 1)}, {self.trainer.precision}"
+        )
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
+        return kwargs | {"weights_only": True}
+
+
+def _user_error_in(error: BaseException) -> UserError | None:
+    """The first `UserError` among an exception and its causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _ordered(callbacks: list[Callback]) -> list[Callback]:
+    """Rollouts before everything that looks at a batch; checkpoints stay last, as Lightning has them."""
+    return sorted(callbacks, key=lambda callback: not isinstance(callback, VLLMRolloutCallback))

@@ -1,0 +1,432 @@
+"""The policy, the optional reference model, and one RL step."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
+from typing import Any, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from asymgrpo_app import __version__
+from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards, checked_advantages
+from asymgrpo_app.algorithm.aggregation import local_divisor, token_weights
+from asymgrpo_app.algorithm.clipped import ClippedObjective
+from asymgrpo_app.algorithm.entropy import entropy_advantage
+from asymgrpo_app.algorithm.metrics import mean_of
+from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, regularized
+from asymgrpo_app.algorithm.overlong import overlong_penalty, penalized_advantages
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.evaluation.metrics import EvaluationMetrics
+from asymgrpo_app.loss_config import LossConfig
+from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, score_tokens
+from asymgrpo_app.rollout.collect import Stopwatch
+from asymgrpo_app.rollout.microbatch import MicroBatch, build, cut_by_tokens
+from asymgrpo_app.rollout.types import PromptBatch, RolloutBatch, SamplingSettings
+from asymgrpo_app.samples import (
+    Sample,
+    advantage_tokens,
+    flatten,
+    sampler_tokens,
+    sequence_ids,
+    start_entropy_tokens,
+    start_tokens,
+    update_tokens,
+)
+from asymgrpo_app.step_metrics import record_entropy, record_groups, record_lengths, record_sampler_gap
+
+T = TypeVar("T")
+
+
+class AsymGRPOModule(LightningModule):
+    """A causal language model that is trained by AsymGRPO (arXiv 2604.04894); one training batch is one RL step.
+
+    A step turns the verdicts of its rollouts into advantages, and then makes `passes_per_step` times
+    `updates_per_step` optimizer updates, each over an equal share of the step's prompts. Optimization is manual because
+    the number of micro-batches follows from the rollouts' lengths.
+
+    Args:
+        policy: Folder or hub id of the model to train, in Hugging Face format.
+        advantage: Estimator of advantages, by `class_path`; AsymGRPO with the paper's exponents if left out.
+        objective: Policy loss per token, by `class_path`; PPO's clipped surrogate if left out.
+        loss: Aggregation, and the terms around the objective.
+        updates_per_step: Optimizer updates per pass over the rollouts, each on its own share of the prompts.
+        passes_per_step: Passes over the rollouts of a step.
+        micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass.
+        max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
+        attention: Attention implementation of transformers.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        optimizer: Optimizer, by `class_path`.
+        lr_scheduler: Learning-rate schedule, by `class_path`; it advances once per RL step. Null: constant.
+    """
+
+    def __init__(
+        self,
+        policy: str,
+        advantage: AdvantageEstimator | None = None,
+        objective: Objective | None = None,
+        loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
+        updates_per_step: int = 1,
+        passes_per_step: int = 1,
+        micro_batch_tokens: int = 16384,
+        max_grad_norm: float | None = 1.0,
+        attention: AttentionImplementation = "sdpa",
+        gradient_checkpointing: bool = False,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        check_model_path("model.policy", policy)
+        for name, value in {
+            "updates_per_step": updates_per_step,
+            "passes_per_step": passes_per_step,
+            "micro_batch_tokens": micro_batch_tokens,
+        }.items():
+            if value < 1:
+                raise UserError(f"model.{name} must be at least 1, got {value}.")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise UserError(f"model.max_grad_norm must be > 0 or null, got {max_grad_norm}.")
+        self.automatic_optimization = False
+        self.policy_path = policy
+        self.advantage = advantage or AsymGRPO()
+        self.objective = objective or ClippedObjective()
+        self.loss = loss
+        self.updates_per_step = updates_per_step
+        self.passes_per_step = passes_per_step
+        self.micro_batch_tokens = micro_batch_tokens
+        self.max_grad_norm = max_grad_norm
+        self.attention = attention
+        self.gradient_checkpointing = gradient_checkpointing
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        if loss.entropy_advantage is not None and self.objective.needs_old_logprobs:
+            raise UserError(
+                f"model.loss.entropy_advantage changes advantages token by token, which the statistics of "
+                f"{type(self.objective).__name__} do not see: choose one of the two."
+            )
+        self._adaptive_entropy = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
+        self.completed_steps = 0
+        self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
+        self._evaluations: dict[str, EvaluationMetrics] = {}
+        self._reference: list[PreTrainedModel] = []  # in a list: out of the module tree, hence out of checkpoints
+
+    # ---- model, optimizer, checkpoint ----
+
+    def configure_model(self) -> None:
+        """Load the policy, and the reference where a KL coefficient needs it. Lightning may call this twice."""
+        if hasattr(self, "policy"):
+            return
+        self.policy = load_policy(self.policy_path, self.attention)
+        if self.gradient_checkpointing:
+            self.policy.gradient_checkpointing_enable({"use_reentrant": False})
+        self.policy.train()
+        if self.loss.kl_coef > 0:
+            reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
+            self._reference.append(reference)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.policy.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["asymgrpo"] = {
+            "version": __version__,
+            "completed_steps": self.completed_steps,
+            "adaptive_entropy": self._adaptive_entropy.state_dict() if self._adaptive_entropy else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["asymgrpo"]
+        self.completed_steps = int(state["completed_steps"])
+        if self._adaptive_entropy is not None and state["adaptive_entropy"] is not None:
+            self._adaptive_entropy.load_state_dict(state["adaptive_entropy"])
+        self.weight_version += 1
+
+    @property
+    def total_steps(self) -> int:
+        """RL steps of the whole run."""
+        return int(self.trainer.max_steps) // (self.updates_per_step * self.passes_per_step)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]: 0 in the first step and 1 in the last."""
+        return min(self.completed_steps / max(self.total_steps - 1, 1), 1.0)
+
+    # ---- training: one RL step ----
+
+    def on_fit_start(self) -> None:
+        for reference in self._reference:
+            nn.Module.to(reference, self.device)
+
+    def on_train_start(self) -> None:
+        """Validate before the first update, so that a run shows where it started."""
+        if self.completed_steps == 0:
+            self.trainer.validating = True
+            self.trainer.fit_loop.epoch_loop.val_loop.run()
+            self.trainer.training = True
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Rollouts to advantages, advantages to updates."""
+        rollouts = _attached(batch)
+        metrics, clock = StepMetrics(), Stopwatch()
+        groups = GroupRewards(rollouts.rewards(), rollouts.valid(), self.progress)
+        advantages = checked_advantages(self.advantage, groups)
+        record_groups(metrics, rollouts, groups, advantages)
+        advantages = self._penalize_length(rollouts, advantages, groups.valid, metrics)
+        samples = flatten(rollouts, groups.rewards, groups.valid, advantages)
+        record_lengths(metrics, samples, [j.completion.truncated for group in rollouts.groups for j in group])
+        metrics.means(batch.means)
+
+        self._score_ahead(samples, rollouts.settings.temperature)
+        clock.lap("old_log_prob")
+        for number in range(self.passes_per_step * self.updates_per_step):
+            members = [sample for sample in samples if sample.update == number % self.updates_per_step]
+            self._update(members, batch, metrics)
+        clock.lap("update_actor")
+        record_sampler_gap(metrics, samples)
+        self._finish_step(batch, metrics, clock)
+
+    def _finish_step(self, batch: PromptBatch, metrics: StepMetrics, clock: Stopwatch) -> None:
+        values = metrics.combined(self._gather_objects)
+        # Settings as they were in this step, before schedule and controller move on.
+        values |= {f"advantages/{name}": value for name, value in self.advantage.scalars(self.progress).items()}
+        values |= {"actor/lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+        if self._adaptive_entropy is not None:
+            values |= {"actor/entropy_coef": self._adaptive_entropy.coefficient}
+            self._adaptive_entropy.observe(values["actor/entropy"])
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step()
+        self.completed_steps += 1
+        values |= batch.metrics | clock.seconds | {"timing_s/step": perf_counter() - batch.started}
+        trainer: Any = self.trainer
+        self._publish(values, write=self.completed_steps % trainer.log_every_n_steps == 0)
+
+    def _penalize_length(
+        self, rollouts: RolloutBatch, advantages: Tensor, valid: Tensor, metrics: StepMetrics
+    ) -> Tensor:
+        """Add the soft overlong penalty, where there is one: after p and the sign were taken from correctness."""
+        if self.loss.overlong_buffer is None:
+            return advantages
+        lengths = torch.tensor([[len(c.completion.token_ids) for c in group] for group in rollouts.groups])
+        penalties = overlong_penalty(lengths, rollouts.settings.max_tokens, self.loss.overlong_buffer)
+        metrics.mean("advantages/overlong_penalty", *mean_of(penalties, valid))
+        return penalized_advantages(advantages, penalties, valid)
+
+    def _score_ahead(self, samples: Sequence[Sample], temperature: float) -> None:
+        """A forward pass for samples whose log-probabilities at the start of the step no training pass gives.
+
+        The first update is exactly on policy, so its samples need none, unless the objective asks for statistics.
+        """
+        waiting = [s for s in samples if s.counts and (s.update > 0 or self.objective.needs_old_logprobs)]
+        with torch.no_grad():
+            for micro_batch in self._micro_batches(waiting):
+                _remember(waiting, micro_batch, *score_tokens(self.policy, micro_batch, temperature=temperature))
+
+    def _update(self, members: Sequence[Sample], batch: PromptBatch, metrics: StepMetrics) -> None:
+        """One optimizer update over the samples of one share of the prompts (this rank's part)."""
+        counted = [sample for sample in members if sample.counts]
+        settings = _attached(batch).settings
+        divisor = self._reduce(self._divisor(counted, settings))
+        if divisor == 0:  # every completion was left out, on every rank
+            return
+        selection = self._selection(counted, batch.step)
+        # A rank without a counted completion still takes part in the exchange of gradients, with weight 0.
+        scale = self.trainer.world_size / divisor if counted else 0.0
+        samples, recorded = (counted, metrics) if counted else (members[:1], StepMetrics())
+        micro_batches = self._micro_batches(samples)
+        for number, micro_batch in enumerate(micro_batches):
+            with self._gradient_sync(last=number == len(micro_batches) - 1):
+                loss = self._loss(micro_batch, samples, selection, settings, recorded)
+                self.manual_backward(loss * scale)
+        self._step_optimizer(metrics)
+
+    def _loss(
+        self,
+        micro_batch: MicroBatch,
+        samples: Sequence[Sample],
+        selection: dict[str, Tensor],
+        settings: SamplingSettings,
+        metrics: StepMetrics,
+    ) -> Tensor:
+        """Sum of the weighted token losses of one micro-batch, not yet divided."""
+        chosen = [samples[member] for member in micro_batch.members]
+        entropy_coef = self._adaptive_entropy.coefficient if self._adaptive_entropy else self.loss.entropy_coef
+        logprobs, entropy = score_tokens(
+            self.policy, micro_batch, temperature=settings.temperature, entropy_grad=entropy_coef > 0
+        )
+        if chosen[0].start_logprobs is None:  # the first pass of the first update: exactly on policy
+            _remember(samples, micro_batch, logprobs.detach(), entropy.detach())
+        tokens = self._token_batch(micro_batch, chosen, logprobs, entropy, settings.temperature)
+        tokens.selection = {name: _cut(values, samples, micro_batch) for name, values in selection.items()}
+        policy_term = self._corrected(self.objective.token_losses(tokens), tokens, chosen, metrics)
+        weights = token_weights(tokens.sequence_ids, tokens.num_sequences, self.loss.aggregation)
+        metrics.mean("actor/pg_loss", (weights * policy_term.losses).sum(), self._divisor(chosen, settings))
+        output = regularized(policy_term, tokens, kl_coef=self.loss.kl_coef, entropy_coef=entropy_coef)
+        metrics.means(output.metrics)
+        record_entropy(metrics, chosen, entropy, tokens.sequence_ids)
+        return (weights * output.losses).sum()
+
+    def _token_batch(
+        self, micro_batch: MicroBatch, chosen: Sequence[Sample], logprobs: Tensor, entropy: Tensor, temperature: float
+    ) -> TokenBatch:
+        device = logprobs.device
+        advantages = advantage_tokens(chosen)
+        if (shaping := self.loss.entropy_advantage) is not None:
+            advantages = entropy_advantage(
+                advantages, start_entropy_tokens(chosen), alpha=shaping.alpha, kappa=shaping.kappa
+            )
+        sampler = sampler_tokens(chosen).to(device)
+        return TokenBatch(
+            logprobs=logprobs,
+            entropy=entropy,
+            old_logprobs=sampler if self.loss.old_logprobs == "sampler" else start_tokens(chosen).to(device),
+            advantages=advantages.to(device),
+            sequence_ids=micro_batch.sequence_ids,
+            num_sequences=len(chosen),
+            sampler_logprobs=sampler,
+            ref_logprobs=self._reference_logprobs(micro_batch, temperature),
+        )
+
+    def _corrected(
+        self, output: ObjectiveOutput, tokens: TokenBatch, chosen: Sequence[Sample], metrics: StepMetrics
+    ) -> ObjectiveOutput:
+        """Weigh the policy term against the mismatch between sampler and trainer, where the config says so."""
+        if self.loss.correction.mode == "off":
+            return output
+        start = start_tokens(chosen).to(tokens.logprobs.device)
+        correction = self.loss.correction.weigh(
+            start, tokens.sampler_logprobs, tokens.sequence_ids, tokens.num_sequences
+        )
+        metrics.means({name: mean for name, mean in correction.means.items() if name != "rollout_corr/kl"})
+        for name, value in correction.maxima.items():
+            metrics.largest(name, value)
+        return ObjectiveOutput(output.losses * correction.weights, output.metrics)
+
+    def _step_optimizer(self, metrics: StepMetrics) -> None:
+        limit = self.max_grad_norm if self.max_grad_norm is not None else float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+        if not torch.isfinite(torch.tensor(norm)):
+            raise RunError(
+                f"The gradient of RL step {self.completed_steps + 1} is not finite (norm {norm}); the weights are as "
+                "they were before this update. A lower learning rate or precision 32-true may help."
+            )
+        metrics.mean("actor/grad_norm", norm, 1)
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad()
+        self.weight_version += 1
+
+    # ---- parts of an update ----
+
+    def _micro_batches(self, samples: Sequence[Sample]) -> "list[MicroBatch]":
+        sequences = [sample.tokens for sample in samples]
+        groups = cut_by_tokens([len(sequence) for sequence in sequences], self.micro_batch_tokens)
+        return [build(sequences, members).to(self.device) for members in groups]
+
+    def _divisor(self, samples: Sequence[Sample], settings: SamplingSettings) -> float:
+        """What these samples add to their update's divisor."""
+        if not samples:
+            return 0.0
+        return local_divisor(sequence_ids(samples), len(samples), self.loss.aggregation, settings.max_tokens)
+
+    def _selection(self, samples: Sequence[Sample], step: int) -> dict[str, Tensor]:
+        """What the objective chooses by statistics over the whole update; every rank takes part."""
+        if type(self.objective).prepare is Objective.prepare:
+            return {}
+        if not self.objective.needs_old_logprobs:
+            old = torch.full((sum(sample.length for sample in samples),), torch.nan)
+        else:
+            old = sampler_tokens(samples) if self.loss.old_logprobs == "sampler" else start_tokens(samples)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        update = update_tokens(samples, old, run_seed=data.seed, step=step, all_gather=self._gather)
+        return self.objective.prepare(update)
+
+    def _reference_logprobs(self, micro_batch: MicroBatch, temperature: float) -> Tensor | None:
+        if not self._reference:
+            return None
+        with torch.no_grad():
+            return score_tokens(self._reference[0], micro_batch, temperature=temperature)[0]
+
+    # ---- ranks ----
+
+    def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
+        """Ranks exchange gradients in the last micro-batch of an update alone."""
+        wrapped = self.trainer.model
+        if isinstance(wrapped, DistributedDataParallel) and not last:
+            return wrapped.no_sync()
+        return nullcontext()
+
+    def _reduce(self, value: float) -> float:
+        """The sum over all ranks."""
+        return sum(self._gather_objects(value))
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """1-D tensors of all ranks, one after the other."""
+        return torch.cat(self._gather_objects(values.cpu()))
+
+    def _gather_objects(self, value: T) -> list[T]:
+        """The value of every rank, on every rank."""
+        if self.trainer.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    # ---- evaluation ----
+
+    def on_validation_epoch_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._evaluations = {
+            name: EvaluationMetrics(chosen.ks).to(self.device) for name, chosen in data.evaluation_sets.items()
+        }
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Count the right completions of each problem."""
+        if batch.prompts:
+            self._evaluations[batch.set_name].update(_attached(batch).rewards())
+
+    def on_validation_epoch_end(self) -> None:
+        values: dict[str, float] = {}
+        for name, metric in self._evaluations.items():
+            values |= {f"val/{name}/{key}": float(value) for key, value in metric.compute().items()}
+        self._publish(values)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    # ---- logging: the axis counts completed RL steps ----
+
+    def _publish(self, values: dict[str, float], *, write: bool = True) -> None:
+        """Hand values to the loggers under the number of completed RL steps, and to callbacks by their name."""
+        self.log_dict(values, logger=False, batch_size=1)
+        if write:
+            for logger in self.loggers:
+                logger.log_metrics(values, step=self.completed_steps)
+
+
+def _attached(batch: PromptBatch) -> RolloutBatch:
+    if batch.rollouts is None:
+        raise RunError("The batch has no rollouts: the trainer needs the VLLMRolloutCallback (section `rollout`).")
+    return batch.rollouts
+
+
+def _remember(samples: Sequence[Sample], micro_batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
+    lengths = [samples[member].length for member in micro_batch.members]
+    parts = zip(logprobs.float().cpu().split(lengths), entropy.float().cpu().split(lengths), strict=True)
+    for member, (own_logprobs, own_entropy) in zip(micro_batch.members, parts, strict=True):
+        samples[member].start_logprobs, samples[member].start_entropy = own_logprobs, own_entropy
+
+
+def _cut(values: Tensor, samples: Sequence[Sample], micro_batch: MicroBatch) -> Tensor:
+    """The part of an update's token tensor that belongs to one micro-batch."""
+    parts = values.split([sample.length for sample in samples])
+    return torch.cat([parts[member] for member in micro_batch.members]).to(micro_batch.targets.device)

@@ -1,0 +1,140 @@
+"""Loading a causal language model and asking it for log-probabilities."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from asymgrpo_app.algorithm.logprobs import completion_logprobs
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rollout.microbatch import MicroBatch
+
+AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
+
+# Models that change the logits after the head; the chunked head would leave that out.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+def check_model_path(key: str, value: str) -> None:
+    """Refuse a model folder that is not there or is no Hugging Face checkpoint, without opening any weights.
+
+    Raises:
+        UserError: `value` looks like a path and has no `config.json`.
+    """
+    folder = Path(value)
+    if not folder.exists() and not _could_be_hub_id(value):
+        raise UserError(f"{key}: there is no folder {value}.")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"{key}: {value} is not a Hugging Face checkpoint folder, it has no config.json.")
+
+
+def _could_be_hub_id(value: str) -> bool:
+    parts = value.split("/")
+    return 1 <= len(parts) <= 2 and all(parts) and not value.startswith((".", "~")) and parts[0] != "data"
+
+
+def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedModel:
+    """A causal language model with float32 weights (lower compute types come from `trainer.precision`).
+
+    Raises:
+        UserError: It cannot be loaded, or its logits are more than a linear head.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        _check_head(path, config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
+    # Dropout would make the trainer's log-probabilities differ from the sampler's.
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a checkpoint.
+
+    Raises:
+        UserError: It cannot be loaded, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {path} cannot be loaded: {_sentence(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {path} has no end-of-sequence token, so completions could not end.")
+    return tokenizer
+
+
+def _check_head(path: str, config: Any) -> None:
+    for name in _LOGIT_CHANGES:
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"model.policy: {path} sets {name}, which is not supported: its logits are not a plain head."
+            )
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def named_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every weight once, by its Hugging Face name (a tied head only as the embedding)."""
+    for name, parameter in policy.named_parameters():
+        yield name, parameter.detach()
+
+
+def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a completion: the tokenizer's end token and those that the checkpoint's configuration names.
+
+    Chat models often name two (`<|im_end|>` and `<|endoftext|>`), the second in generation_config.json alone.
+    """
+    named: set[int] = {int(tokenizer.eos_token_id)}
+    sources: list[Any] = [AutoConfig.from_pretrained(policy_path, trust_remote_code=False)]
+    with contextlib.suppress(OSError):  # many base models have no generation_config.json
+        sources.append(GenerationConfig.from_pretrained(policy_path))
+    for source in sources:
+        configured = getattr(source, "eos_token_id", None)
+        named.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    return tuple(sorted(named))
+
+
+def score_tokens(
+    policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and full-vocabulary entropy of each completion token, at the sampling temperature.
+
+    Args:
+        policy: The model; its head runs on completion tokens alone.
+        batch: B padded sequences with T completion tokens.
+        temperature: Divides the logits once; for greedy sampling (0) the plain distribution is used.
+        entropy_grad: Whether the entropy carries a gradient.
+
+    Returns:
+        Two float32 tensors [T]: log-probabilities and entropies in nats.
+    """
+    body = getattr(policy, policy.base_model_prefix)
+    hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    head: Any = policy.get_output_embeddings()
+    return completion_logprobs(
+        hidden.flatten(0, 1)[batch.predictors],
+        head.weight,
+        head.bias,
+        batch.targets,
+        temperature=temperature or 1.0,
+        entropy_grad=entropy_grad,
+    )

@@ -1,0 +1,1 @@
+"""Sampling completions: engines behind one small protocol, seeds, collection and micro-batching."""

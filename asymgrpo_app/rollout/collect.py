@@ -1,0 +1,77 @@
+"""From prompts to judged completions."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from time import perf_counter
+
+from transformers import PreTrainedTokenizerBase
+
+from asymgrpo_app.rewards.base import Verdict
+from asymgrpo_app.rewards.scoring import score
+from asymgrpo_app.rollout.engine import RolloutEngine
+from asymgrpo_app.rollout.types import (
+    Completion,
+    EncodedPrompt,
+    JudgedCompletion,
+    SampleRequest,
+    SamplingSettings,
+)
+
+SeedOf = Callable[[int, int], int]
+"""Seed of a completion, from the prompt's index and the sample's number."""
+
+
+def sample(
+    engine: RolloutEngine,
+    prompts: Sequence[EncodedPrompt],
+    group_size: int,
+    settings: SamplingSettings,
+    seed_of: SeedOf,
+) -> list[Completion]:
+    """Draw `group_size` completions for each prompt in one call: prompt by prompt, P * G in all."""
+    requests = [
+        SampleRequest(prompt.token_ids, seed_of(prompt.index, number))
+        for prompt in prompts
+        for number in range(group_size)
+    ]
+    return engine.generate(requests, settings)
+
+
+def judge(
+    prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
+) -> list[list[JudgedCompletion]]:
+    """Decode and verify P * G completions and group them by prompt: [P][G]."""
+    group_size = len(completions) // len(prompts)
+    texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
+    owners = [prompt for prompt in prompts for _ in range(group_size)]
+    judged = [JudgedCompletion(*row) for row in zip(completions, texts, _verdicts(owners, texts), strict=True)]
+    return [judged[start : start + group_size] for start in range(0, len(judged), group_size)]
+
+
+def _verdicts(owners: Sequence[EncodedPrompt], texts: Sequence[str]) -> list[Verdict]:
+    """Verdicts in order; neighbours with the same verifier are judged in one call."""
+    verdicts: list[Verdict] = []
+    for _, run in groupby(range(len(owners)), key=lambda place: id(owners[place].verifier)):
+        places = list(run)
+        verifier = owners[places[0]].verifier
+        verdicts += score(verifier, [texts[i] for i in places], [owners[i].prompt.row for i in places])
+    return verdicts
+
+
+class Stopwatch:
+    """Seconds of named stretches of a step, as `timing_s/<name>`.
+
+    Args:
+        seconds: Where to book them; a new dictionary if left out.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = {} if seconds is None else seconds
+        self._start = perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap (or the start) under `name`, added to what is there."""
+        now = perf_counter()
+        key = f"timing_s/{name}"
+        self.seconds[key] = self.seconds.get(key, 0.0) + now - self._start
+        self._start = now

@@ -1,0 +1,71 @@
+"""Bounded dynamic sampling: groups without a signal are replaced by fresh ones (DAPO, arXiv 2503.14476)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from asymgrpo_app.algorithm.groups import GroupRewards
+from asymgrpo_app.algorithm.metrics import Mean
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion, RolloutBatch
+
+Draw = Callable[[int, Sequence[EncodedPrompt]], tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]]
+"""Fresh prompts in the place of others, with their judged groups; the first argument is the round, from 1."""
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """How degenerate groups (all right, all wrong) are replaced.
+
+    Args:
+        max_rounds: Most rounds of replacement per step, at least 1. Groups that are still degenerate after the last one
+            stay in the step with advantage 0; their tokens count in the divisor, so the step is weaker, never wrong.
+    """
+
+    max_rounds: int = 4
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1:
+            raise UserError(f"rollout.dynamic_sampling.max_rounds must be at least 1, got {self.max_rounds}.")
+
+
+def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mean]:
+    """Replace degenerate groups in place, each slot on its own, so the outcome does not depend on the split over ranks.
+
+    Args:
+        rollouts: The step's first groups; its prompts and groups change.
+        draw: Draws replacements.
+        max_rounds: Most rounds.
+
+    Returns:
+        What it cost, as sums and counts: `dynamic_sampling/acceptance_rate` (groups with a signal among all that were
+        sampled), `extra_completions` per prompt of the step, `unfilled` (share of the step's groups that stayed
+        degenerate) and `rounds`.
+    """
+    group_size = len(rollouts.groups[0])
+    slots = len(rollouts.groups)
+    sampled, extra, rounds = slots, 0, 0
+    while (empty := _degenerate_slots(rollouts)) and rounds < max_rounds:
+        rounds += 1
+        prompts, groups = draw(rounds, [rollouts.prompts[slot] for slot in empty])
+        for slot, prompt, group in zip(empty, prompts, groups, strict=True):
+            rollouts.prompts[slot], rollouts.groups[slot] = prompt, group
+        sampled += len(empty)
+        extra += len(empty) * group_size
+    costs = {
+        "acceptance_rate": (slots - len(empty), sampled),
+        "extra_completions": (extra, slots),
+        "unfilled": (len(empty), slots),
+        "rounds": (rounds, 1),
+    }
+    return {f"dynamic_sampling/{name}": _mean(*pair) for name, pair in costs.items()}
+
+
+def _degenerate_slots(rollouts: RolloutBatch) -> list[int]:
+    degenerate = GroupRewards(rollouts.rewards(), rollouts.valid()).degenerate
+    return [slot for slot, empty in enumerate(degenerate.tolist()) if empty]
+
+
+def _mean(total: float, count: float) -> Mean:
+    return Mean(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))

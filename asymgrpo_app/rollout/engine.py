@@ -1,0 +1,21 @@
+"""The one interface that every sampler has."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+
+
+class RolloutEngine(Protocol):
+    """Draws completions from a copy of the policy's weights. Knows tokens, never rewards."""
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace all weights (Hugging Face names) and forget everything calculated from the old ones."""
+
+    def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
+        """One completion per request, in the order of the requests."""
+
+    def close(self) -> None:
+        """Free the engine's memory and processes. Safe to call twice."""

@@ -1,0 +1,142 @@
+"""What travels between the stages of a step: prompts, completions and their verdicts."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from asymgrpo_app.algorithm.metrics import Mean
+from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the policy sees it.
+
+    Attributes:
+        prompt: The problem.
+        rendered: The text after the template.
+        token_ids: Its tokens; at least one.
+        index: Place of the problem in its step (training) or set (evaluation), counted over all ranks.
+        verifier: Judges the completions.
+        update: Which optimizer update of its step it belongs to, 0 in evaluation.
+    """
+
+    prompt: Prompt
+    rendered: str
+    token_ids: list[int]
+    index: int
+    verifier: Verifier
+    update: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn.
+
+    Attributes:
+        temperature: Softmax temperature; 0 is greedy.
+        max_tokens: Longest completion in tokens, the end token included.
+        stop_token_ids: Tokens that end a completion (and are part of it).
+        top_p: Nucleus size in (0, 1]; 1 samples from the whole distribution.
+    """
+
+    temperature: float
+    max_tokens: int
+    stop_token_ids: tuple[int, ...]
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One completion to draw: the prompt's tokens and the seed of this very completion."""
+
+    prompt_token_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    Attributes:
+        token_ids: Sampled tokens, a stop token included; at least one.
+        logprobs: The sampler's log-probability of each token, after temperature.
+        truncated: Whether the length limit cut it (and not a stop token).
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class JudgedCompletion:
+    """A completion with its text and its verdict."""
+
+    completion: Completion
+    text: str
+    verdict: Verdict
+
+
+@dataclass
+class RolloutBatch:
+    """The rollouts of one step (this rank's part): P prompts with G completions each.
+
+    Attributes:
+        prompts: P prompts.
+        groups: [P][G] judged completions.
+        settings: How they were sampled; the policy's log-probabilities use the same temperature.
+        truncated_are_wrong: A truncated completion counts as wrong if True, and is left out of the group otherwise.
+        failed_are_wrong: The same for completions whose verifier failed (timeout, error).
+    """
+
+    prompts: list[EncodedPrompt]
+    groups: list[list[JudgedCompletion]]
+    settings: SamplingSettings
+    truncated_are_wrong: bool = True
+    failed_are_wrong: bool = True
+
+    def rewards(self) -> Tensor:
+        """Correctness in {0, 1}, float32 [P, G]. A truncated completion is never right."""
+        return torch.tensor(
+            [[float(c.verdict.correct and not c.completion.truncated) for c in group] for group in self.groups],
+            dtype=torch.float32,
+        )
+
+    def valid(self) -> Tensor:
+        """Which completions count, bool [P, G]: the others leave p, the loss and its divisor."""
+        return torch.tensor([[self._counts(c) for c in group] for group in self.groups], dtype=torch.bool)
+
+    def _counts(self, judged: JudgedCompletion) -> bool:
+        failed = judged.verdict.status in (Status.TIMEOUT, Status.ERROR)
+        return (self.truncated_are_wrong or not judged.completion.truncated) and (self.failed_are_wrong or not failed)
+
+
+@dataclass
+class PromptBatch:
+    """What a data loader yields: the prompts of one step or of one slice of an evaluation set (this rank's part).
+
+    Attributes:
+        set_name: `train`, or the name of the evaluation set.
+        step: RL steps completed before this one (training), or the number of the slice (evaluation).
+        prompts: This rank's prompts.
+        rollouts: Attached by the rollout callback before the step sees the batch.
+        metrics: What the stages before the update measured, e.g. `timing_s/gen`.
+        means: The same as sums and counts, for what is averaged over ranks.
+        started: `time.perf_counter()` when work on the batch began.
+    """
+
+    set_name: str
+    step: int
+    prompts: list[EncodedPrompt]
+    rollouts: RolloutBatch | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    means: dict[str, Mean] = field(default_factory=dict)
+    started: float = 0.0
+
+    def to(self, *_: Any, **__: Any) -> Self:
+        """Stay as it is: micro-batches move to the device one by one, and no precision plugin casts the contents."""
+        return self

@@ -1,0 +1,68 @@
+"""What a step's rollouts say about themselves, as scalars."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from asymgrpo_app.algorithm.groups import GroupRewards
+from asymgrpo_app.algorithm.metrics import mean_of
+from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.rewards.base import Status
+from asymgrpo_app.rollout.types import RolloutBatch
+from asymgrpo_app.samples import Sample
+
+
+def record_groups(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRewards, advantages: Tensor) -> None:
+    """`reward/*` and `advantages/*`: accuracy, shares of solved groups, verdicts by status, sizes of advantages."""
+    judged = [completion for group in rollouts.groups for completion in group]
+    k, n = groups.num_correct, groups.num_valid
+    known = n > 0
+    metrics.mean("reward/mean", *mean_of(groups.rewards, groups.valid))
+    metrics.mean("reward/solved_all", *mean_of((k == n).double(), known))
+    metrics.mean("reward/solved_none", *mean_of((k == 0).double(), known))
+    metrics.mean("reward/mixed", *mean_of(((k > 0) & (k < n)).double(), known))
+    for status in (Status.TIMEOUT, Status.ERROR, Status.NO_ANSWER):
+        metrics.mean(f"reward/{status}", sum(c.verdict.status is status for c in judged), len(judged))
+    metrics.mean("advantages/mean", *mean_of(advantages, groups.valid))
+    metrics.largest("advantages/abs_max", advantages.abs())
+
+
+def record_lengths(metrics: StepMetrics, samples: Sequence[Sample], truncated: Sequence[bool]) -> None:
+    """`response_length/*`, in tokens, over all completions; `clip_ratio` is the share that the limit cut."""
+    lengths = torch.tensor([sample.length for sample in samples], dtype=torch.float64)
+    correct = torch.tensor([sample.correct for sample in samples], dtype=torch.bool)
+    metrics.mean("response_length/mean", *mean_of(lengths))
+    metrics.mean("response_length/pos", *mean_of(lengths, correct))
+    metrics.mean("response_length/neg", *mean_of(lengths, ~correct))
+    metrics.mean("response_length/clip_ratio", sum(truncated), len(truncated))
+    metrics.largest("response_length/max", lengths)
+    metrics.smallest("response_length/min", lengths)
+
+
+def record_sampler_gap(metrics: StepMetrics, samples: Sequence[Sample]) -> None:
+    """`rollout_corr/*`: how far the sampler's log-probabilities are from the trainer's at the start of the step.
+
+    `kl` is the mean of sampler minus trainer, an estimate of KL(sampler || trainer) in nats; the absolute differences
+    are 0 but for rounding when both hold the same weights.
+    """
+    pairs = [(s.sampler_logprobs, s.start_logprobs) for s in samples if s.start_logprobs is not None and s.counts]
+    gaps = torch.cat([sampler - trainer for sampler, trainer in pairs]) if pairs else torch.zeros(0)
+    metrics.mean("rollout_corr/kl", *mean_of(gaps))
+    metrics.mean("rollout_corr/logprob_abs_diff_mean", *mean_of(gaps.abs()))
+    metrics.largest("rollout_corr/logprob_abs_diff_max", gaps.abs())
+
+
+def record_entropy(metrics: StepMetrics, samples: Sequence[Sample], entropy: Tensor, owners: Tensor) -> None:
+    """`actor/entropy*`: mean token entropy in nats, over all tokens and over those of right and of wrong completions.
+
+    Args:
+        metrics: Where to.
+        samples: S completions.
+        entropy: [T] of their tokens.
+        owners: [T] int64, which of the completions each token belongs to.
+    """
+    of_correct = torch.tensor([sample.correct for sample in samples], device=owners.device)[owners]
+    metrics.mean("actor/entropy", *mean_of(entropy))
+    metrics.mean("actor/entropy_pos", *mean_of(entropy, of_correct))
+    metrics.mean("actor/entropy_neg", *mean_of(entropy, ~of_correct))

@@ -1,0 +1,33 @@
+"""A callback for tests: writes down what was sampled."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+
+class Recorder(Callback):
+    """Appends one JSON line per batch to `path`: set, step, and token ids with verdicts of every completion."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._write(batch)
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+        self._write(batch)
+
+    def _write(self, batch: Any) -> None:
+        groups = [
+            [(c.completion.token_ids, c.verdict.correct, c.completion.logprobs) for c in group]
+            for group in batch.rollouts.groups
+        ]
+        with self.path.open("a") as file:
+            file.write(json.dumps({"set": batch.set_name, "step": batch.step, "groups": groups}) + "\n")
+
+
+def recorded(path: Path) -> list[dict[str, Any]]:
+    """What a Recorder wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,206 @@
+"""The whole loop with real vLLM: short runs through the command, read back from what they wrote."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asymgrpo_app.cli import main
+from asymgrpo_app.prompts import Countdown
+from tests.recorder import recorded
+
+SMALL = [
+    "--data.prompts_per_step=16",
+    "--trainer.val_check_interval=2",
+    "--checkpoint.every_n_steps=2",
+    "--model.optimizer.lr=1e-3",
+    "--rollout.engine.max_num_seqs=128",
+]
+
+
+def fit(quickstart, run_dir: Path, *arguments: str) -> Path:
+    """A short run; returns its folder."""
+    recorder = [
+        "--trainer.callbacks=tests.recorder.Recorder",
+        f"--trainer.callbacks.path={run_dir.parent / (run_dir.name + '.jsonl')}",
+    ]
+    assert main([*quickstart, *SMALL, *recorder, f"--run_dir={run_dir}", *arguments]) == 0
+    return run_dir
+
+
+def samples_of(run_dir: Path):
+    return recorded(run_dir.parent / f"{run_dir.name}.jsonl")
+
+
+def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    path = run_dir / f"checkpoints/step-{step:08d}.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def small_validation(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small_validation.yaml"
+    path.write_text(
+        "data:\n  validation:\n    countdown:\n      source:\n        class_path: asymgrpo_app.prompts.Countdown\n"
+        "        init_args: {split: validation}\n      limit: 32\n      samples: 8\n      pass_at: [1, 4, 8]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def quickstart(request, small_validation):
+    root = request.config.rootpath
+    return [
+        "fit",
+        f"--config={root / 'configs/quickstart.yaml'}",
+        f"--config={small_validation}",
+        f"--model.policy={root / 'data/countdown_base'}",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(quickstart, tmp_path_factory) -> Path:
+    """Four steps, seed 0."""
+    return fit(quickstart, tmp_path_factory.mktemp("runs") / "four", "--steps=4")
+
+
+def test_scalars_stand_at_completed_steps(run):
+    values = scalars(run)
+    assert [step for step, _ in values["reward/mean"]] == [1, 2, 3, 4]
+    assert [step for step, _ in values["val/countdown/avg@8"]] == [0, 2, 4]
+    assert {"val/countdown/pass@1", "val/countdown/pass@4", "val/countdown/pass@8"} <= values.keys()
+    for tag in ("actor/entropy", "actor/pg_loss", "actor/grad_norm", "response_length/mean", "timing_s/gen"):
+        assert len(values[tag]) == 4, tag
+    assert [value for _, value in values["actor/lr"]] == pytest.approx([1e-3] * 4)
+    assert [value for _, value in values["advantages/beta_pos"]] == pytest.approx([0.9] * 4)
+
+
+def test_scalars_equal_what_the_rollouts_say(run):
+    values = scalars(run)
+    for line in samples_of(run):
+        right = [[correct for _, correct, _ in group] for group in line["groups"]]
+        counts = [sum(group) for group in right]
+        if line["set"] == "train":
+            at = line["step"]
+            assert values["reward/mean"][at][1] == pytest.approx(sum(counts) / 128, abs=1e-6)
+            assert values["reward/solved_none"][at][1] == pytest.approx(counts.count(0) / 16, abs=1e-6)
+            assert values["reward/solved_all"][at][1] == pytest.approx(counts.count(8) / 16, abs=1e-6)
+            lengths = [len(tokens) for group in line["groups"] for tokens, _, _ in group]
+            assert values["response_length/mean"][at][1] == pytest.approx(sum(lengths) / 128, rel=1e-6)
+            largest = max([((8 - k) / k) ** 0.9 for k in counts if 0 < k < 8])
+            smallest = max([(k / (8 - k)) ** 0.4 for k in counts if 0 < k < 8])
+            assert values["advantages/abs_max"][at][1] == pytest.approx(max(largest, smallest), rel=1e-6)
+    evaluations = [line for line in samples_of(run) if line["set"] == "countdown"]
+    for (_, value), line in zip(values["val/countdown/avg@8"], evaluations, strict=True):
+        assert value == pytest.approx(sum(c for g in line["groups"] for _, c, _ in g) / 256, abs=1e-6)
+
+
+def test_sampler_and_trainer_hold_the_same_weights_at_every_step(run):
+    gaps = [value for _, value in scalars(run)["rollout_corr/logprob_abs_diff_max"]]
+    assert len(gaps) == 4
+    assert max(gaps) < 1e-4
+    # The weights do change: with the first ones the last step's completions would have other log-probabilities.
+    last = [line for line in samples_of(run) if line["set"] == "train"][-1]
+    assert gap_under(run.parent.parent, last, run) > 1e-2
+
+
+def gap_under(_, line, run: Path) -> float:
+    """Largest difference between a step's recorded log-probabilities and those of the policy before training."""
+    root = Path(__file__).parent.parent / "data/countdown_base"
+    policy, tokenizer = AutoModelForCausalLM.from_pretrained(root), AutoTokenizer.from_pretrained(root)
+    source = Countdown("train")
+    largest = 0.0
+    for place, group in enumerate(line["groups"]):
+        prompt = tokenizer.encode(source.at(line["step"] * 16 + place, 0).text)
+        for tokens, _, logprobs in group:
+            with torch.no_grad():
+                logits = policy(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+            own = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+            largest = max(largest, float((own - torch.tensor(logprobs)).abs().max()))
+    return largest
+
+
+def test_one_seed_one_run(quickstart, run, tmp_path):
+    again = fit(quickstart, tmp_path / "again", "--steps=4")
+    assert same_weights(weights(run, 4), weights(again, 4))
+    assert samples_of(again) == samples_of(run)
+    other = fit(quickstart, tmp_path / "other", "--steps=4", "--seed_everything=1")
+    assert not same_weights(weights(run, 4), weights(other, 4))
+
+
+def test_resume_continues_with_the_next_step(quickstart, run, tmp_path):
+    stopped = fit(quickstart, tmp_path / "resumed", "--steps=2")
+    assert same_weights(weights(run, 2), weights(stopped, 2))
+    fit(quickstart, stopped, "--steps=4", "--ckpt_path=last")
+    assert same_weights(weights(run, 4), weights(stopped, 4))
+    values, undisturbed = scalars(stopped), scalars(run)
+    assert [step for step, _ in values["reward/mean"]] == [1, 2, 3, 4]
+    for tag in undisturbed:
+        if not tag.startswith("timing_s/"):
+            assert values[tag] == undisturbed[tag], tag
+    assert sorted(path.name for path in stopped.glob("config*.yaml")) == ["config.resumed-1.yaml", "config.yaml"]
+
+
+def test_export_is_the_trained_policy(quickstart, run, tmp_path):
+    exported = AutoModelForCausalLM.from_pretrained(run / "export")
+    trained = {name.removeprefix("policy."): tensor for name, tensor in weights(run, 4).items()}
+    assert same_weights({n: t for n, t in exported.state_dict().items() if n in trained}, trained)
+
+    record = tmp_path / "validation.jsonl"
+    arguments = [
+        f"--model.policy={run / 'export'}",
+        f"--run_dir={tmp_path / 'validation'}",
+        "--trainer.callbacks=tests.recorder.Recorder",
+        f"--trainer.callbacks.path={record}",
+    ]
+    assert main(["validate", *quickstart[1:], *SMALL, *arguments]) == 0
+    (line,) = recorded(record)
+    final = [line for line in samples_of(run) if line["set"] == "countdown"][-1]
+    assert [[c[:2] for c in group] for group in line["groups"]] == [[c[:2] for c in group] for group in final["groups"]]
+
+    tokenizer = AutoTokenizer.from_pretrained(run / "export")
+    for prompt, group in zip(Countdown("validation").fixed(32), line["groups"], strict=True):
+        ids = tokenizer.encode(prompt.text)
+        for tokens, _, logprobs in group[:2]:
+            with torch.no_grad():
+                logits = exported(torch.tensor([[*ids, *tokens]])).logits[0, len(ids) - 1 : -1]
+            own = logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None])[:, 0]
+            assert own.tolist() == pytest.approx(logprobs, abs=1e-5)
+
+
+def test_two_updates_and_two_passes_per_step(quickstart, tmp_path):
+    arguments = ["--steps=2", "--model.updates_per_step=2", "--model.passes_per_step=2"]
+    values = scalars(fit(quickstart, tmp_path / "updates", *arguments))
+    assert [step for step, _ in values["reward/mean"]] == [1, 2]
+    assert max(value for _, value in values["rollout_corr/logprob_abs_diff_max"]) < 1e-4
+    # Later updates are off policy: the ratio has moved away from 1.
+    assert all(abs(value) > 1e-5 for _, value in values["actor/ppo_kl"])
+
+
+def test_own_prompts_from_json_lines(quickstart, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "1 2 3 4 10>", "answer": "1+2+3+4"}\n{"prompt": "1 1 1 1 4>", "answer": "1+1+1+1"}\n')
+    arguments = ["--data.train=asymgrpo_app.prompts.JsonLines", f"--data.train.path={path}", "--steps=2"]
+    run_dir = fit(quickstart, tmp_path / "own", *arguments)
+    answers = {"1+2+3+4", "1+1+1+1"}
+    tokenizer = AutoTokenizer.from_pretrained(run_dir / "export")
+    seen = 0
+    for line in samples_of(run_dir):
+        for tokens, correct, _ in (c for group in line["groups"] for c in group):
+            if line["set"] == "train":
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
+                assert not correct or text in answers
+                seen += correct
+    assert seen > 0
