@@ -1,5 +1,6 @@
 """LightningCLI, set up for RL steps: run folder, derived trainer options, checks across sections."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
@@ -40,6 +41,8 @@ _DERIVED = {"accumulate_grad_batches": (1, "model.micro_batch_tokens"), "use_dis
 def run(arguments: Sequence[str]) -> int:
     """Parse, check and run one subcommand; returns the exit code."""
     quiet_libraries()
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # a user's own classes, named by class_path; at the end, so they shadow no package
     cli = AsymGRPOCLI(arguments)
     if cli.trainer.interrupted:
         return ExitCode.INTERRUPTED

@@ -237,6 +237,7 @@ class AsymGRPOModule(LightningModule):
         divisor = self._reduce(self._divisor(counted, settings))
         if divisor == 0:  # every completion was left out, on every rank
             return
+        metrics.mean("actor/loss_divisor", divisor, 1)
         selection = self._selection(counted, batch.step)
         # A rank without a counted completion still takes part in the exchange of gradients, with weight 0.
         scale = self.trainer.world_size / divisor if counted else 0.0
@@ -268,7 +269,7 @@ class AsymGRPOModule(LightningModule):
         tokens.selection = {name: _cut(values, samples, micro_batch) for name, values in selection.items()}
         policy_term = self._corrected(self.objective.token_losses(tokens), tokens, chosen, metrics)
         weights = token_weights(tokens.sequence_ids, tokens.num_sequences, self.loss.aggregation)
-        metrics.mean("actor/pg_loss", (weights * policy_term.losses).sum(), self._divisor(chosen, settings))
+        metrics.mean("actor/pg_loss", (weights * policy_term.losses).sum().detach(), self._divisor(chosen, settings))
         output = regularized(policy_term, tokens, kl_coef=self.loss.kl_coef, entropy_coef=entropy_coef)
         metrics.means(output.metrics)
         record_entropy(metrics, chosen, entropy, tokens.sequence_ids)

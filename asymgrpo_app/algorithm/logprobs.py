@@ -106,7 +106,7 @@ class _Head:
             values.copy_(products)
         if self.bias is not None:
             values.add_(self.bias)
-        return values.div_(self.settings.temperature)
+        return values if self.settings.temperature == 1 else values.div_(self.settings.temperature)
 
     def as_products(self, values: Tensor) -> Tensor:
         """Values [c, V] in the dtype of matrix products; overwritten by the next call of `logits`."""
@@ -146,21 +146,26 @@ class _CompletionLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, log_normalizer, entropy = ctx.saved_tensors
-        by_logprob = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs
+        # With the temperature in here, what follows is the gradient by the logits before they are divided by it.
+        temperature = ctx.settings.temperature
+        by_logprob = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs / temperature
+        by_entropy = None if grad_entropy is None else grad_entropy / temperature
         # Under manual optimization the backward pass, too, runs inside autocast.
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(hidden, weight, bias, ctx.settings)
             gradients = _HeadGradients(head, ctx.needs_input_grad)
-            scratch = None if grad_entropy is None else head.buffer(head.settings.statistics_dtype)
+            scratch = None if by_entropy is None else head.buffer(head.settings.statistics_dtype)
             for chunk in head.chunks():
                 log_p = head.logits(chunk).sub_(log_normalizer[chunk].unsqueeze(-1))
-                if grad_entropy is None or scratch is None:
-                    by_logits = log_p.exp_().mul_(-by_logprob[chunk].unsqueeze(-1))
+                by_targets = by_logprob[chunk].unsqueeze(-1)
+                if by_entropy is None or scratch is None:
+                    by_logits = log_p.exp_().mul_(-by_targets)
                 else:
-                    by_entropy = grad_entropy[chunk]
-                    by_logits = _gradient_with_entropy(log_p, entropy[chunk], by_logprob[chunk], by_entropy, scratch)
-                by_logits.scatter_add_(-1, targets[chunk].unsqueeze(-1), by_logprob[chunk].unsqueeze(-1))
-                gradients.add(chunk, by_logits.div_(head.settings.temperature))
+                    by_entropies = by_entropy[chunk].unsqueeze(-1)
+                    by_logits = _gradient_with_entropy(
+                        log_p, entropy[chunk].unsqueeze(-1), by_targets, by_entropies, scratch
+                    )
+                gradients.add(chunk, by_logits.scatter_add_(-1, targets[chunk].unsqueeze(-1), by_targets))
         bias_dtype = None if bias is None else bias.dtype
         return gradients.hidden, _cast(gradients.weight, weight.dtype), _cast(gradients.bias, bias_dtype), None, None
 
@@ -172,14 +177,13 @@ def _gradient_with_entropy(
 
     Args:
         log_p: [c, V]; overwritten, it holds the result.
-        entropy: [c].
-        by_logprob: [c] gradient by the log-probabilities.
-        by_entropy: [c] gradient by the entropies, with d entropy / d logits = -p (log p + entropy).
+        entropy: [c, 1].
+        by_logprob: [c, 1] gradient by the log-probabilities.
+        by_entropy: [c, 1] gradient by the entropies, with d entropy / d logits = -p (log p + entropy).
         scratch: At least [c, V]; overwritten.
     """
     p = torch.exp(log_p, out=scratch[: len(log_p)])
-    log_p.add_(entropy.unsqueeze(-1)).mul_(by_entropy.unsqueeze(-1)).add_(by_logprob.unsqueeze(-1))
-    return log_p.mul_(p).neg_()
+    return log_p.add_(entropy).mul_(by_entropy).add_(by_logprob).mul_(p).neg_()
 
 
 class _HeadGradients:

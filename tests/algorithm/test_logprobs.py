@@ -129,6 +129,28 @@ def test_autocast_rounds_products_and_keeps_statistics_and_master_gradients_in_f
         assert relative_error(actual, value) < 1e-2
 
 
+def test_gradient_of_bfloat16_weights_is_summed_in_float32() -> None:
+    hidden, weight, _, targets = head(3000, 4, 6, torch.bfloat16, spread=0.3)
+    # A mean far from 0 makes the sum grow past what bfloat16 can still add a token's part to.
+    hidden = (hidden.detach() + 3).requires_grad_()
+    targets = torch.zeros_like(targets)
+    logprobs, _ = completion_logprobs(hidden, weight, None, targets, temperature=1.0, chunk_tokens=1)
+    (gradient,) = torch.autograd.grad(logprobs.sum(), weight)
+    (wanted,) = torch.autograd.grad(naive(hidden, weight, None, targets, 1.0)[0].sum(), weight)
+    assert gradient.dtype == torch.bfloat16
+    assert relative_error(gradient, wanted) < 5e-3
+
+
+def test_backward_inside_autocast_keeps_the_precision_of_the_forward_pass() -> None:
+    hidden, weight, _, targets = head(7, 5, 11, torch.float32)
+    logprobs, _ = completion_logprobs(hidden, weight, None, targets, temperature=1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(logprobs.sum(), [hidden, weight])
+    wanted = torch.autograd.grad(naive(hidden, weight, None, targets, 1.0)[0].sum(), [hidden, weight])
+    for actual, value in zip(gradients, wanted, strict=True):
+        assert relative_error(actual, value) < 1e-6
+
+
 def test_softmax_statistics_do_not_round_to_bfloat16() -> None:
     # Logits that bfloat16 holds exactly: only statistics could lose precision.
     hidden = torch.ones(1, 1, dtype=torch.bfloat16)

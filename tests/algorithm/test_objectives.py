@@ -70,6 +70,7 @@ def test_advantage_zero_has_loss_and_gradient_zero_at_any_ratio() -> None:
     for objective in (ClippedObjective(dual_clip=3.0), GSPO(), CISPO()):
         assert objective.token_losses(batch).losses.abs().max() == 0
         assert gradient(objective, batch) == [0] * 5
+        assert values(objective.token_losses(batch).metrics)["actor/pg_clipfrac"] == 0
 
 
 def test_ratios_are_bounded_at_twenty_nats() -> None:
