@@ -6,10 +6,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, newest_checkpoint, step_of
 from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
@@ -221,7 +223,26 @@ class AsymGRPOCLI(LightningCLI):
             )
         if data.train_source is None:
             raise UserError("data.train is not set: fit needs a source of prompts.")
+        self._check_method()
         say(self._arithmetic())
+
+    def _check_method(self) -> None:
+        """What shows only where sections meet; a variant of the user's own is tried on every group there is."""
+        module, rollout = self.model, self._section.rollout
+        if rollout.dynamic_sampling is not None and module.advantage.uses_degenerate_groups:
+            raise UserError(
+                f"rollout.dynamic_sampling replaces groups that are all right or all wrong, but model.advantage "
+                f"({type(module.advantage).__name__}) learns from them: turn one of the two off."
+            )
+        buffer, limit = module.loss.overlong_buffer, rollout.max_completion_tokens
+        if buffer is not None and buffer > limit:
+            raise UserError(
+                f"model.loss.overlong_buffer is {buffer}, longer than rollout.max_completion_tokens, {limit}."
+            )
+        size = rollout.group_size
+        rewards = torch.tensor([[float(place < k) for place in range(size)] for k in range(size + 1)])
+        for progress in (0.0, 1.0):
+            checked_advantages(module.advantage, GroupRewards(rewards, torch.ones_like(rewards).bool(), progress))
 
     def _arithmetic(self) -> str:
         """The batch sizes in one line each."""

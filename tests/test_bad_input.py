@@ -42,6 +42,33 @@ ARGUMENTS = {
         ["--data.train=asymgrpo_app.prompts.JsonLines", "--data.train.path=nowhere.jsonl"],
         "nowhere.jsonl",
     ),
+    "Pass@K beyond the group": (
+        ["--model.advantage=asymgrpo_app.algorithm.baselines.PassAtK", "--model.advantage.k=9"],
+        "k is 9",
+    ),
+    "ramp beyond the limit": (["--model.loss.overlong_buffer=11"], "model.loss.overlong_buffer", "11", "10"),
+    "two entropy bonuses": (
+        ["--model.loss.entropy_coef=0.1", "--model.loss.adaptive_entropy={}"],
+        "model.loss.entropy_coef",
+        "0.1",
+    ),
+    "corrected twice": (
+        ["--model.loss.old_logprobs=sampler", "--model.loss.correction.mode=mask"],
+        "model.loss.correction.mode",
+        "mask",
+    ),
+    "refilling groups that teach": (
+        ["--rollout.dynamic_sampling={}", "--model.advantage.degenerate_groups=keep", "--model.advantage.beta_pos=0"],
+        "rollout.dynamic_sampling",
+    ),
+    "no rounds": (["--rollout.dynamic_sampling.max_rounds=0"], "max_rounds", "0"),
+    "negative cap": (["--model.advantage.cap=-1"], "cap", "-1"),
+    "unfinished schedule": (["--model.advantage.beta_pos={kind: linear, start: 0.5}"], "linear", "end"),
+    "shaped twice": (
+        ["--model.loss.entropy_advantage={}", "--model.objective=asymgrpo_app.algorithm.covariance.ClipCov"],
+        "model.loss.entropy_advantage",
+        "ClipCov",
+    ),
     "unknown split": (["--data.train.split=test"], "split", "test"),
 }
 
