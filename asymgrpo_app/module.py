@@ -188,7 +188,7 @@ class AsymGRPOModule(LightningModule):
         clock.lap("old_log_prob")
         for number in range(self.passes_per_step * self.updates_per_step):
             members = [sample for sample in samples if sample.update == number % self.updates_per_step]
-            self._update(members, batch, metrics)
+            self._update(members, batch, metrics, on_policy=number == 0)
         clock.lap("update_actor")
         record_sampler_gap(metrics, samples)
         self._finish_step(batch, metrics, clock)
@@ -230,8 +230,11 @@ class AsymGRPOModule(LightningModule):
             for micro_batch in self._micro_batches(waiting):
                 _remember(waiting, micro_batch, *score_tokens(self.policy, micro_batch, temperature=temperature))
 
-    def _update(self, members: Sequence[Sample], batch: PromptBatch, metrics: StepMetrics) -> None:
-        """One optimizer update over the samples of one share of the prompts (this rank's part)."""
+    def _update(self, members: Sequence[Sample], batch: PromptBatch, metrics: StepMetrics, *, on_policy: bool) -> None:
+        """One optimizer update over the samples of one share of the prompts (this rank's part).
+
+        In the first update of a step (`on_policy`) the old log-probabilities are the current ones, to the last bit.
+        """
         counted = [sample for sample in members if sample.counts]
         settings = _attached(batch).settings
         divisor = self._reduce(self._divisor(counted, settings))
@@ -245,7 +248,7 @@ class AsymGRPOModule(LightningModule):
         micro_batches = self._micro_batches(samples)
         for number, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(last=number == len(micro_batches) - 1):
-                loss = self._loss(micro_batch, samples, selection, settings, recorded)
+                loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
                 self.manual_backward(loss * scale)
         self._step_optimizer(metrics)
 
@@ -256,6 +259,8 @@ class AsymGRPOModule(LightningModule):
         selection: dict[str, Tensor],
         settings: SamplingSettings,
         metrics: StepMetrics,
+        *,
+        on_policy: bool,
     ) -> Tensor:
         """Sum of the weighted token losses of one micro-batch, not yet divided."""
         chosen = [samples[member] for member in micro_batch.members]
@@ -263,7 +268,7 @@ class AsymGRPOModule(LightningModule):
         logprobs, entropy = score_tokens(
             self.policy, micro_batch, temperature=settings.temperature, entropy_grad=entropy_coef > 0
         )
-        if chosen[0].start_logprobs is None:  # the first pass of the first update: exactly on policy
+        if on_policy:
             _remember(samples, micro_batch, logprobs.detach(), entropy.detach())
         tokens = self._token_batch(micro_batch, chosen, logprobs, entropy, settings.temperature)
         tokens.selection = {name: _cut(values, samples, micro_batch) for name, values in selection.items()}

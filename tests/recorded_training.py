@@ -1,0 +1,113 @@
+"""Training from fixed completions, to compare gradients however a step is cut. Also a script for several processes.
+
+torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from asymgrpo_app.algorithm.clipped import ClippedObjective
+from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
+from asymgrpo_app.algorithm.gspo import GSPO
+from asymgrpo_app.console import quiet_libraries
+from asymgrpo_app.datamodule import PromptDataModule
+from asymgrpo_app.loss_config import LossConfig
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.prompts import Countdown
+from asymgrpo_app.rewards.base import Verdict
+from asymgrpo_app.rollout.seeds import derive_seed
+from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion, RolloutBatch, SamplingSettings
+
+POLICY = str(Path(__file__).resolve().parent.parent / "data/countdown_base")
+GROUP_SIZE, MAX_TOKENS = 4, 12
+
+# Named settings of the module.
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "token": lambda: {"objective": ClippedObjective()},
+    "sequence": lambda: {"objective": GSPO(), "loss": LossConfig(aggregation="sequence")},
+    "constant with KL and entropy": lambda: {
+        "loss": LossConfig(aggregation="constant", kl_coef=0.1, entropy_coef=0.01)
+    },
+    "two updates, two passes": lambda: {"updates_per_step": 2, "passes_per_step": 2},
+    "Clip-Cov": lambda: {"objective": ClipCov(share=0.1, cov_low=0.0)},
+    "KL-Cov, two updates": lambda: {"objective": KLCov(share=0.2), "updates_per_step": 2},
+}
+
+
+class RecordedRollouts(Callback):
+    """Attaches completions that are a function of the prompt's place: lengths 1 to 12, any characters, any verdict.
+
+    Those of the first prompt are left out of their group, so a rank may hold completions that do not count.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        groups = [[self._judged(prompt, number) for number in range(GROUP_SIZE)] for prompt in batch.prompts]
+        settings = SamplingSettings(1.0, MAX_TOKENS, (1,))
+        batch.rollouts = RolloutBatch(batch.prompts, groups, settings, truncated_are_wrong=False)
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        parts = [parameter.grad for parameter in pl_module.policy.parameters()]
+        self.gradients.append(torch.cat([part.flatten() for part in parts]).clone())
+
+    def _judged(self, prompt: EncodedPrompt, number: int) -> JudgedCompletion:
+        generator = torch.Generator().manual_seed(derive_seed("recorded", prompt.index, number) % 2**62)
+        length = int(torch.randint(1, MAX_TOKENS + 1, (), generator=generator))
+        tokens = torch.randint(2, 16, (length,), generator=generator).tolist()
+        correct = number == 0 or (bool(torch.randint(0, 2, (), generator=generator)) and number < GROUP_SIZE - 1)
+        completion = Completion(tokens, [-2.0] * length, truncated=prompt.index == 0)
+        return JudgedCompletion(completion, "", Verdict(correct))
+
+
+def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[str, torch.Tensor]:
+    """The gradient of each update of one step, and the step's metrics but for timings, by name."""
+    options = CASES[case]()
+    updates = options.get("updates_per_step", 1)
+    data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=8, updates_per_step=updates)
+    module = AsymGRPOModule(
+        POLICY,
+        micro_batch_tokens=micro_batch_tokens,
+        max_grad_norm=None,
+        optimizer=partial(torch.optim.SGD, lr=1e-4),
+        **options,
+    )
+    recorded = RecordedRollouts()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=updates * options.get("passes_per_step", 1),
+        max_epochs=-1,
+        callbacks=[recorded],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        **trainer_options,
+    )
+    trainer.fit(module, data)
+    metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("timing_s/")}
+    gradients = {f"gradient {number}": gradient for number, gradient in enumerate(recorded.gradients)}
+    return gradients | metrics
+
+
+def main() -> None:
+    quiet_libraries()
+    folder = Path(sys.argv[1])
+    for number, case in enumerate(CASES):
+        result = trained(case, 200, devices=2, strategy="ddp")
+        if torch.distributed.get_rank() == 0:
+            torch.save(result, folder / f"{number}.pt")
+
+
+if __name__ == "__main__":
+    main()

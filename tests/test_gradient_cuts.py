@@ -1,0 +1,61 @@
+"""From the same completions an update has the same gradient, however it is cut: the one promise everything rests on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.recorded_training import CASES, trained
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """Each case with every update in one micro-batch."""
+    return {case: trained(case, 10**6, devices=1) for case in CASES}
+
+
+def assert_same(a, b):
+    """Gradients within 1e-5 in relative norm, and the same metrics."""
+    assert a.keys() == b.keys()
+    assert len(a) > 20
+    for name in a:
+        if name.startswith("gradient"):
+            assert float(a[name].norm()) > 1e-2
+            assert float((a[name] - b[name]).norm() / a[name].norm()) < 1e-5, name
+        else:
+            assert float(a[name]) == pytest.approx(float(b[name]), rel=1e-5, abs=1e-6), name
+
+
+def test_every_update_has_a_gradient(whole):
+    counts = {case: sum(name.startswith("gradient") for name in result) for case, result in whole.items()}
+    assert counts == {
+        "token": 1,
+        "sequence": 1,
+        "constant with KL and entropy": 1,
+        "two updates, two passes": 4,
+        "Clip-Cov": 1,
+        "KL-Cov, two updates": 2,
+    }
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 60, 150])
+@pytest.mark.parametrize("case", CASES)
+def test_any_number_of_micro_batches(case, micro_batch_tokens, whole):
+    assert_same(whole[case], trained(case, micro_batch_tokens, devices=1))
+
+
+def test_two_processes(whole, tmp_path, request):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "tests.recorded_training", str(tmp_path)],
+        cwd=request.config.rootpath,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for number, case in enumerate(CASES):
+        assert_same(whole[case], torch.load(tmp_path / f"{number}.pt", weights_only=True))
