@@ -45,10 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     quiet_libraries()
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # a user's own classes, named by class_path; at the end, so they shadow no package
-    cli = AsymGRPOCLI(arguments)
-    if cli.trainer.interrupted:
-        return ExitCode.INTERRUPTED
-    return ExitCode.TERMINATED if cli.trainer.received_sigterm else ExitCode.OK
+    return AsymGRPOCLI(arguments).exit_code
 
 
 class _Parser(LightningArgumentParser):
@@ -70,6 +67,8 @@ class SaveRunConfig(SaveConfigCallback):
 
 class AsymGRPOCLI(LightningCLI):
     """`asymgrpo fit | validate | test`, with the sections model, data, rollout, checkpoint and trainer."""
+
+    exit_code = ExitCode.OK
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
@@ -212,6 +211,17 @@ class AsymGRPOCLI(LightningCLI):
         return TensorBoardLogger(folder.parent, name="", version=folder.name, **purge)
 
     # ---- running ----
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a signal ends with its usual exit code, where Lightning has 1 for SIGINT and 0 for SIGTERM."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if not self.trainer.interrupted:
+                raise
+            self.exit_code = ExitCode.INTERRUPTED
+        if self.trainer.received_sigterm:
+            self.exit_code = ExitCode.TERMINATED
 
     def before_fit(self) -> None:
         module, data, trainer = self.model, self.datamodule, self.trainer

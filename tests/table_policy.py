@@ -85,7 +85,9 @@ class Step:
     entropy_gradient: list[float]
 
 
-def run_steps(module: AsymGRPOModule, rollouts: RolloutBatch, table: Table, monkeypatch: Any, steps: int = 1) -> list[Step]:
+def run_steps(
+    module: AsymGRPOModule, rollouts: RolloutBatch, table: Table, monkeypatch: Any, steps: int = 1
+) -> list[Step]:
     """Train on the same rollouts for a number of steps; the module's optimizer should leave the table as it is."""
     start, reference = (table.start_logprobs, table.start_entropy), (table.reference_logprobs, table.start_entropy)
     loaded = iter([TablePolicy(start, (table.logprobs, table.entropy)), TablePolicy(reference, reference)])

@@ -13,8 +13,6 @@ readonly venv=.venv
 readonly ready=$venv/ready              # written last: only a finished environment has it
 readonly installed=$venv/installed.lock # the lock file this environment was built from
 readonly log=$venv/setup.log
-readonly imports="import lightning.pytorch.cli, tensorboard, transformers; from transformers import Qwen3ForCausalLM
-from vllm import LLM, SamplingParams"
 readonly torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 
 # Refuse this machine with one sentence.
@@ -116,7 +114,10 @@ install_lock() {
   echo "  $(($(grep -c '^[a-z]' "$lock") - 1)) more packages"
   pip_install --no-compile -r "$lock" || fail
   # Shows that the environment works, and compiles what is used of it; that all of it is compiled would take a minute.
-  PYTHONDONTWRITEBYTECODE="" "$venv/bin/python" -c "$imports" >>"$log" 2>&1 || fail
+  PYTHONDONTWRITEBYTECODE="" "$venv/bin/python" -c '
+import lightning.pytorch.cli, tensorboard
+from transformers import Qwen3ForCausalLM
+from vllm import LLM, SamplingParams' >>"$log" 2>&1 || fail
   cp "$lock" "$installed"
   echo "Set up $venv in $((SECONDS - start)) s."
 }

@@ -80,6 +80,7 @@ class VLLMEngine:
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
             import vllm
 
+            _compile_nothing_on_cpu()
             self._vllm = vllm
             try:
                 self._llm: Any = vllm.LLM(**_engine_arguments(model, config, dtype, max_model_len))
@@ -132,6 +133,18 @@ def _quiet_environment(config: VLLMEngineConfig) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.kv_cache_gib))
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def _compile_nothing_on_cpu() -> None:
+    """Run vLLM's small helper functions as they are.
+
+    vLLM compiles a helper that log-probabilities need with inductor, which on CPU takes a C++ compiler that many
+    machines lack, and ten seconds on those that have one. Run uncompiled it costs next to nothing.
+    """
+    if not torch.cuda.is_available():
+        from vllm.platforms import current_platform
+
+        current_platform.simple_compile_backend = "eager"
 
 
 def _engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
