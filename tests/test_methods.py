@@ -416,13 +416,18 @@ def test_overlay_builds_what_it_says(name, build):
 # ---- what a step logs ----
 
 
-def module_of(model: AsymGRPOModule) -> AsymGRPOModule:
-    """The overlay's method, with a second update for the off-policy tokens and an optimizer that stands still."""
+def module_of(model: AsymGRPOModule, loss: LossConfig | None = None) -> AsymGRPOModule:
+    """The overlay's method, with a second update for the off-policy tokens and an optimizer that stands still.
+
+    Args:
+        model: What the overlay built.
+        loss: Other loss settings than the overlay's.
+    """
     return AsymGRPOModule(
         model.policy_path,
         advantage=model.advantage,
         objective=model.objective,
-        loss=model.loss,
+        loss=loss or model.loss,
         updates_per_step=UPDATES_PER_STEP,
         micro_batch_tokens=12,  # at most six completions at a time
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
@@ -498,23 +503,16 @@ def test_adaptive_coefficient_rises_below_the_target_from_the_second_step_on(bui
         assert step.entropy_gradient == pytest.approx([-coefficient / 56] * 56, rel=1e-5)
 
 
-def test_adaptive_coefficient_stays_zero_above_the_target(build, monkeypatch):
-    module = module_of(build("adaptive_entropy").model)
+def test_adaptive_coefficient_is_not_applied_above_the_target(build, monkeypatch):
+    loss = LossConfig(adaptive_entropy=AdaptiveEntropyConfig(coef=0.003))
+    module = module_of(build("adaptive_entropy").model, loss)
     steps = run_steps(module, recorded(), table(entropies=(0.2, 0.4)), monkeypatch, steps=3)
     assert [step.logged["actor/entropy_coef"] for step in steps] == [0.0, 0.0, 0.0]
     assert [step.entropy_gradient for step in steps] == [[0.0] * 56] * 3
 
 
 def test_divergence_from_the_reference_acts_on_every_token(build, monkeypatch):
-    model = build("grpo").model
-    module = AsymGRPOModule(
-        model.policy_path,
-        advantage=model.advantage,
-        loss=LossConfig(kl_coef=0.05),
-        updates_per_step=UPDATES_PER_STEP,
-        micro_batch_tokens=12,
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0),
-    )
+    module = module_of(build("grpo").model, LossConfig(kl_coef=0.05))
     (step,) = run_steps(module, recorded(), table(), monkeypatch)
     # The reference is 0.3 nats above the policy on every other token and 0.2 below it on the others.
     up, down = math.exp(0.3) - 0.3 - 1, math.exp(-0.2) + 0.2 - 1
