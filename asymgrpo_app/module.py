@@ -18,7 +18,7 @@ from asymgrpo_app.algorithm.aggregation import local_divisor, token_weights
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.entropy import entropy_advantage
 from asymgrpo_app.algorithm.metrics import mean_of
-from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, regularized
+from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, penalized_advantages
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import EvaluationMetrics
@@ -200,7 +200,8 @@ class AsymGRPOModule(LightningModule):
         values |= {"actor/lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self._adaptive_entropy is not None:
             values |= {"actor/entropy_coef": self._adaptive_entropy.coefficient}
-            self._adaptive_entropy.observe(values["actor/entropy"])
+            if "actor/entropy" in values:  # not where every completion was left out
+                self._adaptive_entropy.observe(values["actor/entropy"])
         scheduler: Any = self.lr_schedulers()
         if scheduler is not None:
             scheduler.step()
@@ -239,12 +240,15 @@ class AsymGRPOModule(LightningModule):
         settings = _attached(batch).settings
         divisor = self._reduce(self._divisor(counted, settings))
         if divisor == 0:  # every completion was left out, on every rank
+            self._skip_update()
             return
         metrics.mean("actor/loss_divisor", divisor, 1)
         selection = self._selection(counted, batch.step)
-        # A rank without a counted completion still takes part in the exchange of gradients, with weight 0.
-        scale = self.trainer.world_size / divisor if counted else 0.0
-        samples, recorded = (counted, metrics) if counted else (members[:1], StepMetrics())
+        samples: Sequence[Sample] = counted
+        scale, recorded = self.trainer.world_size / divisor, metrics
+        if not counted:  # this rank still takes part in the exchange of gradients, with weight 0
+            scale, samples, recorded = 0.0, members[:1], StepMetrics()
+            selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
         micro_batches = self._micro_batches(samples)
         for number, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(last=number == len(micro_batches) - 1):
@@ -268,11 +272,11 @@ class AsymGRPOModule(LightningModule):
         logprobs, entropy = score_tokens(
             self.policy, micro_batch, temperature=settings.temperature, entropy_grad=entropy_coef > 0
         )
-        if on_policy:
+        if on_policy or chosen[0].start_logprobs is None:
             _remember(samples, micro_batch, logprobs.detach(), entropy.detach())
         tokens = self._token_batch(micro_batch, chosen, logprobs, entropy, settings.temperature)
         tokens.selection = {name: _cut(values, samples, micro_batch) for name, values in selection.items()}
-        policy_term = self._corrected(self.objective.token_losses(tokens), tokens, chosen, metrics)
+        policy_term = self._corrected(checked_losses(self.objective, tokens), tokens, chosen, metrics)
         weights = token_weights(tokens.sequence_ids, tokens.num_sequences, self.loss.aggregation)
         metrics.mean("actor/pg_loss", (weights * policy_term.losses).sum().detach(), self._divisor(chosen, settings))
         output = regularized(policy_term, tokens, kl_coef=self.loss.kl_coef, entropy_coef=entropy_coef)
@@ -315,6 +319,12 @@ class AsymGRPOModule(LightningModule):
         for name, value in correction.maxima.items():
             metrics.largest(name, value)
         return ObjectiveOutput(output.losses * correction.weights, output.metrics)
+
+    def _skip_update(self) -> None:
+        """Count an update that has nothing to learn from: without gradients the optimizer leaves all as it is."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        optimizer.step()
 
     def _step_optimizer(self, metrics: StepMetrics) -> None:
         limit = self.max_grad_norm if self.max_grad_norm is not None else float("inf")

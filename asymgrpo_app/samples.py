@@ -103,12 +103,10 @@ def _known(values: Tensor | None) -> Tensor:
 
 def token_keys(samples: Sequence[Sample], run_seed: int, step: int) -> Tensor:
     """[T] float64 uniform in [0, 1): a function of run seed, step, completion and position alone."""
-    keys = [
-        np.random.Generator(np.random.Philox(derive_seed("token", run_seed, step, *sample.identity))).random(
-            sample.length
-        )
-        for sample in samples
-    ]
+    keys = [np.zeros(0)]
+    for sample in samples:
+        generator = np.random.Generator(np.random.Philox(derive_seed("token", run_seed, step, *sample.identity)))
+        keys.append(generator.random(sample.length))
     return torch.from_numpy(np.concatenate(keys))
 
 

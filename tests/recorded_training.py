@@ -34,16 +34,25 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "constant with KL and entropy": lambda: {
         "loss": LossConfig(aggregation="constant", kl_coef=0.1, entropy_coef=0.01)
     },
+    "everything left out": lambda: {"left_out": set(range(8)), "updates_per_step": 2},
     "two updates, two passes": lambda: {"updates_per_step": 2, "passes_per_step": 2},
     "Clip-Cov": lambda: {"objective": ClipCov(share=0.1, cov_low=0.0)},
     "KL-Cov, two updates": lambda: {"objective": KLCov(share=0.2), "updates_per_step": 2},
+    # With two processes the first one holds prompts 0 and 2, so in both updates it has nothing that counts.
+    "nothing counts on one rank": lambda: {
+        "objective": ClipCov(share=0.1, cov_low=0.0),
+        "updates_per_step": 2,
+        "prompts_per_step": 4,
+        "left_out": {0, 2},
+    },
 }
 
 
 class RecordedRollouts(Callback):
     """Attaches completions that are a function of the prompt's place: lengths 1 to 12, any characters, any verdict.
 
-    Those of the first prompt are left out of their group, so a rank may hold completions that do not count.
+    Args:
+        left_out: Places of prompts whose completions are all cut at the limit and do not count.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -51,19 +60,21 @@ class RecordedRollouts(Callback):
         settings = SamplingSettings(1.0, MAX_TOKENS, (1,))
         batch.rollouts = RolloutBatch(batch.prompts, groups, settings, truncated_are_wrong=False)
 
-    def __init__(self) -> None:
+    def __init__(self, left_out: set[int]) -> None:
+        self.left_out = left_out
         self.gradients: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        parts = [parameter.grad for parameter in pl_module.policy.parameters()]
-        self.gradients.append(torch.cat([part.flatten() for part in parts]).clone())
+        parts = [parameter.grad for parameter in pl_module.policy.parameters() if parameter.grad is not None]
+        if parts:
+            self.gradients.append(torch.cat([part.flatten() for part in parts]).clone())
 
     def _judged(self, prompt: EncodedPrompt, number: int) -> JudgedCompletion:
         generator = torch.Generator().manual_seed(derive_seed("recorded", prompt.index, number) % 2**62)
         length = int(torch.randint(1, MAX_TOKENS + 1, (), generator=generator))
         tokens = torch.randint(2, 16, (length,), generator=generator).tolist()
         correct = number == 0 or (bool(torch.randint(0, 2, (), generator=generator)) and number < GROUP_SIZE - 1)
-        completion = Completion(tokens, [-2.0] * length, truncated=prompt.index == 0)
+        completion = Completion(tokens, [-2.0] * length, truncated=prompt.index in self.left_out)
         return JudgedCompletion(completion, "", Verdict(correct))
 
 
@@ -71,7 +82,8 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
     """The gradient of each update of one step, and the step's metrics but for timings, by name."""
     options = CASES[case]()
     updates = options.get("updates_per_step", 1)
-    data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=8, updates_per_step=updates)
+    prompts, left_out = options.pop("prompts_per_step", 8), options.pop("left_out", {0})
+    data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=prompts, updates_per_step=updates)
     module = AsymGRPOModule(
         POLICY,
         micro_batch_tokens=micro_batch_tokens,
@@ -79,7 +91,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
         optimizer=partial(torch.optim.SGD, lr=1e-4),
         **options,
     )
-    recorded = RecordedRollouts()
+    recorded = RecordedRollouts(left_out)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=updates * options.get("passes_per_step", 1),
@@ -95,6 +107,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
         **trainer_options,
     )
     trainer.fit(module, data)
+    assert module.completed_steps == 1
     metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("timing_s/")}
     gradients = {f"gradient {number}": gradient for number, gradient in enumerate(recorded.gradients)}
     return gradients | metrics

@@ -19,7 +19,7 @@ def whole():
 def assert_same(a, b):
     """Gradients within 1e-5 in relative norm, and the same metrics."""
     assert a.keys() == b.keys()
-    assert len(a) > 20
+    assert len(a) > 10
     for name in a:
         if name.startswith("gradient"):
             assert float(a[name].norm()) > 1e-2
@@ -34,9 +34,11 @@ def test_every_update_has_a_gradient(whole):
         "token": 1,
         "sequence": 1,
         "constant with KL and entropy": 1,
+        "everything left out": 0,
         "two updates, two passes": 4,
         "Clip-Cov": 1,
         "KL-Cov, two updates": 2,
+        "nothing counts on one rank": 2,
     }
 
 

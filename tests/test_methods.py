@@ -287,7 +287,12 @@ EXPECTED = {
     ),
     "grpo_entropy_bonus": Overlay(GRPO, both(0.5, 0.5), loss=LossConfig(entropy_coef=0.001)),
     "grpo_trl": Overlay(GroupNormalized(eps=1e-4), centered(1 / (STD + 1e-4)), loss=LossConfig(aggregation="sequence")),
-    "grpo_verl": Overlay(GroupNormalized(eps=1e-6), centered(1 / (STD + 1e-6))),
+    "grpo_verl": Overlay(
+        GroupNormalized(eps=1e-6),
+        centered(1 / (STD + 1e-6)),
+        objective=ClippedObjective(dual_clip=3.0),  # never reached by ratios up to 1.6
+        logged={"actor/pg_clipfrac_dual": 0.0},
+    ),
     "gspo": Overlay(
         GRPO,
         both(0.5, 0.5),
@@ -393,6 +398,11 @@ def test_overlay_names_its_source_and_its_use(name):
         f"asymgrpo fit --config configs/quickstart.yaml --config configs/methods/{name}.yaml --run_dir runs/{name}"
     )
     assert f"# Overlay: {command}\n" in head
+
+
+def test_the_users_page_names_every_overlay():
+    page = (REPOSITORY / "docs/method.md").read_text()
+    assert [name for name in EXPECTED if f"`{name}`" not in page] == []
 
 
 def same(built: object, expected: object) -> bool:

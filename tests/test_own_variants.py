@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
+from asymgrpo_app.algorithm.clipped import ClippedObjective
+from asymgrpo_app.algorithm.objective import ObjectiveOutput
 from asymgrpo_app.cli import main
-from asymgrpo_app.errors import RunError
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.lightning_cli import AsymGRPOCLI
 from asymgrpo_app.module import AsymGRPOModule
 from tests.conftest import REPOSITORY
@@ -163,3 +165,13 @@ def test_an_objective_without_a_finite_loss_stops_the_run(parse, monkeypatch):
     objective = parse("--config=softclip.yaml", "--model.objective.width=0").objective
     with pytest.raises(RunError, match=r"^The gradient of RL step 1 is not finite \(norm nan\); the weights are as"):
         one_step(objective, monkeypatch)
+
+
+def test_an_objective_that_averages_is_refused(monkeypatch):
+    class Averaging(ClippedObjective):
+        def token_losses(self, batch):
+            output = super().token_losses(batch)
+            return ObjectiveOutput(output.losses.mean(), output.metrics)
+
+    with pytest.raises(UserError, match=r"^losses of Averaging have the shape \[\]: return one per token, \[\d+\]"):
+        one_step(Averaging(), monkeypatch)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asymgrpo_app.algorithm.kl import k3
 from asymgrpo_app.algorithm.metrics import Mean, mean_of
+from asymgrpo_app.errors import UserError
 
 
 @dataclass
@@ -103,6 +104,21 @@ class Objective(ABC):
         A token's loss may depend on the other tokens of its completion, never on other completions: micro-batches are
         cut between completions, and the cut must not change the gradient.
         """
+
+
+def checked_losses(objective: Objective, batch: TokenBatch) -> ObjectiveOutput:
+    """Call an objective, which may be a user's own, and hold it to its contract: one loss per token.
+
+    Raises:
+        UserError: The losses have another shape; a mean, say, would make the gradient depend on the micro-batches.
+    """
+    output = objective.token_losses(batch)
+    if output.losses.shape != batch.logprobs.shape:
+        raise UserError(
+            f"losses of {type(objective).__name__} have the shape {list(output.losses.shape)}: "
+            f"return one per token, {list(batch.logprobs.shape)}"
+        )
+    return output
 
 
 def regularized(output: ObjectiveOutput, batch: TokenBatch, *, kl_coef: float, entropy_coef: float) -> ObjectiveOutput:

@@ -66,8 +66,8 @@ def main() -> None:
     draw_side(right, right=False)
     left.set_ylabel("advantage A")
     left.legend(frameon=False, loc="upper right")
-    left.annotate("hard prompt, few right:\nmore weight", (0.14, 5.0), (0.22, 3.3), color="#d1495b")
-    right.annotate("easy prompt, few wrong:\nless penalty than GRPO", (0.86, -2.2), (0.3, -3.4), color="#d1495b")
+    left.text(0.22, 3.3, "hard prompt, few right:\nmore weight than GRPO", color="#d1495b")
+    right.text(0.3, -3.4, "easy prompt, few wrong:\nless weight than GRPO", color="#d1495b")
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=120)
 
 
