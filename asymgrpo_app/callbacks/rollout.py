@@ -5,8 +5,8 @@ from time import perf_counter
 from typing import Any, Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
+from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import named_weights, stop_token_ids
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, judge, sample
@@ -164,7 +164,7 @@ class VLLMRolloutCallback(Callback):
 
     def _ready_engine(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
         if self._engine is None:
-            rank_zero_info("Starting vLLM ...")
+            say("Starting vLLM ...")
             max_model_len = _data(trainer).max_prompt_tokens + self.max_completion_tokens
             self._engine = VLLMEngine(
                 pl_module.policy_path,
