@@ -7,6 +7,7 @@ from types import NoneType
 from typing import Any, get_args
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,6 +18,7 @@ from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.callbacks.summary import RunSummary
+from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.config_files import check_config_file, config_paths, one_line
 from asymgrpo_app.console import quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
@@ -55,14 +57,42 @@ class _Parser(LightningArgumentParser):
         raise UserError(one_line(message)) from ex
 
 
+def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested settings as `section.key: value`, without those that are not set."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved config of a `fit` into the run folder, never over another."""
+    """Writes the resolved config of a `fit` into the run folder, never over another, and into TensorBoard."""
+
+    text = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit" and trainer.is_global_zero:
             path = config_path(trainer.default_root_dir)
             path.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
+            self.text = path.read_text(encoding="utf-8")
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                indented = "".join(f"    {line}\n" for line in self.text.splitlines())  # Markdown's code block
+                logger.experiment.add_text("config", indented, pl_module.completed_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """The run's numbers and choices beside its final validation, for the tab HParams."""
+        settings = flat_settings(yaml.safe_load(self.text)) if trainer.is_global_zero else {}
+        final = {f"hparam/{tag}": float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("val/")}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and final:
+                logger.log_hyperparams(settings, metrics=final, step=pl_module.completed_steps)
 
 
 class AsymGRPOCLI(LightningCLI):
@@ -119,6 +149,7 @@ class AsymGRPOCLI(LightningCLI):
         )
         parser.add_lightning_class_args(VLLMRolloutCallback, "rollout")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TensorBoardDetails, "tensorboard")
         parser.set_defaults(
             {
                 "model.advantage": {"class_path": "asymgrpo_app.algorithm.advantages.AsymGRPO"},

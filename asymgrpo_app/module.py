@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import EvaluationMetrics
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.perf import performance
 from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, score_tokens
 from asymgrpo_app.rollout.collect import Stopwatch
 from asymgrpo_app.rollout.microbatch import MicroBatch, build, cut_by_tokens
@@ -38,9 +40,33 @@ from asymgrpo_app.samples import (
     start_tokens,
     update_tokens,
 )
-from asymgrpo_app.step_metrics import record_entropy, record_groups, record_lengths, record_sampler_gap
+from asymgrpo_app.step_metrics import (
+    record_by_accuracy,
+    record_entropy,
+    record_groups,
+    record_lengths,
+    record_ratios,
+    record_sampler_gap,
+)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What the last step worked on (this rank's part), for callbacks that look closer.
+
+    Attributes:
+        groups: Verdicts of P groups.
+        advantages: [P, G], with the overlong penalty where there is one.
+        samples: P * G completions, group after group.
+        temperature: Sampling temperature.
+    """
+
+    groups: GroupRewards
+    advantages: Tensor
+    samples: list[Sample]
+    temperature: float
 
 
 class AsymGRPOModule(LightningModule):
@@ -112,7 +138,9 @@ class AsymGRPOModule(LightningModule):
         self._adaptive_entropy = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
         self.completed_steps = 0
         self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
+        self.last_step: StepRecord | None = None
         self._evaluations: dict[str, EvaluationMetrics] = {}
+        self._evaluation_started = 0.0
         self._reference: list[PreTrainedModel] = []  # in a list: out of the module tree, hence out of checkpoints
 
     # ---- model, optimizer, checkpoint ----
@@ -191,10 +219,12 @@ class AsymGRPOModule(LightningModule):
             self._update(members, batch, metrics, on_policy=number == 0)
         clock.lap("update_actor")
         record_sampler_gap(metrics, samples)
+        record_by_accuracy(metrics, groups, advantages, samples)
+        self.last_step = StepRecord(groups, advantages, samples, rollouts.settings.temperature)
         self._finish_step(batch, metrics, clock)
 
     def _finish_step(self, batch: PromptBatch, metrics: StepMetrics, clock: Stopwatch) -> None:
-        values = metrics.combined(self._gather_objects)
+        values = self.combined(metrics)
         # Settings as they were in this step, before schedule and controller move on.
         values |= {f"advantages/{name}": value for name, value in self.advantage.scalars(self.progress).items()}
         values |= {"actor/lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
@@ -206,9 +236,27 @@ class AsymGRPOModule(LightningModule):
         if scheduler is not None:
             scheduler.step()
         self.completed_steps += 1
-        values |= batch.metrics | clock.seconds | {"timing_s/step": perf_counter() - batch.started}
+        seconds = perf_counter() - batch.started
+        values |= batch.metrics | clock.seconds | {"timing_s/step": seconds}
+        values |= self._performance(batch, seconds, clock.seconds["timing_s/update_actor"])
         trainer: Any = self.trainer
-        self._publish(values, write=self.completed_steps % trainer.log_every_n_steps == 0)
+        self.publish(values, write=self.completed_steps % trainer.log_every_n_steps == 0)
+
+    def _performance(self, batch: PromptBatch, step_seconds: float, update_seconds: float) -> dict[str, float]:
+        rollouts = _attached(batch)
+        sizes = (
+            len(prompt.token_ids) + len(judged.completion.token_ids)
+            for prompt, group in zip(rollouts.prompts, rollouts.groups, strict=True)
+            for judged in group
+        )
+        return performance(
+            tokens=sum(sizes),
+            step_seconds=step_seconds,
+            update_seconds=update_seconds,
+            parameters=self.policy.num_parameters(),
+            device=self.device,
+            dtype=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
+        )
 
     def _penalize_length(
         self, rollouts: RolloutBatch, advantages: Tensor, valid: Tensor, metrics: StepMetrics
@@ -230,6 +278,18 @@ class AsymGRPOModule(LightningModule):
         with torch.no_grad():
             for micro_batch in self._micro_batches(waiting):
                 _remember(waiting, micro_batch, *score_tokens(self.policy, micro_batch, temperature=temperature))
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Sample], temperature: float) -> list[Tensor]:
+        """Log-probabilities of each sample's tokens under the policy as it is now, on the CPU."""
+        scored: list[Tensor] = [torch.zeros(0)] * len(samples)
+        with self.trainer.precision_plugin.forward_context():
+            for micro_batch in self._micro_batches(samples):
+                logprobs, _ = score_tokens(self.policy, micro_batch, temperature=temperature)
+                lengths = [samples[member].length for member in micro_batch.members]
+                for member, part in zip(micro_batch.members, logprobs.float().cpu().split(lengths), strict=True):
+                    scored[member] = part
+        return scored
 
     def _update(self, members: Sequence[Sample], batch: PromptBatch, metrics: StepMetrics, *, on_policy: bool) -> None:
         """One optimizer update over the samples of one share of the prompts (this rank's part).
@@ -282,6 +342,7 @@ class AsymGRPOModule(LightningModule):
         output = regularized(policy_term, tokens, kl_coef=self.loss.kl_coef, entropy_coef=entropy_coef)
         metrics.means(output.metrics)
         record_entropy(metrics, chosen, entropy, tokens.sequence_ids)
+        record_ratios(metrics, tokens)
         return (weights * output.losses).sum()
 
     def _token_batch(
@@ -380,6 +441,10 @@ class AsymGRPOModule(LightningModule):
             return wrapped.no_sync()
         return nullcontext()
 
+    def combined(self, metrics: StepMetrics) -> dict[str, float]:
+        """The values of all ranks as one; every rank takes part."""
+        return metrics.combined(self._gather_objects)
+
     def _reduce(self, value: float) -> float:
         """The sum over all ranks."""
         return sum(self._gather_objects(value))
@@ -399,6 +464,7 @@ class AsymGRPOModule(LightningModule):
     # ---- evaluation ----
 
     def on_validation_epoch_start(self) -> None:
+        self._evaluation_started = perf_counter()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self._evaluations = {
             name: EvaluationMetrics(chosen.ks).to(self.device) for name, chosen in data.evaluation_sets.items()
@@ -413,7 +479,7 @@ class AsymGRPOModule(LightningModule):
         values: dict[str, float] = {}
         for name, metric in self._evaluations.items():
             values |= {f"val/{name}/{key}": float(value) for key, value in metric.compute().items()}
-        self._publish(values)
+        self.publish(values | {"timing_s/testing": perf_counter() - self._evaluation_started})
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -421,7 +487,7 @@ class AsymGRPOModule(LightningModule):
 
     # ---- logging: the axis counts completed RL steps ----
 
-    def _publish(self, values: dict[str, float], *, write: bool = True) -> None:
+    def publish(self, values: dict[str, float], *, write: bool = True) -> None:
         """Hand values to the loggers under the number of completed RL steps, and to callbacks by their name."""
         self.log_dict(values, logger=False, batch_size=1)
         if write:

@@ -5,12 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from asymgrpo_app.algorithm.diagnostics import advantage_metrics, by_accuracy, logprob_advantage_covariance
 from asymgrpo_app.algorithm.groups import GroupRewards
 from asymgrpo_app.algorithm.metrics import mean_of
+from asymgrpo_app.algorithm.objective import TokenBatch
+from asymgrpo_app.algorithm.ratios import token_ratios
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.rewards.base import Status
 from asymgrpo_app.rollout.types import RolloutBatch
 from asymgrpo_app.samples import Sample
+
+ACCURACY_BINS = ("p00-25", "p25-50", "p50-75", "p75-100")
+"""Names of the bins of group accuracy, in per cent; groups that are all right or all wrong are in none."""
 
 
 def record_groups(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRewards, advantages: Tensor) -> None:
@@ -24,7 +30,7 @@ def record_groups(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRew
     metrics.mean("reward/mixed", *mean_of(((k > 0) & (k < n)).double(), known))
     for status in (Status.TIMEOUT, Status.ERROR, Status.NO_ANSWER):
         metrics.mean(f"reward/{status}", sum(c.verdict.status is status for c in judged), len(judged))
-    metrics.mean("advantages/mean", *mean_of(advantages, groups.valid))
+    metrics.means({f"advantages/{name}": mean for name, mean in advantage_metrics(groups, advantages).items()})
     metrics.largest("advantages/abs_max", advantages.abs())
 
 
@@ -66,3 +72,43 @@ def record_entropy(metrics: StepMetrics, samples: Sequence[Sample], entropy: Ten
     metrics.mean("actor/entropy", *mean_of(entropy))
     metrics.mean("actor/entropy_pos", *mean_of(entropy, of_correct))
     metrics.mean("actor/entropy_neg", *mean_of(entropy, ~of_correct))
+
+
+def record_ratios(metrics: StepMetrics, tokens: TokenBatch) -> None:
+    """`actor/ratio_{pos,neg,max}`: the policy's ratio to the old policy, over tokens by the sign of their advantage."""
+    ratios = token_ratios(tokens.logprobs, tokens.old_logprobs).detach()
+    metrics.mean("actor/ratio_pos", *mean_of(ratios, tokens.advantages > 0))
+    metrics.mean("actor/ratio_neg", *mean_of(ratios, tokens.advantages < 0))
+    metrics.largest("actor/ratio_max", ratios)
+
+
+def record_by_accuracy(
+    metrics: StepMetrics, groups: GroupRewards, advantages: Tensor, samples: Sequence[Sample]
+) -> None:
+    """`method/{entropy,cov}_<bin>`: token entropy and Cov(log pi, A) of groups, by group accuracy.
+
+    Both from the policy at the start of the step: entropy as a mean over the tokens of a group, the covariance with the
+    length-normalized log-probability of its completions.
+
+    Args:
+        metrics: Where to.
+        groups: P groups of G verdicts.
+        advantages: [P, G].
+        samples: P * G completions, group after group.
+    """
+    shape = groups.rewards.shape
+    lengths = torch.tensor([float(sample.length) for sample in samples]).view(shape)
+    logprobs = torch.tensor([_total(sample.start_logprobs) for sample in samples]).view(shape) / lengths
+    entropies = torch.tensor([_total(sample.start_entropy) for sample in samples]).view(shape)
+    tokens = torch.where(groups.valid, lengths, 0).sum(dim=-1).clamp(min=1)
+    values = {
+        "entropy": torch.where(groups.valid, entropies, 0).sum(dim=-1) / tokens,
+        "cov": logprob_advantage_covariance(groups, advantages, logprobs),
+    }
+    for name, of_groups in values.items():
+        for bin_name, mean in zip(ACCURACY_BINS, by_accuracy(of_groups, groups, len(ACCURACY_BINS)), strict=True):
+            metrics.mean(f"method/{name}_{bin_name}", *mean)
+
+
+def _total(values: Tensor | None) -> float:
+    return 0.0 if values is None else float(values.sum())

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -35,7 +36,9 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.completed_steps
         if step % self.every_n_steps == 0 or step == pl_module.total_steps:
+            started = perf_counter()
             self._save(trainer, step)
+            pl_module.publish({"timing_s/save_checkpoint": perf_counter() - started})
 
     def _save(self, trainer: Trainer, step: int) -> None:
         folder = checkpoint_folder(trainer.default_root_dir)

@@ -1,0 +1,163 @@
+"""What TensorBoard shows beside scalars: layout, samples, histograms, the advantage curves, and what an update did."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards
+from asymgrpo_app.algorithm.metrics import mean_of
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion
+from asymgrpo_app.samples import Sample
+
+_MULTILINE = "Multiline"
+LAYOUT = {
+    "Watch": {
+        "validation accuracy": [_MULTILINE, [r"val/.*/avg@.*", r"val/.*/pass@.*"]],
+        "training accuracy": [_MULTILINE, ["reward/mean"]],
+        "groups: none, all, some solved": [_MULTILINE, ["reward/solved_none", "reward/solved_all", "reward/mixed"]],
+        "entropy of right and of wrong completions": [
+            _MULTILINE,
+            ["actor/entropy$", "actor/entropy_pos", "actor/entropy_neg"],
+        ],
+        "entropy by group accuracy": [_MULTILINE, ["method/entropy_.*"]],
+        "Cov(log pi, A) by group accuracy": [_MULTILINE, ["method/cov_.*"]],
+        "change of log pi by the update": [_MULTILINE, ["method/logprob_change_.*"]],
+        "gradient mass of each side": [_MULTILINE, ["advantages/mass_pos", "advantages/mass_neg"]],
+        "exponents": [_MULTILINE, ["advantages/beta_pos", "advantages/beta_neg"]],
+        "largest advantage": [_MULTILINE, ["advantages/abs_max"]],
+        "gradient norm": [_MULTILINE, ["actor/grad_norm"]],
+        "completion length": [_MULTILINE, ["response_length/mean", "response_length/pos", "response_length/neg"]],
+        "cut at the limit": [_MULTILINE, ["response_length/clip_ratio"]],
+        "sampler against trainer": [_MULTILINE, ["rollout_corr/logprob_abs_diff_max"]],
+        "seconds by phase": [_MULTILINE, ["timing_s/step", "timing_s/gen", "timing_s/reward", "timing_s/update_actor"]],
+    }
+}
+"""The charts one watches, in the order of the questions one asks; the tab Custom Scalars opens with them."""
+
+
+class TensorBoardDetails(Callback):
+    """Writes histograms and samples every few steps, and measures what the update did to the completions it saw.
+
+    Args:
+        every_n_steps: RL steps between two writings, at least 1.
+        samples: Completions shown as text each time, right and wrong ones in turn; 0 for none.
+        change_completions: Completions that are scored once more after the update, for `method/logprob_change_*`: an
+            extra forward pass over so many. 0 for none.
+    """
+
+    def __init__(self, every_n_steps: int = 10, samples: int = 6, change_completions: int = 64) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"tensorboard.every_n_steps must be at least 1, got {every_n_steps}.")
+        for name, value in {"samples": samples, "change_completions": change_completions}.items():
+            if value < 0:
+                raise UserError(f"tensorboard.{name} must be 0 or more, got {value}.")
+        self.every_n_steps = every_n_steps
+        self.samples = samples
+        self.change_completions = change_completions
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        for writer in _writers(trainer):
+            writer.add_custom_scalars(LAYOUT)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = pl_module.completed_steps
+        record = pl_module.last_step
+        if step % self.every_n_steps and step != pl_module.total_steps:
+            return
+        ratios = self._log_change(pl_module, record.samples, record.temperature)
+        if not trainer.is_global_zero:
+            return
+        groups: GroupRewards = record.groups
+        histograms = {
+            "group_accuracy": groups.accuracy[groups.num_valid > 0],
+            "response_length": torch.tensor([sample.length for sample in record.samples]),
+            "advantages": record.advantages[groups.valid],
+            "ratio_after_update": ratios,
+        }
+        for writer in _writers(trainer):
+            for name, values in histograms.items():
+                if values.numel():
+                    writer.add_histogram(f"histograms/{name}", values, step)
+            if self.samples:
+                writer.add_text(
+                    "samples", samples_table(batch.rollouts.prompts, batch.rollouts.groups, self.samples), step
+                )
+            if step == self.every_n_steps or step == pl_module.total_steps:
+                figure = advantage_curves(pl_module.advantage, groups.rewards.shape[1], pl_module.progress)
+                writer.add_figure("advantage_curves", figure, step)
+
+    def _log_change(self, pl_module: Any, samples: Sequence[Sample], temperature: float) -> Tensor:
+        """Score some completions under the updated policy; returns the ratios of their tokens, [T]."""
+        chosen = [sample for sample in samples if sample.counts and sample.start_logprobs is not None]
+        chosen = chosen[: self.change_completions // pl_module.trainer.world_size]
+        if self.change_completions == 0:
+            return torch.zeros(0)
+        after = pl_module.score(chosen, temperature)
+        changes = [now - sample.start_logprobs for now, sample in zip(after, chosen, strict=True)]
+        of_completion = torch.tensor([float(change.mean()) for change in changes])
+        correct = torch.tensor([sample.correct for sample in chosen], dtype=torch.bool)
+        metrics = StepMetrics()
+        metrics.mean("method/logprob_change_pos", *mean_of(of_completion, correct))
+        metrics.mean("method/logprob_change_neg", *mean_of(of_completion, ~correct))
+        pl_module.publish(pl_module.combined(metrics))
+        return torch.cat(changes).exp() if changes else torch.zeros(0)
+
+
+def samples_table(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[JudgedCompletion]], number: int) -> str:
+    """A Markdown table of some completions with prompt, verdict and reference: right and wrong ones in turn."""
+    judged = [(prompt, completion) for prompt, group in zip(prompts, groups, strict=True) for completion in group]
+    right = [pair for pair in judged if pair[1].verdict.correct]
+    wrong = [pair for pair in judged if not pair[1].verdict.correct]
+    half = number - number // 2
+    chosen = [*right[:half], *wrong[: number - min(half, len(right))]]
+    rows = ["| verdict | prompt | completion | reference |", "| --- | --- | --- | --- |"]
+    for prompt, completion in chosen:
+        verdict = "right" if completion.verdict.correct else "wrong"
+        if completion.verdict.status != "ok":
+            verdict += f" ({completion.verdict.status})"
+        cells = (verdict, prompt.rendered, completion.text, str(prompt.prompt.row.get("answer", "")))
+        rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Model output as a table cell: shown as it is, whatever it contains, and at most 500 characters of it."""
+    shown = text if len(text) <= 500 else f"{text[:500]} ..."
+    for mark in "\\`*_|<>[]":
+        shown = shown.replace(mark, f"&#{ord(mark)};")
+    return shown.replace("\n", "<br>")
+
+
+def advantage_curves(estimator: AdvantageEstimator, group_size: int, progress: float) -> Any:
+    """A figure of the run's advantages over group accuracy, against GRPO and REINFORCE."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    curves: dict[str, tuple[AdvantageEstimator, str]] = {
+        "REINFORCE": (AsymGRPO(beta_pos=0.0, beta_neg=0.0, degenerate_groups="keep"), ":"),
+        "GRPO": (AsymGRPO(beta_pos=0.5, beta_neg=0.5), "--"),
+        "this run": (estimator, "-"),
+    }
+    rewards = torch.tensor([[float(place < k) for place in range(group_size)] for k in range(group_size + 1)])
+    groups = GroupRewards(rewards, torch.ones_like(rewards).bool(), progress)
+    p = groups.accuracy
+    for name, (each, style) in curves.items():
+        values = each(groups)
+        axes[0].plot(p[1:], values[1:, 0], style, marker=".", label=name)
+        axes[1].plot(p[:-1], values[:-1, -1], style, marker=".", label=name)
+    for axis, title in zip(axes, ("right completions", "wrong completions"), strict=True):
+        axis.set(title=title, xlabel="group accuracy p", ylabel="advantage A")
+        axis.legend()
+    return figure
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    """TensorBoard's writers; on ranks other than the first they do nothing."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
