@@ -43,6 +43,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} has a key that is no plain word.")
             if key.value in seen:
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1} sets the key {key.value!r} a second time.")
             seen.add(key.value)

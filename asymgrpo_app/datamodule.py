@@ -1,7 +1,7 @@
 """Prompts for training and evaluation."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -177,7 +177,10 @@ class PromptDataModule(LightningDataModule):
         """
         rendered = self._render(prompt.text)
         # A chat template writes its own special tokens; a base model's tokenizer may add one at the front.
-        token_ids = self.tokenizer.encode(rendered, add_special_tokens=not self.use_chat_template)
+        try:
+            token_ids = self.tokenizer.encode(rendered, add_special_tokens=not self.use_chat_template)
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise UserError(f"prompt {prompt.uid} cannot be tokenized by {self.tokenizer_path}: {error}.") from error
         if not 1 <= len(token_ids) <= self.max_prompt_tokens:
             raise UserError(
                 f"prompt {prompt.uid} has {len(token_ids)} tokens, "
@@ -190,6 +193,21 @@ class PromptDataModule(LightningDataModule):
             return text
         message = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+
+    def check(self) -> None:
+        """Render and tokenize what can be known before a run: the first step, all of a source that ends, all sets.
+
+        Raises:
+            UserError: A prompt that cannot be used, by its name.
+        """
+        for name in self.evaluation_sets:
+            self.evaluation_batches(name)
+        if self.train_source is None:
+            return
+        self.training_batch(0)
+        if self.train_source.size is not None:
+            for prompt in self.train_source.fixed(None):
+                self.encode(prompt, self.train_source, 0)
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         return DataLoader(_TrainingSteps(self), batch_size=None)
@@ -218,7 +236,8 @@ class _Batches(Dataset[PromptBatch]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> PromptBatch:
-        return self.batches[index]
+        # A new object each time, or the rollouts that are attached to it would stay in memory.
+        return replace(self.batches[index], metrics={}, means={})
 
 
 class _TrainingSteps(IterableDataset[PromptBatch]):

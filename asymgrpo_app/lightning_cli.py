@@ -8,12 +8,18 @@ from typing import Any, get_args
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
-from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, newest_checkpoint, step_of
+from asymgrpo_app.callbacks.checkpoint import (
+    RunCheckpoint,
+    checkpoint_folder,
+    completed_steps_in,
+    newest_checkpoint,
+)
 from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
@@ -24,8 +30,9 @@ from asymgrpo_app.console import quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.policy import load_config
 from asymgrpo_app.rollout.vllm_engine import require_vllm
-from asymgrpo_app.run_folder import config_path, refuse_used, tensorboard_folder
+from asymgrpo_app.run_folder import config_path, is_used, refuse_used, tensorboard_folder
 
 # Trainer options that mean something else here, with the key to use instead.
 _REPLACED = {
@@ -39,7 +46,12 @@ _REPLACED = {
     "default_root_dir": "run_dir",
     "enable_checkpointing": "checkpoint.every_n_steps",
 }
-_DERIVED = {"accumulate_grad_batches": (1, "model.micro_batch_tokens"), "use_distributed_sampler": (False, "nothing")}
+_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+_DERIVED = {
+    "overfit_batches": (0.0, "data.repeat_steps"),
+    "accumulate_grad_batches": (1, "model.micro_batch_tokens"),
+    "use_distributed_sampler": (False, "nothing"),
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,7 +86,10 @@ class SaveRunConfig(SaveConfigCallback):
     text = ""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and trainer.is_global_zero:
+        """Nothing yet: a run that fails while its model loads leaves no config behind."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
             path = config_path(trainer.default_root_dir)
             path.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
@@ -102,6 +117,7 @@ class AsymGRPOCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
+        self.purge_step: int | None = None
         for path in config_paths(self.arguments):
             check_config_file(path)
         super().__init__(
@@ -158,6 +174,7 @@ class AsymGRPOCLI(LightningCLI):
         )
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("seed_everything", "rollout.seed")
+        parser.link_arguments("steps", "model.total_steps")
         parser.link_arguments("model.policy", "data.tokenizer")
         parser.link_arguments("model.updates_per_step", "data.updates_per_step")
 
@@ -171,17 +188,28 @@ class AsymGRPOCLI(LightningCLI):
         return self.config[self.config["subcommand"]]
 
     def _parse_ckpt_path(self) -> None:
-        """Resolve `last`. The checkpoint's hyperparameters never override the config (Lightning's default does)."""
-        section = self._section
+        """Resolve `last`, and look at the checkpoint before anything expensive; its settings are not the config's."""
+        section, fitting = self._section, self.config["subcommand"] == "fit"
         names = config_paths(self.arguments)
         section.run_dir = section.run_dir or f"runs/{names[0].stem if names else 'asymgrpo'}"
-        if section.ckpt_path == "last":
+        continued = section.ckpt_path == "last"
+        if continued:
             newest = newest_checkpoint(section.run_dir)
             section.ckpt_path = str(newest) if newest else None
-            if newest is None and self.config["subcommand"] != "fit":
+            if newest is None and not fitting:
                 raise UserError(f"--ckpt_path last: there is no checkpoint in {section.run_dir}.")
-        elif section.ckpt_path is not None and not Path(section.ckpt_path).exists():
-            raise UserError(f"--ckpt_path {section.ckpt_path}: there is no such checkpoint.")
+        if section.ckpt_path is not None:
+            if not Path(section.ckpt_path).exists():
+                raise UserError(f"--ckpt_path {section.ckpt_path}: there is no such checkpoint.")
+            # A resumed run goes on after the checkpoint's step: TensorBoard drops what was written beyond it.
+            self.purge_step = completed_steps_in(Path(section.ckpt_path)) + 1
+            folder = checkpoint_folder(section.run_dir).resolve()
+            continued = Path(section.ckpt_path).resolve().is_relative_to(folder)
+        elif continued and is_used(section.run_dir):
+            say(f"There is no checkpoint in {section.run_dir} yet: starting from the beginning.")
+            self.purge_step = 0
+        if fitting and not continued:
+            refuse_used(section.run_dir)
 
     def before_instantiate_classes(self) -> None:
         self._refuse_nulls()
@@ -194,17 +222,30 @@ class AsymGRPOCLI(LightningCLI):
                 raise UserError(f"trainer.{name} must stay {value}: set {instead}.")
         if section.steps < 1:
             raise UserError(f"steps must be at least 1, got {section.steps}.")
-        if self.config["subcommand"] == "fit" and section.ckpt_path is None:
-            refuse_used(section.run_dir)
+        if not 0 <= section.seed_everything < 2**32:
+            raise UserError(f"seed_everything must be in [0, 2**32), got {section.seed_everything}.")
+        if section.trainer.log_every_n_steps < 1:
+            raise UserError(f"trainer.log_every_n_steps must be at least 1, got {section.trainer.log_every_n_steps}.")
+        interval = section.trainer.val_check_interval
+        if not isinstance(interval, int) or interval < 1:
+            raise UserError(f"trainer.val_check_interval must be a whole number of RL steps >= 1, got {interval}.")
+        scheduler = section.model.lr_scheduler
+        if scheduler is not None and "ReduceLROnPlateau" in scheduler.class_path:
+            raise UserError(f"model.lr_scheduler may not be {scheduler.class_path}: use one that goes by steps.")
         require_vllm()
 
     def instantiate_classes(self) -> None:
         """Build the objects of the config; what a constructor refuses is the user's input."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
             # The parser wraps a constructor's complaint about an optional or nested class in one of its own.
-            raise _user_error_in(error) or error from None
+            raise _user_error_in(error) or UserError(one_line(str(error))) from error
+        settings = self._section.model
+        self.model.optimization = {
+            name: settings[name].as_dict() if settings[name] is not None else None
+            for name in ("optimizer", "lr_scheduler")
+        }
 
     def _refuse_nulls(self) -> None:
         """The parser takes null for every key; only optional ones may have it."""
@@ -215,30 +256,26 @@ class AsymGRPOCLI(LightningCLI):
                 raise UserError(f"{action.dest} must not be null: leave the key out for its default, {action.default}.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        section = self._section
-        updates = section.model.updates_per_step * section.model.passes_per_step
-        derived: dict[str, Any] = {
-            "default_root_dir": section.run_dir,
-            "max_steps": section.steps * updates,  # Lightning counts optimizer updates
-            "max_epochs": -1,
-        }
+        fitting = self.config["subcommand"] == "fit"
+        derived: dict[str, Any] = {"default_root_dir": self._section.run_dir, "max_epochs": -1 if fitting else None}
         configured = self.config_init[self.config["subcommand"]].trainer
         if configured.logger in (None, True):
-            derived["logger"] = self._tensorboard()
+            # Only a training run writes events: an evaluation must not touch those of the run it evaluates.
+            derived["logger"] = self._tensorboard() if fitting else False
         trainer = super().instantiate_trainer(**derived, **kwargs)
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         callbacks[:] = _ordered([*callbacks])
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        own: list[Callback] = [RunProgress(), ExportCallback(), RunSummary()]
+        own: list[Callback] = [ExportCallback(), RunSummary()]
+        if config.get("enable_progress_bar") is not False:
+            own.append(RunProgress())
         return super()._instantiate_trainer(config, [*callbacks, *own])
 
     def _tensorboard(self) -> TensorBoardLogger:
         folder = tensorboard_folder(self._section.run_dir)
-        # A resumed run goes on after the checkpoint's step: TensorBoard drops what was written beyond it.
-        resumed = self._section.ckpt_path
-        purge: dict[str, Any] = {"purge_step": step_of(resumed) + 1} if resumed else {}
+        purge: dict[str, Any] = {} if self.purge_step is None else {"purge_step": self.purge_step}
         return TensorBoardLogger(folder.parent, name="", version=folder.name, **purge)
 
     # ---- running ----
@@ -255,17 +292,43 @@ class AsymGRPOCLI(LightningCLI):
             self.exit_code = ExitCode.TERMINATED
 
     def before_fit(self) -> None:
-        module, data, trainer = self.model, self.datamodule, self.trainer
-        share = data.prompts_per_step // module.updates_per_step
-        if share < trainer.world_size:
-            raise UserError(
-                f"data.prompts_per_step / model.updates_per_step is {share}, fewer than the {trainer.world_size} "
-                "processes: every process needs at least one prompt per update."
-            )
+        data, trainer = self.datamodule, self.trainer
         if data.train_source is None:
             raise UserError("data.train is not set: fit needs a source of prompts.")
+        if trainer.precision not in _PRECISIONS:
+            raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {trainer.precision}.")
+        self._check_processes()
         self._check_method()
+        self._check_lengths()
+        data.check()
         say(self._arithmetic())
+
+    def before_validate(self) -> None:
+        self._check_lengths()
+        self.datamodule.check()
+
+    before_test = before_validate
+
+    def _check_processes(self) -> None:
+        share = self.datamodule.prompts_per_step // self.model.updates_per_step
+        processes = self.trainer.world_size
+        if share < processes:
+            raise UserError(
+                f"data.prompts_per_step / model.updates_per_step is {share}, fewer than the {processes} processes: "
+                "every process needs at least one prompt per update."
+            )
+        if processes > 1 and self.trainer.strategy.root_device.type == "cuda":
+            raise UserError(f"trainer.devices asks for {processes} GPUs: several GPUs are not supported yet, use one.")
+
+    def _check_lengths(self) -> None:
+        """The longest sequence against what the architecture takes."""
+        prompt, completion = self.datamodule.max_prompt_tokens, self._section.rollout.max_completion_tokens
+        limit = getattr(load_config(self.model.policy_path), "max_position_embeddings", None)
+        if limit is not None and prompt + completion > limit:
+            raise UserError(
+                f"data.max_prompt_tokens ({prompt}) and rollout.max_completion_tokens ({completion}) add up to more "
+                f"than the {limit} positions of {self.model.policy_path}."
+            )
 
     def _check_method(self) -> None:
         """What shows only where sections meet; a variant of the user's own is tried on every group there is."""

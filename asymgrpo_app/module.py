@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
@@ -78,6 +79,7 @@ class AsymGRPOModule(LightningModule):
 
     Args:
         policy: Folder or hub id of the model to train, in Hugging Face format.
+        total_steps: Length of the run in RL steps; follows `steps`.
         advantage: Estimator of advantages, by `class_path`; AsymGRPO with the paper's exponents if left out.
         objective: Policy loss per token, by `class_path`; PPO's clipped surrogate if left out.
         loss: Aggregation, and the terms around the objective.
@@ -94,6 +96,7 @@ class AsymGRPOModule(LightningModule):
     def __init__(
         self,
         policy: str,
+        total_steps: int = 100,
         advantage: AdvantageEstimator | None = None,
         objective: Objective | None = None,
         loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
@@ -119,6 +122,7 @@ class AsymGRPOModule(LightningModule):
             raise UserError(f"model.max_grad_norm must be > 0 or null, got {max_grad_norm}.")
         self.automatic_optimization = False
         self.policy_path = policy
+        self.total_steps = total_steps
         self.advantage = advantage or AsymGRPO()
         self.objective = objective or ClippedObjective()
         self.loss = loss
@@ -138,6 +142,7 @@ class AsymGRPOModule(LightningModule):
         self._adaptive_entropy = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
         self.completed_steps = 0
         self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
+        self.optimization: dict[str, Any] = {}  # settings of optimizer and schedule as plain values, for checkpoints
         self.last_step: StepRecord | None = None
         self._evaluations: dict[str, EvaluationMetrics] = {}
         self._evaluation_started = 0.0
@@ -146,16 +151,13 @@ class AsymGRPOModule(LightningModule):
     # ---- model, optimizer, checkpoint ----
 
     def configure_model(self) -> None:
-        """Load the policy, and the reference where a KL coefficient needs it. Lightning may call this twice."""
+        """Load the policy. Lightning may call this twice."""
         if hasattr(self, "policy"):
             return
         self.policy = load_policy(self.policy_path, self.attention)
         if self.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train()
-        if self.loss.kl_coef > 0:
-            reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
-            self._reference.append(reference)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.policy.parameters())
@@ -166,21 +168,33 @@ class AsymGRPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["asymgrpo"] = {
             "version": __version__,
+            "optimization": self.optimization,
             "completed_steps": self.completed_steps,
             "adaptive_entropy": self._adaptive_entropy.state_dict() if self._adaptive_entropy else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["asymgrpo"]
+        for name, saved in state["optimization"].items():
+            if (
+                self.trainer.state.fn == TrainerFn.FITTING
+                and name in self.optimization
+                and saved != self.optimization[name]
+            ):
+                raise UserError(
+                    f"model.{name} is {self.optimization[name]}, but the checkpoint was made with {saved} and restores "
+                    "its state: keep the setting, or start a new run from the exported policy."
+                )
         self.completed_steps = int(state["completed_steps"])
         if self._adaptive_entropy is not None and state["adaptive_entropy"] is not None:
             self._adaptive_entropy.load_state_dict(state["adaptive_entropy"])
         self.weight_version += 1
 
-    @property
-    def total_steps(self) -> int:
-        """RL steps of the whole run."""
-        return int(self.trainer.max_steps) // (self.updates_per_step * self.passes_per_step)
+    def validation_due(self, step: int) -> bool:
+        """Whether Lightning validates after this many completed RL steps."""
+        if not any(self.trainer.num_val_batches):
+            return False
+        return step % int(self.trainer.val_check_interval) == 0 or step >= self.total_steps
 
     @property
     def progress(self) -> float:
@@ -190,11 +204,14 @@ class AsymGRPOModule(LightningModule):
     # ---- training: one RL step ----
 
     def on_fit_start(self) -> None:
-        for reference in self._reference:
-            nn.Module.to(reference, self.device)
+        """Load the reference model where a KL coefficient needs it; an evaluation never does."""
+        if self.loss.kl_coef > 0 and not self._reference:
+            reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
+            self._reference.append(nn.Module.to(reference, self.device))
 
     def on_train_start(self) -> None:
         """Validate before the first update, so that a run shows where it started."""
+        self.trainer.should_stop = self.completed_steps >= self.total_steps  # a finished run that is resumed
         if self.completed_steps == 0:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
@@ -236,6 +253,8 @@ class AsymGRPOModule(LightningModule):
         if scheduler is not None:
             scheduler.step()
         self.completed_steps += 1
+        # Lightning counts optimizer updates; the run ends by RL steps, and Lightning validates once more when it stops.
+        self.trainer.should_stop = self.completed_steps >= self.total_steps
         seconds = perf_counter() - batch.started
         values |= batch.metrics | clock.seconds | {"timing_s/step": seconds}
         values |= self._performance(batch, seconds, clock.seconds["timing_s/update_actor"])
@@ -251,9 +270,10 @@ class AsymGRPOModule(LightningModule):
         )
         return performance(
             tokens=sum(sizes),
+            passes=self.passes_per_step,
             step_seconds=step_seconds,
             update_seconds=update_seconds,
-            parameters=self.policy.num_parameters(),
+            parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
             device=self.device,
             dtype=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
         )
@@ -488,11 +508,15 @@ class AsymGRPOModule(LightningModule):
     # ---- logging: the axis counts completed RL steps ----
 
     def publish(self, values: dict[str, float], *, write: bool = True) -> None:
-        """Hand values to the loggers under the number of completed RL steps, and to callbacks by their name."""
+        """Hand values to callbacks by their name, and to the loggers. Only where Lightning allows `log`."""
         self.log_dict(values, logger=False, batch_size=1)
         if write:
-            for logger in self.loggers:
-                logger.log_metrics(values, step=self.completed_steps)
+            self.write(values)
+
+    def write(self, values: dict[str, float]) -> None:
+        """Hand values to the loggers under the number of completed RL steps."""
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.completed_steps)
 
 
 def _attached(batch: PromptBatch) -> RolloutBatch:

@@ -10,6 +10,7 @@ _GB = 1024**3
 def performance(
     *,
     tokens: int,
+    passes: int,
     step_seconds: float,
     update_seconds: float,
     parameters: int,
@@ -19,6 +20,7 @@ def performance(
     """`perf/*` of one process.
 
     Args:
+        passes: Passes of the policy update over them.
         tokens: Prompt and completion tokens of the step on this process, each completion with its prompt.
         step_seconds: Seconds of the whole step.
         update_seconds: Seconds of the policy update.
@@ -27,9 +29,9 @@ def performance(
         dtype: Compute type of the policy.
 
     Returns:
-        `throughput` in tokens per second and process, `cpu_memory_gb` (resident memory of the process, GiB), and on a GPU
-        `max_memory_gb` (peak of torch's allocations, GiB) and `mfu` (6 FLOPs per parameter and token over the device's
-        peak, during the update) where Lightning knows the device's peak.
+        `throughput` in tokens per second and process, `cpu_memory_gb` (resident memory of the process, GiB), and on a
+        GPU `max_memory_gb` (peak of torch's allocations, GiB) and `mfu` (6 FLOPs per parameter and token over the
+        device's peak, during the update) where Lightning knows the device's peak.
     """
     values = {
         "perf/throughput": tokens / step_seconds,
@@ -38,5 +40,5 @@ def performance(
     if device.type == "cuda":
         values["perf/max_memory_gb"] = torch.cuda.max_memory_allocated(device) / _GB
         if peak := get_available_flops(device, dtype):
-            values["perf/mfu"] = 6 * parameters * tokens / update_seconds / peak
+            values["perf/mfu"] = 6 * parameters * tokens * passes / update_seconds / peak
     return values

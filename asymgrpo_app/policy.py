@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -41,7 +42,19 @@ def check_model_path(key: str, value: str) -> None:
 
 def _could_be_hub_id(value: str) -> bool:
     parts = value.split("/")
-    return 1 <= len(parts) <= 2 and all(parts) and not value.startswith((".", "~")) and parts[0] != "data"
+    return 1 <= len(parts) <= 2 and all(parts) and not value.startswith((".", "~"))
+
+
+def load_config(path: str) -> Any:
+    """The architecture's configuration.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
 
 
 def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedModel:
@@ -50,14 +63,22 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
     Raises:
         UserError: It cannot be loaded, or its logits are more than a linear head.
     """
+    config = load_config(path)
+    _check_head(path, config)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        _check_head(path, config)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation=attention, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
+        raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
     # Dropout would make the trainer's log-probabilities differ from the sampler's.
     for module in model.modules():
         if isinstance(module, nn.Dropout):

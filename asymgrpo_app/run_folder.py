@@ -13,9 +13,18 @@ def tensorboard_folder(run_dir: str | Path) -> Path:
 
 
 def is_used(run_dir: str | Path) -> bool:
-    """Whether the folder holds (part of) a run."""
+    """Whether the folder holds (part of) a run: one that began to train, not one that failed before.
+
+    Raises:
+        UserError: It is no folder, or it cannot be read.
+    """
     folder = Path(run_dir)
-    return any((folder / name).exists() for name in (CONFIG_NAME, "checkpoints", "tensorboard", "export"))
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"run_dir {run_dir} is a file: give a folder.")
+        return any((folder / name).exists() for name in (CONFIG_NAME, "checkpoints", "export"))
+    except OSError as error:
+        raise UserError(f"run_dir {run_dir} cannot be used: {error.strerror}.") from error
 
 
 def refuse_used(run_dir: str | Path) -> None:

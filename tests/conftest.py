@@ -27,3 +27,29 @@ def quickstart() -> list[str]:
         f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
         f"--model.policy={REPOSITORY / 'data/countdown_base'}",
     ]
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """One real engine for many short runs: starting one per run would take most of their time."""
+    from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
+
+    config = VLLMEngineConfig(max_num_seqs=64)
+    engine = VLLMEngine(str(REPOSITORY / "data/countdown_base"), config, "float32", max_model_len=26)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def shared_engine(engine, monkeypatch):
+    """Runs of this test sample with the session's engine, which stays when they end."""
+    from asymgrpo_app.callbacks import rollout
+
+    class Kept:
+        load_weights = staticmethod(engine.load_weights)
+        generate = staticmethod(engine.generate)
+
+        def close(self) -> None:
+            """Stays for the next run."""
+
+    monkeypatch.setattr(rollout, "VLLMEngine", lambda *arguments: Kept())

@@ -86,6 +86,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
     data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=prompts, updates_per_step=updates)
     module = AsymGRPOModule(
         POLICY,
+        total_steps=1,
         micro_batch_tokens=micro_batch_tokens,
         max_grad_norm=None,
         optimizer=partial(torch.optim.SGD, lr=1e-4),
@@ -94,7 +95,6 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
     recorded = RecordedRollouts(left_out)
     trainer = Trainer(
         accelerator="cpu",
-        max_steps=updates * options.get("passes_per_step", 1),
         max_epochs=-1,
         callbacks=[recorded],
         logger=False,
@@ -108,7 +108,9 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
     )
     trainer.fit(module, data)
     assert module.completed_steps == 1
-    metrics = {name: value for name, value in trainer.callback_metrics.items() if not name.startswith("timing_s/")}
+    metrics = {
+        name: value for name, value in trainer.callback_metrics.items() if not name.startswith(("timing_s/", "perf/"))
+    }
     gradients = {f"gradient {number}": gradient for number, gradient in enumerate(recorded.gradients)}
     return gradients | metrics
 

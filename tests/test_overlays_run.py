@@ -5,33 +5,11 @@ import math
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 from tests.conftest import REPOSITORY
 
 METHODS = sorted(path.stem for path in (REPOSITORY / "configs/methods").glob("*.yaml"))
 SMALL = ["--steps=2", "--data.prompts_per_step=8", "--trainer.limit_val_batches=0"]
-
-
-@pytest.fixture(scope="module")
-def engine():
-    config = VLLMEngineConfig(max_num_seqs=64)
-    engine = VLLMEngine(str(REPOSITORY / "data/countdown_base"), config, "float32", max_model_len=26)
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def _shared_engine(engine, monkeypatch):
-    class Kept:
-        load_weights = staticmethod(engine.load_weights)
-        generate = staticmethod(engine.generate)
-
-        def close(self) -> None:
-            """Stays for the next run."""
-
-    monkeypatch.setattr(rollout, "VLLMEngine", lambda *arguments: Kept())
 
 
 def scalars(run_dir) -> dict[str, list[float]]:
@@ -39,7 +17,7 @@ def scalars(run_dir) -> dict[str, list[float]]:
     return {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.mark.usefixtures("_shared_engine")
+@pytest.mark.usefixtures("shared_engine")
 @pytest.mark.parametrize("method", METHODS)
 def test_method_trains_two_steps(method, quickstart, tmp_path):
     overlay = f"--config={REPOSITORY / f'configs/methods/{method}.yaml'}"
@@ -51,7 +29,7 @@ def test_method_trains_two_steps(method, quickstart, tmp_path):
     assert all(value > 0 for value in values["actor/grad_norm"])
 
 
-@pytest.mark.usefixtures("_shared_engine")
+@pytest.mark.usefixtures("shared_engine")
 def test_dynamic_sampling_replaces_groups_and_says_what_it_cost(quickstart, tmp_path):
     overlay = f"--config={REPOSITORY / 'configs/methods/dapo.yaml'}"
     assert main([*quickstart, overlay, *SMALL, f"--run_dir={tmp_path / 'run'}"]) == 0
@@ -66,7 +44,7 @@ def test_dynamic_sampling_replaces_groups_and_says_what_it_cost(quickstart, tmp_
     assert max(values["dynamic_sampling/rounds"]) <= 4
 
 
-@pytest.mark.usefixtures("_shared_engine")
+@pytest.mark.usefixtures("shared_engine")
 def test_debugging_overlays_run(quickstart, tmp_path):
     folder = REPOSITORY / "configs/debug"
     assert main([*quickstart, f"--config={folder / 'two_steps.yaml'}", f"--run_dir={tmp_path / 'two'}"]) == 0

@@ -29,14 +29,18 @@ class RunProgress(TQDMProgressBar):
         module: Any = self.trainer.lightning_module
         return int(module.total_steps)
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        super().on_train_start(trainer)
         if not self.terminal:
             return
-        super().on_train_epoch_start(trainer)
         self.train_progress_bar.reset(self.total_train_batches)
         self.train_progress_bar.set_description("RL steps")
+        self.train_progress_bar.initial = trainer.lightning_module.completed_steps
         self.train_progress_bar.n = trainer.lightning_module.completed_steps
         self.train_progress_bar.refresh()
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Lightning would start the bar anew here; an epoch means nothing for an endless stream."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         done = pl_module.completed_steps

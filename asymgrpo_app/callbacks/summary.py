@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import newest_checkpoint
 from asymgrpo_app.callbacks.export import export_folder
+from asymgrpo_app.console import say
 from asymgrpo_app.run_folder import tensorboard_folder
 
 _PHASES = {
@@ -28,14 +30,17 @@ class RunSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
         self.evaluations.append((pl_module.completed_steps, values))
+        if trainer.state.fn != TrainerFn.FITTING:
+            say("\n".join(["", *self._accuracy()]))
+
+    on_test_end = on_validation_end
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         timings = {tag: float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("timing_s/")}
         self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero:
-            print(self.text(Path(trainer.default_root_dir), pl_module.completed_steps), flush=True)
+        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps))
 
     def text(self, run_dir: Path, steps: int) -> str:
         """The summary of a run of `steps` RL steps."""
@@ -54,6 +59,9 @@ class RunSummary(Callback):
         if not self.evaluations:
             return []
         (first_step, first), (last_step, last) = self.evaluations[0], self.evaluations[-1]
+        if first_step == last_step:
+            lines = [f"  {'validation':<24}{f'step {last_step}':>10}"]
+            return [*lines, *(f"  {tag.removeprefix('val/'):<24}{value:>10.3f}" for tag, value in last.items()), ""]
         lines = [f"  {'validation':<24}{f'step {first_step}':>10}{f'step {last_step}':>10}{'change':>10}"]
         for tag, value in last.items():
             before = first.get(tag, float("nan"))

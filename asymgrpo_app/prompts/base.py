@@ -31,6 +31,8 @@ class PromptSource(ABC):
     """
 
     verifier: Verifier
+    size: int | None = None
+    """Number of prompts of a source that ends; None for an endless one."""
 
     @abstractmethod
     def at(self, position: int, seed: int) -> Prompt:

@@ -51,6 +51,7 @@ class JsonLines(PromptSource):
         if not by_text:
             raise UserError(f"{path} holds no prompts: write one JSON object per line.")
         self._prompts = list(by_text.values())
+        self.size = len(self._prompts)
 
     def at(self, position: int, seed: int) -> Prompt:
         """The prompt at `position`: every epoch is one pass over the file in an order drawn from (seed, epoch)."""

@@ -1,0 +1,59 @@
+"""Whole runs through the command without vLLM: the sampler answers by a script."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asymgrpo_app.cli import main
+from asymgrpo_app.policy import load_tokenizer
+from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+from tests.conftest import REPOSITORY
+
+POLICY = str(REPOSITORY / "data/countdown_base")
+GROUP_SIZE = 8
+RIGHT, WRONG = "1", "2+2"
+
+
+class ScriptedEngine:
+    """Takes the place of `VLLMEngine`: of a call's group number i the first i mod 9 completions are right.
+
+    So there is a group of every accuracy. A right one has two tokens, a wrong one four, the end token included.
+    """
+
+    def __init__(self, model: str, *_: Any) -> None:
+        tokenizer = load_tokenizer(model)
+        self.answers = {text: [*tokenizer.encode(text), tokenizer.eos_token_id] for text in (RIGHT, WRONG)}
+
+    def load_weights(self, weights: Any) -> None:
+        assert dict(weights)
+
+    def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
+        texts = [RIGHT if i % GROUP_SIZE < i // GROUP_SIZE % (GROUP_SIZE + 1) else WRONG for i in range(len(requests))]
+        return [Completion(self.answers[text], [-2.0] * len(self.answers[text]), truncated=False) for text in texts]
+
+    def close(self) -> None: ...
+
+
+def fit(monkeypatch: Any, folder: Path, *arguments: str) -> Path:
+    """Two steps of the quick start with 18 prompts each and a validation set `held_out`; returns the run's folder."""
+    monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", ScriptedEngine)
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = folder / "problems.jsonl"
+    lines = (json.dumps({"prompt": f"{number}>", "answer": RIGHT}) for number in range(100))
+    problems.write_text("\n".join(lines))
+    source = {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": {"path": str(problems)}}
+    held_out = {"held_out": {"source": source, "limit": 9, "samples": GROUP_SIZE, "pass_at": [1, GROUP_SIZE]}}
+    small = folder / "small.yaml"
+    settings = {
+        "steps": 2,
+        "data": {"train": source, "prompts_per_step": 18, "validation": held_out},
+        "checkpoint": {"every_n_steps": 1},
+        "tensorboard": {"every_n_steps": 1},
+        "trainer": {"val_check_interval": 1, "accelerator": "cpu"},
+    }
+    small.write_text(json.dumps(settings))
+    run_dir = folder / "run"
+    configs = [f"--config={REPOSITORY / 'configs/quickstart.yaml'}", f"--config={small}"]
+    assert main(["fit", *configs, f"--model.policy={POLICY}", f"--run_dir={run_dir}", *arguments]) == 0
+    return run_dir

@@ -1,0 +1,142 @@
+"""Runs that stop, go on, end and are evaluated: what is in their folder, and what never happens to it."""
+
+import re
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from asymgrpo_app.cli import main
+
+SMALL = ["--data.prompts_per_step=8", "--checkpoint.every_n_steps=2", "--tensorboard.every_n_steps=100"]
+pytestmark = pytest.mark.usefixtures("shared_engine")
+
+
+@pytest.fixture
+def command(quickstart, tmp_path):
+    """`fit` with few problems to validate on, every second step."""
+    config = tmp_path / "small.yaml"
+    config.write_text(
+        "data:\n  validation:\n    countdown:\n      source: {class_path: asymgrpo_app.prompts.Countdown, "
+        "init_args: {split: validation}}\n      limit: 16\n      samples: 2\n      pass_at: [2]\n"
+        "trainer:\n  val_check_interval: 2\n"
+    )
+    return [*quickstart, f"--config={config}", *SMALL, f"--run_dir={tmp_path / 'run'}"]
+
+
+def points(run_dir, tag) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def checkpoints(run_dir) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+
+
+def refusal(arguments, capsys) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_last_step_is_validated_saved_and_exported(command, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*command, "--steps=3"]) == 0
+    assert [step for step, _ in points(run, "val/countdown/avg@2")] == [0, 2, 3]
+    assert checkpoints(run) == ["step-00000002.ckpt", "step-00000003.ckpt"]
+    assert (run / "export/model.safetensors").is_file()
+    assert re.search(r"validation +step 0 +step 3 +change", capsys.readouterr().out)
+
+
+def test_a_finished_run_that_is_resumed_only_exports(command, tmp_path):
+    run = tmp_path / "run"
+    assert main([*command, "--steps=2"]) == 0
+    (run / "export/model.safetensors").unlink()
+    assert main([*command, "--steps=2", "--ckpt_path=last"]) == 0
+    assert (run / "export/model.safetensors").is_file()
+    assert [step for step, _ in points(run, "reward/mean")] == [1, 2]
+    assert [step for step, _ in points(run, "val/countdown/avg@2")] == [0, 2]
+
+
+def test_an_evaluation_leaves_the_run_alone(command, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*command, "--steps=3"]) == 0
+    before = {tag: points(run, tag) for tag in ("reward/mean", "val/countdown/avg@2")}
+    files = sorted(run.rglob("*"))
+    capsys.readouterr()
+    first = str(run / "checkpoints/step-00000002.ckpt")
+    assert main(["validate", *command[1:], f"--ckpt_path={first}"]) == 0
+    assert {tag: points(run, tag) for tag in before} == before
+    assert sorted(run.rglob("*")) == files
+    printed = re.search(r"countdown/avg@2 +(\d\.\d{3})", capsys.readouterr().out)
+    assert float(printed[1]) == pytest.approx(dict(before["val/countdown/avg@2"])[2], abs=6e-4)
+
+
+def test_last_starts_where_there_is_no_checkpoint_yet(command, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*command, "--steps=1", "--ckpt_path=last"]) == 0
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    assert "--ckpt_path last" in refusal([*command, "--steps=2"], capsys)
+    assert main([*command, "--steps=2", "--ckpt_path=last"]) == 0
+    assert "no checkpoint" in capsys.readouterr().out
+    assert [step for step, _ in points(run, "reward/mean")] == [1, 2]  # nothing doubled
+
+
+def test_going_back_to_an_older_checkpoint_sets_the_newer_ones_aside(command, tmp_path):
+    run = tmp_path / "run"
+    assert main([*command, "--steps=6"]) == 0
+    assert checkpoints(run) == ["step-00000004.ckpt", "step-00000006.ckpt"]
+    older = run / "checkpoints/step-00000004.ckpt"
+    final = torch.load(run / "checkpoints/step-00000006.ckpt", weights_only=True)["state_dict"]
+    assert main([*command, "--steps=6", f"--ckpt_path={older}"]) == 0
+    assert checkpoints(run) == ["step-00000004.ckpt", "step-00000006.ckpt", "step-00000006.ckpt.abandoned"]
+    again = torch.load(run / "checkpoints/step-00000006.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(final[name], again[name]) for name in final)
+    assert [step for step, _ in points(run, "reward/mean")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_does_not_open_another_runs_folder(command, tmp_path, capsys):
+    assert main([*command, "--steps=2"]) == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.yaml").write_text("steps: 1\n")
+    checkpoint = tmp_path / "run/checkpoints/step-00000002.ckpt"
+    sentence = refusal([*command, f"--run_dir={tmp_path / 'other'}", f"--ckpt_path={checkpoint}"], capsys)
+    assert "already holds a run" in sentence
+
+
+def test_what_is_no_checkpoint_is_refused(command, tmp_path, capsys):
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"PK\x03\x04 and nothing more")
+    assert "broken.ckpt" in refusal([*command, f"--ckpt_path={broken}"], capsys)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"state_dict": {}}, foreign)
+    assert "not a checkpoint of asymgrpo" in refusal([*command, f"--ckpt_path={foreign}"], capsys)
+    assert "not a checkpoint of asymgrpo" in refusal([*command, f"--ckpt_path={tmp_path}"], capsys)
+
+
+def test_a_resume_with_another_optimizer_is_refused(command, tmp_path, capsys):
+    assert main([*command, "--steps=2"]) == 0
+    changed = [*command, "--steps=4", "--ckpt_path=last", "--model.optimizer.lr=5e-4"]
+    sentence = refusal(changed, capsys)
+    assert "model.optimizer" in sentence
+    assert "0.0005" in sentence
+    assert "0.0001" in sentence
+    assert checkpoints(tmp_path / "run") == ["step-00000002.ckpt"]
+
+
+def test_a_model_that_lacks_weights_is_refused_and_leaves_the_folder_free(
+    command, quickstart, tmp_path, capsys, repository
+):
+    from safetensors.torch import load_file, save_file
+
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (repository / "data/countdown_base").iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    weights = load_file(model / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert "model.norm.weight" in refusal([*command, f"--model.policy={model}"], capsys)
+    assert main([*command, "--steps=1"]) == 0
