@@ -29,9 +29,12 @@ def quickstart() -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine():
-    """One real engine for many short runs: starting one per run would take most of their time."""
+    """One real engine for a module's short runs: starting one per run would take most of their time.
+
+    Not for the whole session: closing any other engine of the process would end this one, too.
+    """
     from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 
     config = VLLMEngineConfig(max_num_seqs=64)

@@ -71,8 +71,11 @@ def documented() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory) -> dict[str, EventAccumulator]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the runs are tiny, and threads wait for each other where cores are shared
     with pytest.MonkeyPatch.context() as patch:
         folders = {name: fit(patch, tmp_path_factory.mktemp("run"), *options) for name, options in RUNS.items()}
+    torch.set_num_threads(threads)
     return {name: EventAccumulator(str(folder / "tensorboard")).Reload() for name, folder in folders.items()}
 
 

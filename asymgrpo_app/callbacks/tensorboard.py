@@ -1,6 +1,8 @@
 """What TensorBoard shows beside scalars: layout, samples, histograms, the advantage curves, and what an update did."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
+from math import ceil
 from typing import Any
 
 import torch
@@ -42,10 +44,10 @@ LAYOUT = {
 
 
 class TensorBoardDetails(Callback):
-    """Writes histograms and samples every few steps, and measures what the update did to the completions it saw.
+    """Writes histograms and samples, and measures what the update did to the completions it saw.
 
     Args:
-        every_n_steps: RL steps between two writings, at least 1.
+        every_n_steps: RL steps between two writings, at least 1; the first step is always written.
         samples: Completions shown as text each time, right and wrong ones in turn; 0 for none.
         change_completions: Completions that are scored once more after the update, for `method/logprob_change_*`: an
             extra forward pass over so many. 0 for none.
@@ -60,6 +62,7 @@ class TensorBoardDetails(Callback):
         self.every_n_steps = every_n_steps
         self.samples = samples
         self.change_completions = change_completions
+        self._drawn: dict[str, float] | None = None  # the exponents of the last figure
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         for writer in _writers(trainer):
@@ -68,7 +71,7 @@ class TensorBoardDetails(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.completed_steps
         record = pl_module.last_step
-        if step % self.every_n_steps and step != pl_module.total_steps:
+        if step % self.every_n_steps and step != 1:
             return
         ratios = self._log_change(pl_module, record.samples, record.temperature)
         if not trainer.is_global_zero:
@@ -88,16 +91,18 @@ class TensorBoardDetails(Callback):
                 writer.add_text(
                     "samples", samples_table(batch.rollouts.prompts, batch.rollouts.groups, self.samples), step
                 )
-            if step == self.every_n_steps or step == pl_module.total_steps:
+            if (exponents := pl_module.advantage.scalars(pl_module.progress)) != self._drawn:
                 figure = advantage_curves(pl_module.advantage, groups.rewards.shape[1], pl_module.progress)
                 writer.add_figure("advantage_curves", figure, step)
+                self._drawn = exponents
 
     def _log_change(self, pl_module: Any, samples: Sequence[Sample], temperature: float) -> Tensor:
         """Score some completions under the updated policy; returns the ratios of their tokens, [T]."""
         chosen = [sample for sample in samples if sample.counts and sample.start_logprobs is not None]
-        chosen = chosen[: self.change_completions // pl_module.trainer.world_size]
-        if self.change_completions == 0:
+        limit = self.change_completions // pl_module.trainer.world_size
+        if limit == 0:
             return torch.zeros(0)
+        chosen = chosen[:: max(1, ceil(len(chosen) / limit))]  # spread over the step's prompts
         after = pl_module.score(chosen, temperature)
         changes = [now - sample.start_logprobs for now, sample in zip(after, chosen, strict=True)]
         of_completion = torch.tensor([float(change.mean()) for change in changes])
@@ -112,26 +117,32 @@ class TensorBoardDetails(Callback):
 def samples_table(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[JudgedCompletion]], number: int) -> str:
     """A Markdown table of some completions with prompt, verdict and reference: right and wrong ones in turn."""
     judged = [(prompt, completion) for prompt, group in zip(prompts, groups, strict=True) for completion in group]
-    right = [pair for pair in judged if pair[1].verdict.correct]
-    wrong = [pair for pair in judged if not pair[1].verdict.correct]
-    half = number - number // 2
-    chosen = [*right[:half], *wrong[: number - min(half, len(right))]]
+    right = [pair for pair in judged if _right(pair[1])]
+    wrong = [pair for pair in judged if not _right(pair[1])]
+    in_turn = [pair for pairs in zip_longest(right, wrong) for pair in pairs if pair is not None]
     rows = ["| verdict | prompt | completion | reference |", "| --- | --- | --- | --- |"]
-    for prompt, completion in chosen:
-        verdict = "right" if completion.verdict.correct else "wrong"
-        if completion.verdict.status != "ok":
-            verdict += f" ({completion.verdict.status})"
+    for prompt, completion in in_turn[:number]:
+        verdict = "right" if _right(completion) else "wrong"
+        notes = [str(completion.verdict.status)] if completion.verdict.status != "ok" else []
+        notes += ["cut"] if completion.completion.truncated else []
+        if notes:
+            verdict += f" ({', '.join(notes)})"
         cells = (verdict, prompt.rendered, completion.text, str(prompt.prompt.row.get("answer", "")))
         rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(rows)
 
 
+def _right(judged: JudgedCompletion) -> bool:
+    """As the step counts it: a completion that the limit cut is never right."""
+    return judged.verdict.correct and not judged.completion.truncated
+
+
 def _cell(text: str) -> str:
     """Model output as a table cell: shown as it is, whatever it contains, and at most 500 characters of it."""
     shown = text if len(text) <= 500 else f"{text[:500]} ..."
-    for mark in "\\`*_|<>[]":
+    for mark in "&\\`*_|<>[]":  # the ampersand first: the others become entities
         shown = shown.replace(mark, f"&#{ord(mark)};")
-    return shown.replace("\n", "<br>")
+    return "<br>".join(shown.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
 
 
 def advantage_curves(estimator: AdvantageEstimator, group_size: int, progress: float) -> Any:
