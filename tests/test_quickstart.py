@@ -15,9 +15,13 @@ def test_the_quick_start_learns(quickstart, tmp_path):
     assert sorted(accuracy) == [0, 20, 40, 60, 80, 100]
     assert 0.2 < accuracy[0] < 0.3
     assert accuracy[100] > accuracy[0] + 0.1
+    mean_gaps = [event.value for event in events.Scalars("rollout_corr/logprob_abs_diff_mean")]
     gaps = [event.value for event in events.Scalars("rollout_corr/logprob_abs_diff_max")]
-    assert len(gaps) == 100
-    assert max(gaps) < 1e-4
+    assert len(gaps) == len(mean_gaps) == 100
+    assert max(mean_gaps) < 1e-6
+    # The largest of some 4,000 tokens: rare ones reach 1e-4 by float32 rounding alone, a stale weight is 1e-2 and more.
+    assert sorted(gaps)[94] < 1e-4
+    assert max(gaps) < 3e-4
 
 
 def test_a_small_problem_set_is_learned(quickstart, tmp_path):
