@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from asymgrpo_app.algorithm.diagnostics import advantage_metrics, by_accuracy, logprob_advantage_covariance
+from asymgrpo_app.algorithm.diagnostics import (
+    advantage_metrics,
+    by_accuracy,
+    group_shares,
+    logprob_advantage_covariance,
+)
 from asymgrpo_app.algorithm.groups import GroupRewards
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import TokenBatch
@@ -22,12 +27,8 @@ ACCURACY_BINS = ("p00-25", "p25-50", "p50-75", "p75-100")
 def record_groups(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRewards, advantages: Tensor) -> None:
     """`reward/*` and `advantages/*`: accuracy, shares of solved groups, verdicts by status, sizes of advantages."""
     judged = [completion for group in rollouts.groups for completion in group]
-    k, n = groups.num_correct, groups.num_valid
-    known = n > 0
     metrics.mean("reward/mean", *mean_of(groups.rewards, groups.valid))
-    metrics.mean("reward/solved_all", *mean_of((k == n).double(), known))
-    metrics.mean("reward/solved_none", *mean_of((k == 0).double(), known))
-    metrics.mean("reward/mixed", *mean_of(((k > 0) & (k < n)).double(), known))
+    metrics.means({f"reward/{name}": share for name, share in group_shares(groups).items()})
     for status in (Status.TIMEOUT, Status.ERROR, Status.NO_ANSWER):
         metrics.mean(f"reward/{status}", sum(c.verdict.status is status for c in judged), len(judged))
     metrics.means({f"advantages/{name}": mean for name, mean in advantage_metrics(groups, advantages).items()})

@@ -66,11 +66,6 @@ def advantage_metrics(groups: GroupRewards, advantages: Tensor) -> dict[str, Mea
     }
 
 
-def largest_advantage(advantages: Tensor) -> Tensor:
-    """The largest |A|, a scalar; 0 for no advantages. Over ranks, combine by the maximum."""
-    return torch.cat([advantages.detach().abs().flatten(), advantages.new_zeros(1)]).max()
-
-
 def by_accuracy(values: Tensor, groups: GroupRewards, num_bins: int = 4) -> list[Mean]:
     """Means of a per-group value [P] over mixed groups, by group accuracy p, in equal bins of (0, 1).
 
