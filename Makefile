@@ -52,7 +52,7 @@ lock: .venv/ready ## Resolve requirements/cpu.lock again, keeping the pins that 
 	@compile() { \
 	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip compile --quiet --python-version 3.11 \
 	    --python-platform x86_64-manylinux_2_31 --only-binary :all: --no-annotate --custom-compile-command "make lock" \
-	    --extra cpu --extra dev --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
+	    --extra cpu --extra dev --extra reasoning --override requirements/overrides.txt --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
 	    --output-file requirements/cpu.lock pyproject.toml requirements/cpu.in $(LOCK) "$$@"; \
 	}; \
 	compile || { echo "Once more, with $(TORCH_INDEX)."; \

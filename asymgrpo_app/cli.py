@@ -23,10 +23,16 @@ def main(args: Sequence[str] | None = None) -> int:
     from asymgrpo_app.environment import quiet_environment
 
     quiet_environment()
-    from asymgrpo_app.lightning_cli import run
-
     try:
-        return run(arguments)
+        if arguments[:1] == ["score"]:
+            from asymgrpo_app import score_command
+
+            return int(score_command.run(arguments[1:]))
+        from asymgrpo_app import lightning_cli
+
+        if arguments[:1] == ["check"]:
+            return int(lightning_cli.check(arguments[1:]))
+        return int(lightning_cli.run(arguments))
     except UserError as error:
         print(f"asymgrpo: error: {error}", file=sys.stderr)
         return ExitCode.BAD_INPUT

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Status(StrEnum):
@@ -15,6 +15,11 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     ERROR = "error"
 
+    @property
+    def failed(self) -> bool:
+        """Whether the verifier itself failed, so that nothing is known about the completion."""
+        return self in (Status.TIMEOUT, Status.ERROR)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -24,14 +29,31 @@ class Verdict:
         correct: Whether the answer is right. Binary: it alone decides the group accuracy p.
         status: `ok` if an answer was found and judged, `no_answer` if none was found (then `correct` is False),
             `timeout` or `error` if the verifier itself failed.
+        detail: Why the verifier failed, in one line; empty otherwise.
     """
 
     correct: bool
     status: Status = Status.OK
+    detail: str = ""
 
 
 class Verifier(ABC):
-    """Judges completions. Model output is untrusted: a verifier parses text, it never evaluates it."""
+    """Judges completions. Model output is untrusted: a verifier parses text, it never evaluates it.
+
+    Verifiers travel to worker processes, so they must be picklable: keep plain settings on `self`, and build what is
+    costly on first use.
+    """
+
+    isolated: ClassVar[bool] = True
+    """Whether it runs in a worker process under a time limit. Only a verifier whose work is bounded by its own lines
+    (no library, no regular expression that can backtrack) may say False and run in the training process."""
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Do once per process what every answer needs, such as importing a library.
+
+        Worker processes call it before the first answer, outside its time limit.
+        """
 
     @abstractmethod
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
@@ -40,5 +62,5 @@ class Verifier(ABC):
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Raise `ValueError` with the reason if no completion could ever be judged against this row.
 
-        Called on every row as it is read, so it must be cheap.
+        Called on every row as it is read, where `verify` runs too: in a worker if the verifier is isolated.
         """

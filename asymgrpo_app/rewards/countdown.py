@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 
@@ -67,6 +67,8 @@ class CountdownVerifier(Verifier):
     A completion that is no expression at all has the status `no_answer`; an expression with the wrong numbers or the
     wrong value is an answer that is not correct.
     """
+
+    isolated: ClassVar[bool] = False
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `numbers` (whole numbers) and `target` (a whole number)."""

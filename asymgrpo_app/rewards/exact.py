@@ -1,26 +1,34 @@
 """The verifier for short answers that have one spelling."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.extraction import last_boxed
 
 
 class ExactMatch(Verifier):
-    """Accepts a completion that equals `row["answer"]`, white space around both left out.
+    r"""Accepts a completion that equals `row["answer"]`, white space around both left out.
 
-    An empty completion has the status `no_answer`.
+    An empty completion, or one without a box where a box is asked for, has the status `no_answer`.
 
     Args:
         case_sensitive: Whether `Paris` and `paris` are different answers.
+        extract: What must equal the answer: `whole`, the completion; `boxed`, what its last complete \boxed{} holds.
     """
 
-    def __init__(self, case_sensitive: bool = True) -> None:
+    isolated: ClassVar[bool] = False
+
+    def __init__(self, case_sensitive: bool = True, extract: Literal["whole", "boxed"] = "whole") -> None:
+        if extract not in ("whole", "boxed"):
+            raise UserError(f'extract must be "whole" or "boxed", not {extract!r}')
         self.case_sensitive = case_sensitive
+        self.extract = extract
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, a string."""
-        given = self._normalise(completion)
+        given = self._normalise(completion if self.extract == "whole" else last_boxed(completion) or "")
         if not given:
             return Verdict(correct=False, status=Status.NO_ANSWER)
         return Verdict(correct=given == self._normalise(row["answer"]))

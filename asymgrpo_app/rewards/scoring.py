@@ -4,17 +4,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asymgrpo_app.rewards.base import Verdict, Verifier
+from asymgrpo_app.rewards.pool import VerifierPool
 
 
-def score(verifier: Verifier, completions: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+def score(
+    verifier: Verifier,
+    completions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    pool: VerifierPool | None = None,
+) -> list[Verdict]:
     """One verdict per completion, in order.
 
     Args:
         verifier: Judges each completion against its row.
         completions: N texts.
         rows: N mappings with at least `answer`.
+        pool: Where isolated verifiers run; a pool for this call alone if left out.
 
     Raises:
         ValueError: The two sequences differ in length.
     """
-    return [verifier.verify(text, row) for text, row in zip(completions, rows, strict=True)]
+    if len(completions) != len(rows):
+        raise ValueError(f"there are {len(completions)} completions, but {len(rows)} rows")
+    if pool is not None:
+        return pool.score([verifier] * len(rows), completions, rows)
+    with VerifierPool() as own_pool:
+        return own_pool.score([verifier] * len(rows), completions, rows)

@@ -1,5 +1,6 @@
 import pytest
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
 
 
@@ -42,3 +43,12 @@ def test_check_row_accepts_a_string() -> None:
 def test_check_row_refuses_what_no_completion_can_equal(row: dict[str, object]) -> None:
     with pytest.raises(ValueError, match='"answer" must be a string'):
         ExactMatch().check_row(row)
+
+
+def test_what_a_box_holds() -> None:
+    verifier = ExactMatch(extract="boxed")
+    assert verifier.verify(r"It is \boxed{ Paris }.", {"answer": "Paris"}) == Verdict(correct=True)
+    assert verifier.verify(r"It is \boxed{Rome}.", {"answer": "Paris"}) == Verdict(correct=False)
+    assert verifier.verify("Paris", {"answer": "Paris"}) == Verdict(correct=False, status=Status.NO_ANSWER)
+    with pytest.raises(UserError, match='extract must be "whole" or "boxed", not \'last\''):
+        ExactMatch(extract="last")  # type: ignore[arg-type]

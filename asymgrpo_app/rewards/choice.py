@@ -1,0 +1,90 @@
+"""The verifier for multiple choice."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed, tail
+
+_PHRASE = re.compile(
+    r"\b(?:answer|option|choice)\b[ \t]{0,4}(?:is\b|:|=)?[ \t]{0,4}(?:\*\*|:|[ \t]){0,4}", re.IGNORECASE
+)
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
+
+
+class MultipleChoice(Verifier):
+    r"""Accepts a completion that chooses the letter in `row["answer"]`.
+
+    The letter is looked for in this order, and the first place that names any letter decides; if it names several
+    different ones (`A or B`), or if there is no such place, the status is `no_answer`:
+
+    1. the last complete \boxed{} in the last 20,000 characters: `C`, `(C)`, `\text{C}`, `C. Paris`;
+    2. the last `answer is`, `answer:`, `option` or `choice` that a letter follows, in the last 2,000 characters:
+       `Answer: (C)`;
+    3. the last line that is not empty, where the letter stands alone: `C`, `(C)`, `**C**`, `C. Paris`.
+
+    In a box and in brackets small letters count, too; elsewhere they are words. A box without a letter is no answer.
+
+    Args:
+        choices: The letters to choose from, e.g. `ABCD`; two or more different capital letters.
+    """
+
+    isolated: ClassVar[bool] = False
+
+    def __init__(self, choices: str = "ABCD") -> None:
+        if not re.fullmatch(r"[A-Z]{2,26}", choices) or len(set(choices)) != len(choices):
+            raise UserError(f"choices must be two or more different capital letters, not {choices!r}")
+        self.choices = choices
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge one completion. The row has `answer`, one of the letters."""
+        letters = self._chosen(completion)
+        if len(letters) != 1:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return Verdict(correct=letters == {_letter(row["answer"])})
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Check that the reference is one of the letters.
+
+        Raises:
+            ValueError: `answer` is missing, no string, or not one of the choices.
+        """
+        answer = row.get("answer")
+        letter = _letter(answer) if isinstance(answer, str) else ""
+        if len(letter) != 1 or letter not in self.choices:
+            raise ValueError(f'"answer" must be one of the letters {self.choices}, not {answer!r:.100}')
+
+    def _chosen(self, completion: str) -> set[str]:
+        box = last_boxed(completion)
+        if box is not None:
+            return self._named(_TEXT_COMMAND.sub(r"\1", tail(box, FORMULA_TAIL_CHARS)), any_case=True)
+        text = tail(completion, FORMULA_TAIL_CHARS)
+        for phrase in reversed(list(_PHRASE.finditer(text))):
+            line = text[phrase.end() :].partition("\n")[0]
+            if self._standing(line).match(line):
+                return self._named(line)
+        lines = text.strip().splitlines()
+        return self._named(lines[-1]) if lines else set()
+
+    def _named(self, line: str, *, any_case: bool = False) -> set[str]:
+        """The different letters that a line names. After `C.` or `C:` at its start the rest explains the choice."""
+        line = line.strip().strip("*$ ")
+        if any_case and len(line.strip("().")) == 1:
+            line = line.upper()
+        start = re.match(rf"\(?([{self.choices}])(?:\)|[.:](?=\s|$))", line)
+        if start and not re.match(r"\s*(?:,|or\b|and\b|/)", line[start.end() :]):
+            return {start[1]}
+        return {(match[1] or match[2]).upper() for match in self._standing(line).finditer(line)}
+
+    def _standing(self, line: str) -> re.Pattern[str]:
+        """A letter that stands alone: in brackets, or a capital that is no part of a word nor the word A or I."""
+        small = self.choices.lower()
+        bracketed = rf"\(([{self.choices}{small}])\)"
+        bare = rf"(?<![A-Za-z0-9_'\\(])([{self.choices}])(?![A-Za-z0-9_'])(?!(?<=[AI]) (?!or |and )[a-z])"
+        return re.compile(rf"{bracketed}|{bare}")
+
+
+def _letter(answer: str) -> str:
+    return _TEXT_COMMAND.sub(r"\1", answer[:100]).strip("() .\n").upper()

@@ -1,0 +1,114 @@
+r"""Reading written numbers: `-1,234.5`, `1.5e-3`, `3/4`, `2\frac{1}{3}`, `12.5\%`. Exact, and bounded in work."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+MAX_DIGITS: Final = 1_000
+MAX_EXPONENT: Final = 1_000
+"""Longer numbers and larger powers of ten are not read: a completion may hold megabytes of digits, or 1e999999999."""
+
+# [0-9] and not \d: \d also matches other scripts' digits. A number that a letter or another digit stands directly
+# before belongs to a word (x2, GPT4) or to a number that could not be read.
+_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_POWER = (
+    r"(?:[eE][-+]?[0-9]+(?![0-9A-Za-z])|\s?(?:\\times|\\cdot|×|\*)\s?10\s?\^\s?(?:\{\s?[-+]?[0-9]+\s?\}|[-+]?[0-9]+))"
+)
+_SCALED = rf"{_PLAIN}{_POWER}?"
+_FRACTION = (
+    r"(?:(?P<whole>[0-9]{1,9})\s?)?"
+    rf"\\[dtc]?frac\s?\{{\s?(?P<top>[-+]?{_PLAIN})\s?\}}\s?\{{\s?(?P<bottom>{_PLAIN})\s?\}}"
+)
+_SLASH = rf"(?P<left>{_SCALED})\s?/\s?(?P<right>[-+]?{_SCALED})"
+# In 5-3 and 5 - 3 the last number is 3, in "is -3" and "= - 3" it is -3.
+_SIGN = r"(?P<sign>(?<![0-9A-Za-z)\]}.])(?:[-+−]|(?<![0-9)\]}] )[-+−]\s))?"
+NUMBER: Final = re.compile(
+    rf"(?<![0-9A-Za-z_.]){_SIGN}(?:{_FRACTION}|{_SLASH}|(?P<scaled>{_SCALED}))(?P<percent>\s?\\?%)?"
+)
+_POWER_START = re.compile(r"[eE]|\\times|\\cdot|×|\*")
+
+
+@dataclass(frozen=True)
+class WrittenNumber:
+    """A number as it was written.
+
+    Attributes:
+        value: What it is worth; of `5%` 5, see `percent`.
+        percent: Whether a percent sign follows.
+        decimals: Digits after the decimal point; None if it is not written with one.
+    """
+
+    value: Fraction
+    percent: bool = False
+    decimals: int | None = None
+
+    def candidates(self) -> tuple[Fraction, ...]:
+        """The values it may stand for: 5% is 0.05, but an answer in percent is often written without its sign."""
+        return (self.value, self.value / 100) if self.percent else (self.value,)
+
+
+def parse_number(text: str) -> WrittenNumber | None:
+    """Read a text that is one number from end to end.
+
+    Returns:
+        The number, or None if the text is something else, divides by zero, or has more than `MAX_DIGITS` characters or
+        a power of ten beyond `MAX_EXPONENT`.
+    """
+    text = text.strip()
+    if len(text) > MAX_DIGITS:
+        return None
+    match = NUMBER.fullmatch(text)
+    return None if match is None else _read(match)
+
+
+def last_number(text: str) -> str | None:
+    """The last number in a text as it stands there, or None. Takes time linear in the text for any realistic text."""
+    last = None
+    for match in NUMBER.finditer(text):
+        last = match
+    return None if last is None else last[0]
+
+
+def _read(match: re.Match[str]) -> WrittenNumber | None:
+    try:
+        value = _magnitude(match)
+    except (ZeroDivisionError, OverflowError):
+        return None
+    if value is None:
+        return None
+    negative = (match["sign"] or "").strip() in ("-", "−")
+    _, point, decimals = (match["scaled"] or "").partition(".")
+    return WrittenNumber(
+        value=-value if negative else value,
+        percent=bool(match["percent"]),
+        decimals=len(decimals) if point and decimals.isdigit() else None,
+    )
+
+
+def _magnitude(match: re.Match[str]) -> Fraction | None:
+    if match["left"]:
+        return _scaled(match["left"]) / _scaled(match["right"])
+    if not match["top"]:
+        return _scaled(match["scaled"])
+    value = _scaled(match["top"]) / _scaled(match["bottom"])
+    if match["whole"]:
+        # 2\frac{7}{3} may be meant as a sum or as a product
+        return int(match["whole"]) + value if 0 < value < 1 else None
+    return value
+
+
+def _scaled(text: str) -> Fraction:
+    """The value of digits with a power of ten.
+
+    Raises:
+        OverflowError: The power of ten is beyond `MAX_EXPONENT`.
+    """
+    digits, *scale = _POWER_START.split(text, maxsplit=1)
+    value = Fraction(digits.strip().replace(",", ""))
+    if not scale:
+        return value
+    power = scale[0].rpartition("^")[2].strip("{} ")
+    if len(power.lstrip("+-0")) > len(str(MAX_EXPONENT)) or abs(int(power)) > MAX_EXPONENT:
+        raise OverflowError
+    return value * Fraction(10) ** int(power)

@@ -1,0 +1,106 @@
+"""The verifier for answers that are one number."""
+
+import math
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed, tail
+from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number, parse_number
+
+# What may stand around the number in a box: a currency sign, `x =`, a unit of at least two letters.
+_SPACING = re.compile(r"\\[!,;: ]|\s+")
+_DECORATION = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\^\{?\\circ\}?|\\?\$|[€£¥]")
+_NAMED = re.compile(r"\s?[A-Za-z]\s?=\s?")
+_UNIT = re.compile(r"\s?[A-Za-z]{2,30}(?: [A-Za-z]{2,30}){0,3}")
+
+
+class NumericMatch(Verifier):
+    r"""Accepts a number within a tolerance of `row["answer"]`: |given - answer| <= max(abs, rel * |answer|).
+
+    Numbers may have signs, thousands separators, a power of ten (1.5e-3, 1.5 \times 10^{-3}), a percent sign, or be
+    fractions (3/4, \frac{3}{4}). With a percent sign on one side only, 5% equals both 0.05 and 5. Arithmetic is exact.
+    nan, inf, other scripts' digits, and numbers of more than 1,000 characters or with a power of ten beyond 1,000 are
+    never right. Without a number the status is `no_answer`.
+
+    Args:
+        rel_tolerance: Allowed difference as a fraction of the answer, 0 or above.
+        abs_tolerance: Allowed difference, 0 or above.
+        extract: Where the number stands: `boxed`, the last complete \boxed{}, which must hold one number and at most a
+            unit; `last`, the last number in the last 2,000 characters; `boxed_or_last`, the box if there is one.
+    """
+
+    isolated: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        rel_tolerance: float = 0.0,
+        abs_tolerance: float = 0.0,
+        extract: Literal["boxed_or_last", "boxed", "last"] = "boxed_or_last",
+    ) -> None:
+        for name, value in (("rel_tolerance", rel_tolerance), ("abs_tolerance", abs_tolerance)):
+            if not math.isfinite(value) or value < 0:
+                raise UserError(f"{name} must be a finite number of 0 or above, not {value!r}")
+        if extract not in ("boxed_or_last", "boxed", "last"):
+            raise UserError(f'extract must be "boxed_or_last", "boxed" or "last", not {extract!r}')
+        self.rel_tolerance = rel_tolerance
+        self.abs_tolerance = abs_tolerance
+        self.extract = extract
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge one completion. The row has `answer`, a string that is a number."""
+        box = None if self.extract == "last" else last_boxed(completion)
+        if box is not None:
+            written = _only_number(box)
+        else:
+            written = None if self.extract == "boxed" else last_number(tail(completion, FORMULA_TAIL_CHARS))
+        if written is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        given, reference = parse_number(written), _reference(row)
+        return Verdict(correct=given is not None and reference is not None and self._equal(given, reference))
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Check that the reference is a number.
+
+        Raises:
+            ValueError: `answer` is missing, no string, or not one finite number.
+        """
+        if _reference(row) is None:
+            raise ValueError(f'"answer" must be a string that holds one number, not {row.get("answer")!r:.100}')
+
+    def _equal(self, given: WrittenNumber, reference: WrittenNumber) -> bool:
+        if given.percent == reference.percent:
+            return self._close(given.value, reference.value)
+        if reference.percent:
+            return self._close(given.value, reference.value) or self._close(given.value, reference.value / 100)
+        return self._close(given.value, reference.value) or self._close(given.value / 100, reference.value)
+
+    def _close(self, given: Fraction, reference: Fraction) -> bool:
+        allowed = max(Fraction(self.abs_tolerance), Fraction(self.rel_tolerance) * abs(reference))
+        return abs(given - reference) <= allowed
+
+
+def _reference(row: Mapping[str, Any]) -> WrittenNumber | None:
+    answer = row.get("answer")
+    if not isinstance(answer, str) or len(answer) > 2 * MAX_DIGITS:
+        return None
+    written = _only_number(answer)
+    return None if written is None else parse_number(written)
+
+
+def _only_number(text: str) -> str | None:
+    """The number in a text that holds nothing else but white space, a name and `=` before it and a unit after it."""
+    if len(text) > 2 * MAX_DIGITS:
+        return None
+    text = _SPACING.sub(lambda match: " " if match[0].isspace() else "", text)
+    text = _DECORATION.sub("", text).replace("{,}", ",").strip().rstrip(".").strip()
+    name = _NAMED.match(text)
+    text = text[name.end() :] if name else text
+    written = last_number(text)
+    if written is None or text.count(written) != 1 or not text.startswith(written):
+        return None
+    unit = text[len(written) :]
+    return written if not unit or _UNIT.fullmatch(unit) else None

@@ -1,0 +1,61 @@
+"""The verifier for answers that a regular expression finds."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+
+
+class RegexMatch(Verifier):
+    r"""Accepts a completion in which a group of the pattern's last match equals `row["answer"]`.
+
+    White space around both is left out. Without a match, or if the group is empty or took no part in it, the status is
+    `no_answer`.
+
+    Args:
+        pattern: A regular expression of Python, e.g. `<answer>(.*?)</answer>`; it is searched for from the left, and
+            `.` does not match line breaks unless the pattern says `(?s)`.
+        group: Number or name of the group that holds the answer; 0 is the whole match.
+        case_sensitive: Whether the pattern and the comparison tell capital from small letters.
+    """
+
+    def __init__(self, pattern: str, group: int | str = 1, case_sensitive: bool = True) -> None:
+        self.pattern = pattern
+        self.group = group
+        self.case_sensitive = case_sensitive
+        try:
+            compiled = self._compiled()
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UserError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+        known = group in compiled.groupindex if isinstance(group, str) else 0 <= group <= compiled.groups
+        if not known:
+            raise UserError(f"pattern {pattern!r} has no group {group!r}")
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge one completion. The row has `answer`, a string."""
+        last = None
+        for match in self._compiled().finditer(completion):
+            last = match
+        given = self._normalise((last[self.group] or "") if last else "")
+        if not given:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return Verdict(correct=given == self._normalise(row["answer"]))
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Check that there is an answer to compare with.
+
+        Raises:
+            ValueError: `answer` is missing, not a string, or only white space.
+        """
+        answer = row.get("answer")
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError('"answer" must be a string with at least one visible character')
+
+    def _compiled(self) -> re.Pattern[str]:
+        return re.compile(self.pattern, 0 if self.case_sensitive else re.IGNORECASE)
+
+    def _normalise(self, text: str) -> str:
+        text = text.strip()
+        return text if self.case_sensitive else text.casefold()
