@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from asymgrpo_app.environment import quiet_environment
 
 quiet_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a model hub
+_cache = tempfile.TemporaryDirectory(prefix="asymgrpo-test-cache-")
+os.environ["ASYMGRPO_CACHE"] = _cache.name  # no test may write to the user's own cache
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

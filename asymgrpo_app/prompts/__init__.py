@@ -1,7 +1,22 @@
 """Prompt sources, which hand out problems together with the verifier that knows their answers."""
 
-from asymgrpo_app.prompts.base import Prompt, PromptSource
+from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
 from asymgrpo_app.prompts.countdown import Countdown
+from asymgrpo_app.prompts.hub import HubDataset
 from asymgrpo_app.prompts.jsonl import JsonLines
+from asymgrpo_app.prompts.mixture import Mixture, WeightedSource
+from asymgrpo_app.prompts.parquet import ParquetFiles
+from asymgrpo_app.prompts.reasoning_gym import ReasoningGym
 
-__all__ = ["Countdown", "JsonLines", "Prompt", "PromptSource"]
+__all__ = [
+    "BadRow",
+    "Countdown",
+    "HubDataset",
+    "JsonLines",
+    "Mixture",
+    "ParquetFiles",
+    "Prompt",
+    "PromptSource",
+    "ReasoningGym",
+    "WeightedSource",
+]

@@ -2,10 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Verifier
+
+
+class BadRow(UserError):  # noqa: N818 (said of a row)
+    """A row that cannot be used; the message names the file, the line (or row) and the field."""
 
 
 @dataclass(frozen=True)
@@ -14,13 +19,17 @@ class Prompt:
 
     Attributes:
         uid: Stable name of the problem within its source, e.g. `countdown/0/17`.
-        text: The problem as it stands in the source, before any chat template.
+        text: The problem as it stands in the source, before any template.
         row: What the verifier gets beside the completion; has at least `answer`.
+        verifier: Judges the completions.
+        place: Where it stands, for messages, e.g. `data/mine.jsonl, line 17`; the uid if left empty.
     """
 
     uid: str
     text: str
     row: Mapping[str, Any]
+    verifier: Verifier = field(compare=False)
+    place: str = ""
 
 
 class PromptSource(ABC):
@@ -30,21 +39,38 @@ class PromptSource(ABC):
     `UserError`.
     """
 
-    verifier: Verifier
     size: int | None = None
     """Number of prompts of a source that ends; None for an endless one."""
+
+    def __str__(self) -> str:
+        return type(self).__name__
 
     @abstractmethod
     def at(self, position: int, seed: int) -> Prompt:
         """The prompt at `position` (0, 1, 2, ...) of the endless training stream that `seed` orders.
 
         A pure function of its arguments, so a resumed run continues with exactly the next prompt.
+
+        Raises:
+            BadRow: The row at this position cannot be used. The verifier's own check of the row is left to the caller.
         """
+
+    def nth(self, index: int) -> Prompt:
+        """The prompt `index` (from 0, below `size`) in the source's own order. Only sources that end have it.
+
+        Raises:
+            BadRow: The row cannot be used.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is endless")
+
+    def finite_parts(self) -> "list[PromptSource]":
+        """The sources that end among those this one is made of: what can be looked through before a run."""
+        return [] if self.size is None else [self]
 
     @abstractmethod
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
-        """The first `limit` distinct prompts in a fixed order that no run seed changes, for evaluation.
+        """The first `limit` prompts in a fixed order that no run seed changes, for evaluation and for checks.
 
         Raises:
-            UserError: The source is endless and `limit` is None, or it holds no prompts.
+            UserError: The source is endless and `limit` is None, it holds no prompts, or one of them cannot be used.
         """

@@ -55,6 +55,7 @@ class Countdown(PromptSource):
             uid=f"countdown/{self.split}/{seed}/{position}",
             text=f"{' '.join(map(str, numbers))} {target}>",
             row={"numbers": numbers, "target": target, "answer": expression},
+            verifier=self.verifier,
         )
 
     def fixed(self, limit: int | None) -> Sequence[Prompt]:

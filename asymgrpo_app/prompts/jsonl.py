@@ -1,9 +1,11 @@
-"""A user's own problems: one JSON object with a prompt and an answer per line."""
+"""Problems from JSON Lines: one JSON object with a prompt and an answer per line."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,160 +13,212 @@ import numpy as np
 import numpy.typing as npt
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.prompts.base import Prompt, PromptSource
+from asymgrpo_app.prompts.base import BadRow
+from asymgrpo_app.prompts.cache import cached
+from asymgrpo_app.prompts.files import SourceFile, expand, shown, unique_names
+from asymgrpo_app.prompts.rows import Row, RowSource, shown_value
 from asymgrpo_app.rewards.base import Verifier
-from asymgrpo_app.rewards.exact import ExactMatch
 
-_SHOWN_CHARS = 60
-_ORDERS_KEPT = 2  # a step may straddle two epochs
+MEGABYTE = 2**20
+
+_INDEXED_FROM = MEGABYTE
+"""Bytes from which on a file's index is kept on disk; below, it is made anew each time and stays in memory."""
+
+_LONGEST_LINE = 64 * MEGABYTE
+_CHUNK = 2 * MEGABYTE
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NEWLINE = ord("\n")
+_IS_SPACE = np.isin(np.arange(256), list(b" \t\n\r\v\f"))
+
+_ENTRY = struct.Struct("<2Q")
+_TWO_ENTRIES = struct.Struct("<4Q")
+_INDEX_KIND = "lines1"
+
+Entries = npt.NDArray[np.uint64]
 
 
-class JsonLines(PromptSource):
-    """Problems from a UTF-8 file with one JSON object per line, e.g. `{"prompt": "2 + 2 =", "answer": "4"}`.
+class JsonLines(RowSource):
+    """Problems from UTF-8 files with one JSON object per line, e.g. `{"prompt": "2 + 2 =", "answer": "4"}`.
 
-    The whole file is read and checked at construction. Blank lines are skipped, and of several lines with the same
-    prompt text only the first is kept. A row is the line's object, with the answer as a string under `answer`; so a
-    verifier finds every other field of the line too. The uid is `<file name>/<line number>`.
+    Blank lines are skipped. The verifier finds every field of the line, and the answer as a string under `answer`. The
+    uid is `<file name>/<line number>`; of several files with the same name, with the folders in which they differ.
+
+    No file is held in memory: lines are found through an index, which is made in one pass and, for files of a megabyte
+    or more, kept in the folder `$ASYMGRPO_CACHE` (default `~/.cache/asymgrpo`). Lines are parsed when they are needed.
 
     Args:
-        path: The file, relative to the working directory.
-        prompt_field: The field of the prompt, a string that is not empty.
-        answer_field: The field of the right answer, a string that is not empty or a number.
+        path: The file, relative to the working directory, a pattern such as `data/*.jsonl`, or a list of both.
+        prompt_field: The field of the prompt, a string that is not empty (or a list with one chat message of the role
+            `user`); for a field within a field, names joined by dots, e.g. `extra_info.question`.
+        answer_field: The field of the right answer, a string that is not empty or a number; named likewise.
         verifier: What judges the completions; exact match if left out.
 
     Raises:
-        UserError: The file cannot be read, holds no problem, or a line is broken or does not suit the verifier.
+        UserError: A file cannot be read, or there is no line.
     """
 
     def __init__(
-        self, path: str, prompt_field: str = "prompt", answer_field: str = "answer", verifier: Verifier | None = None
+        self,
+        path: str | list[str],
+        prompt_field: str = "prompt",
+        answer_field: str = "answer",
+        verifier: Verifier | None = None,
     ) -> None:
         self.path = path
-        self.prompt_field = prompt_field
-        self.answer_field = answer_field
-        self.verifier = ExactMatch() if verifier is None else verifier
-        self._orders: dict[tuple[int, int], npt.NDArray[np.intp]] = {}
-        by_text: dict[str, Prompt] = {}
-        for line_number, line in _numbered_lines(path):
-            prompt = self._read_line(line, line_number)
-            by_text.setdefault(prompt.text, prompt)
-        if not by_text:
-            raise UserError(f"{path} holds no prompts: write one JSON object per line.")
-        self._prompts = list(by_text.values())
-        self.size = len(self._prompts)
+        table = JsonTable(expand(path))
+        if not len(table):
+            raise UserError(f"{shown(path)} holds no prompts: write one JSON object per line.")
+        super().__init__(table, prompt_field, answer_field, verifier)
 
-    def at(self, position: int, seed: int) -> Prompt:
-        """The prompt at `position`: every epoch is one pass over the file in an order drawn from (seed, epoch)."""
-        epoch, place = divmod(position, len(self._prompts))
-        return self._prompts[int(self._order(seed, epoch)[place])]
+    def __str__(self) -> str:
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
 
-    def fixed(self, limit: int | None) -> Sequence[Prompt]:
-        """The first `limit` prompts in the order of the file; all of them for None or if there are fewer.
+
+@dataclass(frozen=True)
+class LineIndex:
+    """Where the lines of a file are that are not blank.
+
+    The entries are pairs (first byte, line number from 1), and at last (size of the file, number of lines + 1): in
+    memory, or in a file that is read entry by entry. A mapped file would be simpler, but all of its pages would soon
+    count as this process's memory.
+    """
+
+    entries: "Entries | SourceFile"
+
+    def __len__(self) -> int:
+        if isinstance(self.entries, SourceFile):
+            return self.entries.size // _ENTRY.size - 1
+        return len(self.entries) - 1
+
+    def line(self, index: int) -> tuple[int, int, int]:
+        """First byte, end (white space and blank lines may follow the line within it) and number of a line."""
+        if isinstance(self.entries, SourceFile):
+            content = self.entries.read(index * _ENTRY.size, _TWO_ENTRIES.size)
+            start, number, end, _ = _TWO_ENTRIES.unpack(content)
+        else:
+            (start, number), (end, _) = self.entries[index : index + 2].tolist()
+        return start, end, number
+
+
+class JsonTable:
+    """The lines of several files, one file after the other.
+
+    Args:
+        paths: The files.
+
+    Raises:
+        UserError: One of them cannot be read.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            if path.endswith((".gz", ".bz2", ".xz", ".zst")):
+                raise UserError(f"{path} is compressed, and lines can be found in plain text only: unpack it first.")
+        self._names = unique_names(paths)
+        self._files = [SourceFile.find(path) for path in paths]
+        self._indexes = [index_lines(file) for file in self._files]
+        self._ends = list(accumulate(map(len, self._indexes)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def row(self, index: int) -> Row:
+        """The object of line `index`, from 0, blank lines left out.
 
         Raises:
-            UserError: `limit` is not positive.
+            BadRow: The line is no JSON object.
         """
-        if limit is not None and limit < 1:
-            raise UserError(f"{self.path}: a limit of {limit} leaves no prompts, use a positive one.")
-        return self._prompts[:limit]
-
-    def _order(self, seed: int, epoch: int) -> npt.NDArray[np.intp]:
-        """The permutation of an epoch, a pure function of (seed, epoch) and the number of prompts."""
-        order = self._orders.get((seed, epoch))
-        if order is None:
-            digest = blake2b(f"jsonl order {seed} {epoch}".encode(), digest_size=16).digest()
-            # Raw bits and a stable sort: numpy promises the same PCG64 bits in every version, but not the same shuffle.
-            keys = np.random.PCG64(int.from_bytes(digest, "big")).random_raw(len(self._prompts))
-            order = np.argsort(keys, kind="stable")
-            while len(self._orders) >= _ORDERS_KEPT:
-                del self._orders[next(iter(self._orders))]
-            self._orders[seed, epoch] = order
-        return order
-
-    def _read_line(self, line: str, line_number: int) -> Prompt:
-        place = f"{self.path}, line {line_number}"
-        value = _parse_json(line, place)
-        if not isinstance(value, dict):
-            raise UserError(f"{place}: expected a JSON object with {self._fields()}, not {_shown(line)}.")
-        text = self._field(value, self.prompt_field, place)
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{place}: {self.prompt_field!r} must be a string that is not empty, not {_shown(text)}.")
-        answer = _answer_text(self._field(value, self.answer_field, place))
-        if answer is None:
-            seen = _shown(value[self.answer_field])
-            raise UserError(
-                f"{place}: {self.answer_field!r} must be a string that is not empty or a number, not {seen}."
+        which = bisect_right(self._ends, index)
+        file = self._files[which]
+        first_of_file = self._ends[which] - len(self._indexes[which])
+        start, end, number = self._indexes[which].line(index - first_of_file)
+        place = f"{file.shown}, line {number}"
+        if end - start > _LONGEST_LINE:
+            raise BadRow(
+                f"{place}: the line has {end - start:,} bytes, more than {_LONGEST_LINE:,}: write one JSON object per "
+                "line."
             )
-        row = {**value, "answer": answer}
-        try:
-            self.verifier.check_row(row)
-        except ValueError as error:
-            name = type(self.verifier).__name__
-            raise UserError(f"{place}: {name} cannot judge this line: {error}, seen {_shown(value)}.") from error
-        return Prompt(uid=f"{Path(self.path).name}/{line_number}", text=text, row=row)
-
-    def _field(self, value: Mapping[str, Any], field: str, place: str) -> Any:
-        if field not in value:
-            raise UserError(f"{place}: the field {field!r} is missing, the line has {_shown(list(value))}.")
-        if isinstance(value[field], str) and not _is_unicode(value[field]):
-            raise UserError(
-                f"{place}: {field!r} holds half a surrogate pair, which is no text: {_shown(value[field])}."
-            )
-        return value[field]
-
-    def _fields(self) -> str:
-        return f"the fields {self.prompt_field!r} and {self.answer_field!r}"
+        value = _parse_json(_decoded(file.read(start, end - start), place), place)
+        return Row(uid=f"{self._names[which]}/{number}", place=place, fields=value)
 
 
-def _numbered_lines(path: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank with their numbers from 1."""
+def index_lines(file: SourceFile) -> LineIndex:
+    """Find the lines of a file, or take them from the cache."""
+    if file.size < _INDEXED_FROM:
+        return LineIndex(np.concatenate(list(_entries(file))))
+
+    def build(path: Path) -> None:
+        with path.open("wb") as index:
+            for entries in _entries(file):
+                index.write(entries.astype("<u8").data)
+
+    return LineIndex(SourceFile.find(str(cached(file, _INDEX_KIND, build))))
+
+
+def _entries(file: SourceFile) -> Iterator[Entries]:
+    """Yield the entries of a file's index as arrays of shape (lines, 2), without parsing the lines."""
+    position = len(_BYTE_ORDER_MARK) if _starts_with_mark(file) else 0
+    number = 1
+    line_begins = True  # at `position`
+    while position < file.size:
+        chunk = np.frombuffer(file.read(position, min(_CHUNK, file.size - position)), np.uint8)
+        starts = np.flatnonzero(chunk == _NEWLINE) + 1
+        if line_begins:
+            starts = np.insert(starts, 0, 0)
+        line_begins = bool(len(starts)) and starts[-1] == len(chunk)
+        if line_begins:
+            starts = starts[:-1]
+        numbers = np.arange(number, number + len(starts))
+        number += len(starts)
+        first_bytes = chunk[starts]
+        kept = first_bytes != _NEWLINE
+        for suspect in np.flatnonzero(kept & _IS_SPACE[first_bytes]):
+            kept[suspect] = not _is_blank(file, position + int(starts[suspect]))
+        yield np.stack([starts[kept] + position, numbers[kept]], axis=1).astype(np.uint64)
+        position += len(chunk)
+    yield np.array([[file.size, number]], np.uint64)
+
+
+def _starts_with_mark(file: SourceFile) -> bool:
+    return file.read(0, min(len(_BYTE_ORDER_MARK), file.size)) == _BYTE_ORDER_MARK
+
+
+def _is_blank(file: SourceFile, start: int) -> bool:
+    """Whether the line that begins at `start` holds only white space."""
+    length = 64
+    while start < file.size:
+        piece, newline, _ = file.read(start, min(length, file.size - start)).partition(b"\n")
+        if piece.strip():
+            return False
+        if newline:
+            break
+        start += length
+        length = _CHUNK
+    return True
+
+
+def _decoded(line: bytes, place: str) -> str:
     try:
-        with Path(path).open("rb") as file:
-            # Bytes, since text mode would also end lines at a lone carriage return and decode beyond the line at fault.
-            for line_number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if line_number == 1 else "utf-8").rstrip()
-                except UnicodeDecodeError as error:
-                    seen = _shown(line[error.start : error.end])
-                    raise UserError(f"{path}, line {line_number}: not UTF-8 text, seen the bytes {seen}.") from error
-                if text:
-                    yield line_number, text
-    except OSError as error:
-        raise UserError(f"Cannot read the prompt file {path!r}: {error.strerror or error}.") from error
+        return line.decode().rstrip()
+    except UnicodeDecodeError as error:
+        seen = shown_value(line[error.start : error.end])
+        raise BadRow(f"{place}: not UTF-8 text, seen the bytes {seen}.") from error
 
 
-def _parse_json(line: str, place: str) -> object:
+def _parse_json(line: str, place: str) -> dict[str, Any]:
     try:
-        return json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         reason = f"{error.msg.lower()} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # NaN and the like, numerals of thousands of digits, deep nesting
         reason = str(error).lower()
-    raise UserError(f"{place}: not JSON ({reason}), seen {_shown(line)}.")
+    else:
+        if isinstance(value, dict):
+            return value
+        raise BadRow(f"{place}: expected a JSON object, not {shown_value(line)}.")
+    raise BadRow(f"{place}: not JSON ({reason}), seen {shown_value(line)}.")
 
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
-
-
-def _answer_text(answer: object) -> str | None:
-    """The answer as a string, or None if it is none."""
-    if isinstance(answer, str):
-        return answer if answer.strip() else None
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-        return None
-    return str(answer)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shown(value: object) -> str:
-    """The value as it goes into an error message: one short line of printable characters."""
-    text = ascii(value) if isinstance(value, str | bytes) else json.dumps(value)
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."

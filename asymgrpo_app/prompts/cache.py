@@ -1,0 +1,87 @@
+"""Files that are costly to make and cheap to keep: indexes of lines, Parquet in a form that can be read row by row."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.prompts.files import SourceFile
+
+
+def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path:
+    """The file made from `source` by `build`, made now unless it is there.
+
+    It lies in `$ASYMGRPO_CACHE`, or `~/.cache/asymgrpo`, under a name of the source's path, size and time of change, so
+    a source that changed gets a new one. It appears at once and whole: several processes may make it at the same time.
+    Where the cache cannot be written, it lies in a temporary folder that ends with this process.
+
+    Args:
+        source: What it is made from.
+        kind: Ending of the name; has to change when `build` does.
+        build: Writes the file at the path it is given.
+
+    Raises:
+        UserError: No place for it can be written.
+    """
+    identity = f"{source.path}\0{source.size}\0{source.mtime_ns}"
+    name = f"{blake2b(identity.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.{kind}"
+    path = _cache_folder() / name
+    if _is_readable(path):
+        return path
+    try:
+        return _make(path, build)
+    except OSError:
+        path = _temporary_folder() / name
+    if path.exists():
+        return path
+    try:
+        return _make(path, build)
+    except OSError as error:
+        raise UserError(
+            f"Neither {str(_cache_folder())!r} nor {str(path.parent)!r} takes the index of {source.path!r}: "
+            f"{error.strerror or error}; set ASYMGRPO_CACHE to a folder with space."
+        ) from error
+
+
+def _make(path: Path, build: Callable[[Path], None]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    unfinished = Path(name)
+    try:
+        build(unfinished)
+        os.fsync(descriptor)  # a crash of the machine must not leave a file with its final name and half its content
+        return unfinished.rename(path)
+    finally:
+        os.close(descriptor)
+        unfinished.unlink(missing_ok=True)
+
+
+def _cache_folder() -> Path:
+    """Where the files are kept."""
+    return Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:
+        return False
+
+
+@cache
+def _temporary_folder() -> Path:
+    """One for this process and those it forks; it ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="asymgrpo-"))
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder

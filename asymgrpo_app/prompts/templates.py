@@ -1,0 +1,106 @@
+"""How a problem is put to the policy: through the tokenizer's chat template, or as plain text for a base model."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from transformers import PreTrainedTokenizerBase
+
+from asymgrpo_app.errors import UserError
+
+PLACEHOLDER = "{prompt}"
+MATH_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+class Template(ABC):
+    """Renders the text of a problem. Configured by `class_path` and `init_args`."""
+
+    adds_special_tokens: ClassVar[bool] = False
+    """Whether the tokenizer puts its own special tokens (a token of the beginning) around what was rendered."""
+
+    @abstractmethod
+    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The text that is tokenized and completed."""
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise `UserError` if this tokenizer cannot render it."""
+
+
+class PlainTemplate(Template):
+    """Plain text, for base models.
+
+    Args:
+        format: The text around the problem; `{prompt}` stands for the problem, all other braces for themselves.
+    """
+
+    adds_special_tokens: ClassVar[bool] = True
+
+    def __init__(self, format: str = PLACEHOLDER) -> None:  # noqa: A002 (the key of the config)
+        if format.count(PLACEHOLDER) != 1:
+            raise UserError(f"format of a template must hold {PLACEHOLDER} once, got {format!r}.")
+        self.before, self.after = format.split(PLACEHOLDER)
+
+    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        return f"{self.before}{text}{self.after}"
+
+
+class ChatTemplate(Template):
+    """The tokenizer's own chat template, with the problem as the user's message.
+
+    Args:
+        system: The system message; null: none (a template may then add its own).
+        format: The user's message; `{prompt}` stands for the problem, all other braces for themselves.
+        chat_template_kwargs: What the template takes beside the messages, e.g. `{enable_thinking: false}` for Qwen3.
+    """
+
+    def __init__(
+        self,
+        system: str | None = None,
+        format: str = PLACEHOLDER,  # noqa: A002 (the key of the config)
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        self.system = system
+        self.message = PlainTemplate(format)
+        self.chat_template_kwargs = chat_template_kwargs or {}
+        if reserved := sorted({"conversation", "tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs)):
+            raise UserError(f"chat_template_kwargs of a template must leave {', '.join(reserved)} to this program.")
+
+    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages = [*system, {"role": "user", "content": self.message.render(text, tokenizer)}]
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+            )
+        )
+
+    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if tokenizer.chat_template is None:
+            raise UserError(
+                f"data.template is {type(self).__name__}, but the tokenizer of {tokenizer.name_or_path} has no chat "
+                "template: use PlainTemplate, or an instruct model."
+            )
+        try:
+            self.render("1 + 1", tokenizer)
+        except Exception as error:  # templates are programs of the model's authors and raise what they like
+            raise UserError(
+                f"The chat template of {tokenizer.name_or_path} does not take these settings of data.template: {error}."
+            ) from error
+
+
+class MathChat(ChatTemplate):
+    r"""For mathematics with a chat model: asks for reasoning and for the final answer in \boxed{}.
+
+    Args:
+        system: The system message; null: none (a template may then add its own).
+        chat_template_kwargs: What the template takes beside the messages, e.g. `{enable_thinking: false}` for Qwen3.
+    """
+
+    def __init__(self, system: str | None = None, chat_template_kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__(system, f"{PLACEHOLDER}\n{MATH_INSTRUCTION}", chat_template_kwargs)
+
+
+class MathPlain(PlainTemplate):
+    r"""For mathematics with a base model: problem and solution as paragraphs, the answer asked for in \boxed{}."""
+
+    def __init__(self) -> None:
+        super().__init__(f"Problem:\n{PLACEHOLDER}\n{MATH_INSTRUCTION}\n\nSolution:\n")
