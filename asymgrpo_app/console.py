@@ -1,15 +1,23 @@
 """What is said on the terminal, and what is kept quiet."""
 
 import logging
+import sys
 import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+
+def printable(text: str) -> str:
+    """The text with control characters, half surrogate pairs and the like as escapes: a terminal obeys them."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """Print a line, on the first rank alone."""
-    print(text, flush=True)
+    """Print a line, on the first rank alone; above the progress bar where there is one."""
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 def quiet_libraries() -> None:

@@ -1,21 +1,32 @@
 """Prompts for training and evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from asymgrpo_app.algorithm.metrics import Mean
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import load_tokenizer
-from asymgrpo_app.prompts.base import Prompt, PromptSource
+from asymgrpo_app.prompts.base import PromptSource
+from asymgrpo_app.prompts.inspection import BEFORE_A_RUN, Depth, Inspection, fingerprint, inspect
+from asymgrpo_app.prompts.screening import Encoder, Reason, Rejected, Tally, screen
+from asymgrpo_app.prompts.templates import PlainTemplate, Template
+from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rollout.seeds import derive_seed
 from asymgrpo_app.rollout.types import EncodedPrompt, PromptBatch
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
+_ATTEMPTS = 50  # prompts tried in one place of a step before the source is called unusable
+
+Place = tuple[int, int]
+"""A place of a step: the index of its prompt over all ranks, and the update it belongs to."""
 
 
 @dataclass
@@ -29,6 +40,7 @@ class EvaluationSet:
         pass_at: The k of each pass@k to report, at most `samples`; null: `samples`.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus size in (0, 1].
+        template: How the problems are put to the policy; null: as `data.template` says.
     """
 
     source: PromptSource
@@ -37,6 +49,7 @@ class EvaluationSet:
     pass_at: list[int] | None = None
     temperature: float = 1.0
     top_p: float = 1.0
+    template: Template | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -62,18 +75,22 @@ class PromptDataModule(LightningDataModule):
     """Streams the prompts of each RL step, and the problems of each evaluation set.
 
     The prompts of a step are a pure function of (seed, step), whatever the number of ranks; a resumed run goes on with
-    exactly the next ones.
+    exactly the next ones. A prompt that cannot be used is replaced by another one of the source, and counted.
 
     Args:
         train: Source of training prompts; not needed to validate or test.
         prompts_per_step: Prompts of one RL step over all ranks; each is completed `rollout.group_size` times.
         validation: Evaluation sets by name; the name becomes part of the metrics' names.
         repeat_steps: Train on the prompts of the first n steps again and again (for debugging); null: always new ones.
-        max_prompt_tokens: Longest prompt in tokens, after the template.
-        use_chat_template: Whether prompts go through the tokenizer's chat template as a user's message.
+        template: How problems are put to the policy, by `class_path`; plain text if left out.
+        max_prompt_tokens: Longest prompt in tokens, after the template. Longer ones are left out and counted.
+        bad_rows: What a broken row of the training data does, e.g. one without an answer: `stop` the run with a
+            sentence that names it, or `skip` it and count it. In an evaluation set it always stops.
+        verifiers: The processes that judge completions.
         tokenizer: Folder or hub id of the tokenizer; follows `model.policy`.
         updates_per_step: Optimizer updates a step is shared out to; follows `model.updates_per_step`.
         seed: Seed of the prompt order; follows `seed_everything`.
+        use_chat_template: No longer used; see `template`.
     """
 
     def __init__(
@@ -83,12 +100,20 @@ class PromptDataModule(LightningDataModule):
         prompts_per_step: int = 64,
         validation: dict[str, EvaluationSet] | None = None,
         repeat_steps: int | None = None,
+        template: Template | None = None,
         max_prompt_tokens: int = 1024,
-        use_chat_template: bool = False,
+        bad_rows: Literal["stop", "skip"] = "stop",
+        verifiers: VerifierPoolConfig = VerifierPoolConfig(),  # noqa: B008 (frozen)
         updates_per_step: int = 1,
         seed: int = 0,
+        use_chat_template: bool | None = None,
     ) -> None:
         super().__init__()
+        if use_chat_template is not None:
+            raise UserError(
+                "data.use_chat_template is no longer used: set data.template to "
+                f"{'ChatTemplate' if use_chat_template else 'PlainTemplate'}."
+            )
         if prompts_per_step < 1:
             raise UserError(f"data.prompts_per_step must be at least 1, got {prompts_per_step}.")
         if repeat_steps is not None and repeat_steps < 1:
@@ -105,109 +130,204 @@ class PromptDataModule(LightningDataModule):
         self.prompts_per_step = prompts_per_step
         self.repeat_steps = repeat_steps
         self.evaluation_sets = validation or {}
+        self.template = template or PlainTemplate()
         self.max_prompt_tokens = max_prompt_tokens
-        self.use_chat_template = use_chat_template
+        self.bad_rows = bad_rows
+        self.pool = VerifierPool(verifiers)
         self.updates_per_step = updates_per_step
         self.seed = seed
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._problems: dict[str, Sequence[Prompt]] = {}
+        self._problems: dict[str, tuple[list[EncodedPrompt], Tally]] = {}
 
-    @property
+    @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The policy's tokenizer, loaded on first use."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.tokenizer_path)
-            if self.use_chat_template and self._tokenizer.chat_template is None:
-                raise UserError(
-                    f"data.use_chat_template is true, but the tokenizer of {self.tokenizer_path} has no chat template."
-                )
-        return self._tokenizer
+        return load_tokenizer(self.tokenizer_path)
 
-    def evaluation_problems(self, name: str) -> Sequence[Prompt]:
-        """The problems of one evaluation set, in their fixed order."""
-        if name not in self._problems:
-            chosen = self.evaluation_sets[name]
-            self._problems[name] = chosen.source.fixed(chosen.limit)
-        return self._problems[name]
+    # ---- training ----
 
     def training_batch(self, step: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
         """The prompts of RL step `step` (from 0) that `rank` works on.
 
         Which update a prompt belongs to is decided over all ranks first, and then each update's share is dealt out, so
         the split over ranks changes no update.
+
+        Raises:
+            UserError: A row is broken and `bad_rows` is `stop`, or hardly any prompt can be used.
+        """
+        share = self.prompts_per_step // self.updates_per_step
+        first = (step % self.repeat_steps if self.repeat_steps else step) * self.prompts_per_step
+        places = [
+            (index, index // share) for index in range(self.prompts_per_step) if index % share % world_size == rank
+        ]
+
+        def draw(index: int, attempt: int) -> tuple[int, int]:
+            return first + index, derive_seed("spare", self.seed, attempt) if attempt else self.seed
+
+        batch = PromptBatch("train", step, [])
+        batch.prompts = self._fill(batch, places, draw)
+        return batch
+
+    def replacements(
+        self, batch: PromptBatch, round_number: int, replaced: Sequence[EncodedPrompt]
+    ) -> list[EncodedPrompt]:
+        """Fresh prompts in the place of others (dynamic sampling): a function of seed, step, round and place.
+
+        They come from the beginning of a stream of their own, so they may repeat prompts that other steps have.
+        """
+
+        def draw(index: int, attempt: int) -> tuple[int, int]:
+            spare = ("spare", attempt) if attempt else ()
+            return index, derive_seed("replacement", self.seed, batch.step, round_number, *spare)
+
+        return self._fill(batch, [(prompt.index, prompt.update) for prompt in replaced], draw)
+
+    def _fill(
+        self, batch: PromptBatch, places: Sequence[Place], draw: Callable[[int, int], tuple[int, int]]
+    ) -> list[EncodedPrompt]:
+        """A usable prompt for each place; what was drawn and set aside is added to the batch's `data/*`.
+
+        Args:
+            batch: Whose means are added to.
+            places: Of the step.
+            draw: (position, seed) in the source, from (index of the place, attempt).
         """
         if self.train_source is None:
             raise UserError("data.train is not set: training needs a source of prompts.")
-        share = self.prompts_per_step // self.updates_per_step
-        first = (step % self.repeat_steps if self.repeat_steps else step) * self.prompts_per_step
-        prompts = []
-        for index in range(self.prompts_per_step):
-            update, place = divmod(index, share)
-            if place % world_size == rank:
-                prompt = self.train_source.at(first + index, self.seed)
-                prompts.append(self.encode(prompt, self.train_source, index, update))
-        return PromptBatch("train", step, prompts)
+        filled: dict[Place, EncodedPrompt] = {}
+        tally = Tally()
+        for attempt in range(_ATTEMPTS):
+            empty = [place for place in places if place not in filled]
+            if not empty:
+                break
+            reads = [partial(self.train_source.at, *draw(index, attempt)) for index, _ in empty]
+            outcomes = screen(reads, self._encoder(), self.pool)
+            tally.count(outcomes)
+            for place, outcome in zip(empty, outcomes, strict=True):
+                if not isinstance(outcome, Rejected):
+                    filled[place] = replace(outcome, index=place[0], update=place[1])
+                elif outcome.reason is Reason.BAD_ROW and self.bad_rows == "stop":
+                    raise UserError(outcome.message)
+        else:
+            reason, message = next(iter(tally.first.items()))
+            raise UserError(
+                f"{_ATTEMPTS} prompts in a row of data.train cannot be used ({reason}), the first: {message}"
+            )
+        marks = self._validation_marks
+        tally.in_validation = sum(fingerprint(p.prompt.text) in marks for p in filled.values()) if marks else 0
+        _add_shares(batch, tally)
+        return [filled[place] for place in places]
 
-    def replacement(self, step: int, round_number: int, replaced: EncodedPrompt) -> EncodedPrompt:
-        """A fresh prompt in the place of another (dynamic sampling): a function of seed, step, round and place.
+    # ---- evaluation ----
 
-        It comes from the beginning of a stream of its own, so it may repeat a prompt that another step has.
+    def evaluation_problems(self, name: str) -> list[EncodedPrompt]:
+        """The problems of one evaluation set, in their fixed order, without those that are too long.
+
+        Raises:
+            UserError: A row is broken, or no problem is left.
         """
-        assert self.train_source is not None
-        seed = derive_seed("replacement", self.seed, step, round_number)
-        prompt = self.train_source.at(replaced.index, seed)
-        return self.encode(prompt, self.train_source, replaced.index, replaced.update)
+        return self._screened_problems(name)[0]
+
+    def _screened_problems(self, name: str) -> tuple[list[EncodedPrompt], Tally]:
+        if name not in self._problems:
+            chosen = self.evaluation_sets[name]
+            prompts = chosen.source.fixed(chosen.limit)
+            outcomes = screen(
+                [partial(prompts.__getitem__, i) for i in range(len(prompts))], self._encoder(name), self.pool
+            )
+            tally = Tally()
+            tally.count(outcomes)
+            if Reason.BAD_ROW in tally.first:
+                raise UserError(f"data.validation.{name}: {tally.first[Reason.BAD_ROW]}")
+            # The index of a problem, and with it the seeds of its completions, does not depend on what is left out.
+            problems = [replace(o, index=i) for i, o in enumerate(outcomes) if not isinstance(o, Rejected)]
+            if not problems:
+                raise UserError(f"data.validation.{name} has no problem left: {tally.first[Reason.TOO_LONG]}")
+            self._problems[name] = problems, tally
+        return self._problems[name]
 
     def evaluation_batches(self, name: str, rank: int = 0, world_size: int = 1) -> list[PromptBatch]:
         """One evaluation set in slices; every rank has the same number of slices, some of which may be empty."""
-        source = self.evaluation_sets[name].source
         problems = self.evaluation_problems(name)
-        batches = []
-        for number, start in enumerate(range(0, len(problems), _EVALUATION_SLICE)):
-            places = range(start, min(start + _EVALUATION_SLICE, len(problems)))
-            mine = [self.encode(problems[i], source, i) for i in places if i % world_size == rank]
-            batches.append(PromptBatch(name, number, mine))
-        return batches
+        return [
+            PromptBatch(name, number, problems[start : start + _EVALUATION_SLICE][rank::world_size])
+            for number, start in enumerate(range(0, len(problems), _EVALUATION_SLICE))
+        ]
 
-    def encode(self, prompt: Prompt, source: PromptSource, index: int, update: int = 0) -> EncodedPrompt:
-        """Render and tokenize a prompt.
+    @cached_property
+    def _validation_marks(self) -> dict[int, str]:
+        """Name of the evaluation set by the fingerprint of a problem."""
+        return {
+            fingerprint(problem.prompt.text): name
+            for name in self.evaluation_sets
+            for problem in self.evaluation_problems(name)
+        }
 
-        Raises:
-            UserError: It has no token, or more than `max_prompt_tokens`.
-        """
-        rendered = self._render(prompt.text)
-        # A chat template writes its own special tokens; a base model's tokenizer may add one at the front.
-        try:
-            token_ids = self.tokenizer.encode(rendered, add_special_tokens=not self.use_chat_template)
-        except Exception as error:  # the tokenizers library raises nothing more specific
-            raise UserError(f"prompt {prompt.uid} cannot be tokenized by {self.tokenizer_path}: {error}.") from error
-        if not 1 <= len(token_ids) <= self.max_prompt_tokens:
-            raise UserError(
-                f"prompt {prompt.uid} has {len(token_ids)} tokens, "
-                f"but data.max_prompt_tokens allows 1 to {self.max_prompt_tokens}."
-            )
-        return EncodedPrompt(prompt, rendered, token_ids, index, source.verifier, update)
+    # ---- before a run ----
 
-    def _render(self, text: str) -> str:
-        if not self.use_chat_template:
-            return text
-        message = [{"role": "user", "content": text}]
-        return str(self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    def _encoder(self, name: str | None = None) -> Encoder:
+        """What renders the training prompts, or those of an evaluation set."""
+        template = (self.evaluation_sets[name].template if name else None) or self.template
+        return Encoder(self.tokenizer, template, self.max_prompt_tokens)
 
-    def check(self) -> None:
-        """Render and tokenize what can be known before a run: the first step, all of a source that ends, all sets.
+    def check(self, *, training: bool = True) -> list[str]:
+        """Look at what can be known in a second: all evaluation sets, the first rows of training, the first step.
+
+        Returns:
+            What a user should know, one sentence each.
 
         Raises:
-            UserError: A prompt that cannot be used, by its name.
+            UserError: A template does not suit the tokenizer, or a row cannot be used.
         """
+        for name in (None, *self.evaluation_sets):
+            self._encoder(name).template.check(self.tokenizer)
+        notes = []
         for name in self.evaluation_sets:
-            self.evaluation_batches(name)
-        if self.train_source is None:
-            return
-        self.training_batch(0)
-        if self.train_source.size is not None:
-            for prompt in self.train_source.fixed(None):
-                self.encode(prompt, self.train_source, 0)
+            problems, tally = self._screened_problems(name)
+            if dropped := tally.rejected[Reason.TOO_LONG]:
+                notes.append(
+                    f"data.validation.{name}: {dropped:,} of {dropped + len(problems):,} problems have too many tokens "
+                    f"and are left out, the first: {tally.first[Reason.TOO_LONG]}"
+                )
+        if training and self.train_source is not None:
+            for found in self.inspections(BEFORE_A_RUN):
+                notes += [f"data.train: {line}" for line in found.notes()]
+            self.training_batch(0)
+        return notes
+
+    def inspections(self, depth: Depth, progress: Callable[[int], object] = id) -> list[Inspection]:
+        """Look through the finite parts of the training data.
+
+        Args:
+            depth: How far.
+            progress: Called with the number of rows seen since the last call.
+
+        Raises:
+            UserError: A row cannot be used and `bad_rows` is `stop` (unless everything is looked at: then the findings
+                name it).
+        """
+        assert self.train_source is not None
+        findings = []
+        for part in self.train_source.finite_parts():
+            found, seen = Inspection(), 0
+            for found in inspect(part, self._encoder(), self.pool, self._validation_marks, depth):
+                progress(found.seen - seen)
+                seen = found.seen
+                if depth.read is not None and self.bad_rows == "stop" and found.faults[Reason.BAD_ROW]:
+                    raise UserError(found.faults[Reason.BAD_ROW][0])
+            findings.append(found)
+        return findings
+
+    def preview(self, number: int) -> list[EncodedPrompt]:
+        """The first prompts of the run, as the policy sees them; of the first evaluation set without `train`."""
+        if self.train_source is not None:
+            return self.training_batch(0).prompts[:number]
+        return next((self.evaluation_problems(name)[:number] for name in self.evaluation_sets), [])
+
+    # ---- Lightning ----
+
+    def close(self) -> None:
+        """End the verifiers' processes. Safe to call twice."""
+        self.pool.close()
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:
         return DataLoader(_TrainingSteps(self), batch_size=None)
@@ -250,3 +370,11 @@ class _TrainingSteps(IterableDataset[PromptBatch]):
         trainer: Any = self.data.trainer
         for step in count(trainer.lightning_module.completed_steps):
             yield self.data.training_batch(step, trainer.global_rank, trainer.world_size)
+
+
+def _add_shares(batch: PromptBatch, tally: Tally) -> None:
+    """Add a tally to a batch's `data/*`: shares of the rows that were drawn."""
+    numbers = {f"data/{reason}": tally.rejected[reason] for reason in Reason}
+    for name, number in (numbers | {"data/in_validation": tally.in_validation}).items():
+        total, drawn = batch.means.get(name, Mean(torch.tensor(0.0), torch.tensor(0.0)))
+        batch.means[name] = Mean(total + number, drawn + tally.drawn)

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tqdm import tqdm
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
 from asymgrpo_app.callbacks.checkpoint import (
@@ -26,11 +27,13 @@ from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.callbacks.summary import RunSummary
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.config_files import check_config_file, config_paths, one_line
-from asymgrpo_app.console import quiet_libraries, say
+from asymgrpo_app.console import printable, quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.policy import load_config
+from asymgrpo_app.prompts.inspection import EVERYTHING
+from asymgrpo_app.prompts.screening import Reason
 from asymgrpo_app.rollout.vllm_engine import require_vllm
 from asymgrpo_app.run_folder import config_path, is_used, refuse_used, tensorboard_folder
 
@@ -46,6 +49,8 @@ _REPLACED = {
     "default_root_dir": "run_dir",
     "enable_checkpointing": "checkpoint.every_n_steps",
 }
+_PREVIEWED = 2
+_PREVIEW_CHARS = 1_000
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 _DERIVED = {
     "overfit_batches": (0.0, "data.repeat_steps"),
@@ -57,9 +62,21 @@ _DERIVED = {
 def run(arguments: Sequence[str]) -> int:
     """Parse, check and run one subcommand; returns the exit code."""
     quiet_libraries()
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a user's own classes, named by class_path; at the end, so they shadow no package
+    _find_own_classes()
     return AsymGRPOCLI(arguments).exit_code
+
+
+def check(arguments: Sequence[str]) -> int:
+    """`asymgrpo check`: everything `fit` does before it loads a model, and a look at every row of the training data."""
+    quiet_libraries()
+    _find_own_classes()
+    return AsymGRPOCLI(["fit", *arguments], dry_run=True).exit_code
+
+
+def _find_own_classes() -> None:
+    """Let `class_path` name a user's own classes in the working directory; at the end, so they shadow no package."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 class _Parser(LightningArgumentParser):
@@ -115,8 +132,9 @@ class AsymGRPOCLI(LightningCLI):
 
     exit_code = ExitCode.OK
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], dry_run: bool = False) -> None:
         self.arguments = list(arguments)
+        self.dry_run = dry_run
         self.purge_step: int | None = None
         for path in config_paths(self.arguments):
             check_config_file(path)
@@ -124,7 +142,11 @@ class AsymGRPOCLI(LightningCLI):
             AsymGRPOModule,
             PromptDataModule,
             parser_class=_Parser,
-            parser_kwargs={"prog": "asymgrpo", "description": "Train language models with AsymGRPO."},
+            parser_kwargs={
+                "prog": "asymgrpo",
+                "description": "Train language models with AsymGRPO. Beside the subcommands below there are "
+                "`asymgrpo check`, the dry run of a fit, and `asymgrpo score`, which judges a file of completions.",
+            },
             save_config_callback=SaveRunConfig,
             trainer_defaults={
                 "check_val_every_n_epoch": None,  # validation goes by RL steps
@@ -283,11 +305,16 @@ class AsymGRPOCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it; a signal ends with its usual exit code, where Lightning has 1 for SIGINT and 0 for SIGTERM."""
         try:
-            super()._run_subcommand(subcommand)
+            if self.dry_run:
+                self.before_fit()
+            else:
+                super()._run_subcommand(subcommand)
         except SystemExit:
             if not self.trainer.interrupted:
                 raise
             self.exit_code = ExitCode.INTERRUPTED
+        finally:
+            self.datamodule.close()
         if self.trainer.received_sigterm:
             self.exit_code = ExitCode.TERMINATED
 
@@ -300,14 +327,41 @@ class AsymGRPOCLI(LightningCLI):
         self._check_processes()
         self._check_method()
         self._check_lengths()
-        data.check()
-        say(self._arithmetic())
+        notes = self._check_all_data() if self.dry_run else data.check()
+        say("\n".join([self._arithmetic(), *notes, "", *_preview(data)]))
+        if self.dry_run:
+            say("Nothing stands in the way of this run.")
 
     def before_validate(self) -> None:
         self._check_lengths()
-        self.datamodule.check()
+        notes = self.datamodule.check(training=False)
+        say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
 
     before_test = before_validate
+
+    def _check_all_data(self) -> list[str]:
+        """Every row of the training data.
+
+        Raises:
+            UserError: Some cannot be used, and the config says that this stops a run.
+        """
+        data: PromptDataModule = self.datamodule
+        parts = data.train_source.finite_parts() if data.train_source else []
+        notes: list[str] = []
+        with tqdm(total=sum(part.size or 0 for part in parts), unit="row", disable=not sys.stderr.isatty()) as bar:
+            findings = data.inspections(EVERYTHING, progress=bar.update)
+        for part, found in zip(parts, findings, strict=True):
+            notes.append(f"data.train: {found.seen:,} rows of {part}, {found.usable:,} of them can be used.")
+            notes += [f"data.train: {line}" for line in found.notes()]
+        faults = [fault for found in findings for fault in found.faults[Reason.BAD_ROW]]
+        if faults and data.bad_rows == "stop":
+            count = sum(found.tally.rejected[Reason.BAD_ROW] for found in findings)
+            shown = " ".join(faults)
+            raise UserError(
+                f"{count:,} row{'s' * (count > 1)} of data.train cannot be used (repair them, or set data.bad_rows: "
+                f"skip){', the first' * (count > len(faults))}: {shown}"
+            )
+        return notes + data.check()
 
     def _check_processes(self) -> None:
         share = self.datamodule.prompts_per_step // self.model.updates_per_step
@@ -364,6 +418,19 @@ class AsymGRPOCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         return kwargs | {"weights_only": True}
+
+
+def _preview(data: PromptDataModule) -> list[str]:
+    """The first prompts as the policy sees them."""
+    lines = ["The first prompts, as the policy sees them:"]
+    for encoded in data.preview(_PREVIEWED):
+        answer = one_line(ascii(encoded.prompt.row.get("answer")))
+        lines.append(f"  {encoded.prompt.uid}, {len(encoded.token_ids)} tokens, answer {answer}")
+        shown = (
+            encoded.rendered if len(encoded.rendered) <= _PREVIEW_CHARS else encoded.rendered[:_PREVIEW_CHARS] + " ..."
+        )
+        lines += [f"    | {printable(line)}" for line in shown.split("\n")]
+    return lines
 
 
 def _user_error_in(error: BaseException) -> UserError | None:

@@ -21,15 +21,16 @@ from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.entropy import entropy_advantage
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
-from asymgrpo_app.algorithm.overlong import overlong_penalty, penalized_advantages
+from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import EvaluationMetrics
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.perf import performance
 from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, score_tokens
+from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.collect import Stopwatch
-from asymgrpo_app.rollout.microbatch import MicroBatch, build, cut_by_tokens
+from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
 from asymgrpo_app.rollout.types import PromptBatch, RolloutBatch, SamplingSettings
 from asymgrpo_app.samples import (
     Sample,
@@ -83,6 +84,7 @@ class AsymGRPOModule(LightningModule):
         advantage: Estimator of advantages, by `class_path`; AsymGRPO with the paper's exponents if left out.
         objective: Policy loss per token, by `class_path`; PPO's clipped surrogate if left out.
         loss: Aggregation, and the terms around the objective.
+        shaping: Terms by form, added to the advantages after p and the sign were taken from correctness; none if null.
         updates_per_step: Optimizer updates per pass over the rollouts, each on its own share of the prompts.
         passes_per_step: Passes over the rollouts of a step.
         micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass.
@@ -100,6 +102,7 @@ class AsymGRPOModule(LightningModule):
         advantage: AdvantageEstimator | None = None,
         objective: Objective | None = None,
         loss: LossConfig = LossConfig(),  # noqa: B008 (frozen)
+        shaping: list[ShapingTerm] | None = None,
         updates_per_step: int = 1,
         passes_per_step: int = 1,
         micro_batch_tokens: int = 16384,
@@ -126,6 +129,7 @@ class AsymGRPOModule(LightningModule):
         self.advantage = advantage or AsymGRPO()
         self.objective = objective or ClippedObjective()
         self.loss = loss
+        self.shaping = shaping or []
         self.updates_per_step = updates_per_step
         self.passes_per_step = passes_per_step
         self.micro_batch_tokens = micro_batch_tokens
@@ -224,7 +228,7 @@ class AsymGRPOModule(LightningModule):
         groups = GroupRewards(rollouts.rewards(), rollouts.valid(), self.progress)
         advantages = checked_advantages(self.advantage, groups)
         record_groups(metrics, rollouts, groups, advantages)
-        advantages = self._penalize_length(rollouts, advantages, groups.valid, metrics)
+        advantages = self._shape(rollouts, advantages, groups.valid, metrics)
         samples = flatten(rollouts, groups.rewards, groups.valid, advantages)
         record_lengths(metrics, samples, [j.completion.truncated for group in rollouts.groups for j in group])
         metrics.means(batch.means)
@@ -278,16 +282,22 @@ class AsymGRPOModule(LightningModule):
             dtype=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
         )
 
-    def _penalize_length(
-        self, rollouts: RolloutBatch, advantages: Tensor, valid: Tensor, metrics: StepMetrics
-    ) -> Tensor:
-        """Add the soft overlong penalty, where there is one: after p and the sign were taken from correctness."""
-        if self.loss.overlong_buffer is None:
-            return advantages
-        lengths = torch.tensor([[len(c.completion.token_ids) for c in group] for group in rollouts.groups])
-        penalties = overlong_penalty(lengths, rollouts.settings.max_tokens, self.loss.overlong_buffer)
-        metrics.mean("advantages/overlong_penalty", *mean_of(penalties, valid))
-        return penalized_advantages(advantages, penalties, valid)
+    def _shape(self, rollouts: RolloutBatch, advantages: Tensor, valid: Tensor, metrics: StepMetrics) -> Tensor:
+        """Add what length and form add, if anything: after p and the sign were taken from correctness."""
+        total = torch.zeros_like(advantages)
+        if self.loss.overlong_buffer is not None:
+            lengths = torch.tensor([[len(c.completion.token_ids) for c in group] for group in rollouts.groups])
+            penalties = overlong_penalty(lengths, rollouts.settings.max_tokens, self.loss.overlong_buffer)
+            metrics.mean("advantages/overlong_penalty", *mean_of(penalties, valid))
+            total += penalties
+        if self.shaping:
+            terms = [[sum(term.value(c.text) for term in self.shaping) for c in group] for group in rollouts.groups]
+            values = torch.tensor(terms, dtype=total.dtype)
+            if not values.isfinite().all():
+                raise RunError("A term of model.shaping gave a value that is not finite.")
+            metrics.mean("advantages/shaping", *mean_of(values, valid))
+            total += values
+        return shaped_advantages(advantages, total, valid)
 
     def _score_ahead(self, samples: Sequence[Sample], temperature: float) -> None:
         """A forward pass for samples whose log-probabilities at the start of the step no training pass gives.
@@ -296,17 +306,21 @@ class AsymGRPOModule(LightningModule):
         """
         waiting = [s for s in samples if s.counts and (s.update > 0 or self.objective.needs_old_logprobs)]
         with torch.no_grad():
-            for micro_batch in self._micro_batches(waiting):
+            for micro_batch in self._micro_batches([sample.tokens for sample in waiting]):
                 _remember(waiting, micro_batch, *score_tokens(self.policy, micro_batch, temperature=temperature))
 
-    @torch.no_grad()
     def score(self, samples: Sequence[Sample], temperature: float) -> list[Tensor]:
         """Log-probabilities of each sample's tokens under the policy as it is now, on the CPU."""
-        scored: list[Tensor] = [torch.zeros(0)] * len(samples)
+        return self.score_sequences([sample.tokens for sample in samples], temperature)
+
+    @torch.no_grad()
+    def score_sequences(self, sequences: Sequence[TokenSequence], temperature: float) -> list[Tensor]:
+        """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
+        scored: list[Tensor] = [torch.zeros(0)] * len(sequences)
         with self.trainer.precision_plugin.forward_context():
-            for micro_batch in self._micro_batches(samples):
+            for micro_batch in self._micro_batches(sequences):
                 logprobs, _ = score_tokens(self.policy, micro_batch, temperature=temperature)
-                lengths = [samples[member].length for member in micro_batch.members]
+                lengths = [len(sequences[member].completion) for member in micro_batch.members]
                 for member, part in zip(micro_batch.members, logprobs.float().cpu().split(lengths), strict=True):
                     scored[member] = part
         return scored
@@ -329,7 +343,7 @@ class AsymGRPOModule(LightningModule):
         if not counted:  # this rank still takes part in the exchange of gradients, with weight 0
             scale, samples, recorded = 0.0, members[:1], StepMetrics()
             selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
-        micro_batches = self._micro_batches(samples)
+        micro_batches = self._micro_batches([sample.tokens for sample in samples])
         for number, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(last=number == len(micro_batches) - 1):
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
@@ -423,8 +437,7 @@ class AsymGRPOModule(LightningModule):
 
     # ---- parts of an update ----
 
-    def _micro_batches(self, samples: Sequence[Sample]) -> "list[MicroBatch]":
-        sequences = [sample.tokens for sample in samples]
+    def _micro_batches(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
         groups = cut_by_tokens([len(sequence) for sequence in sequences], self.micro_batch_tokens)
         return [build(sequences, members).to(self.device) for members in groups]
 
@@ -463,23 +476,23 @@ class AsymGRPOModule(LightningModule):
 
     def combined(self, metrics: StepMetrics) -> dict[str, float]:
         """The values of all ranks as one; every rank takes part."""
-        return metrics.combined(self._gather_objects)
+        return metrics.combined(self.gather_objects)
 
-    def _reduce(self, value: float) -> float:
-        """The sum over all ranks."""
-        return sum(self._gather_objects(value))
-
-    def _gather(self, values: Tensor) -> Tensor:
-        """1-D tensors of all ranks, one after the other."""
-        return torch.cat(self._gather_objects(values.cpu()))
-
-    def _gather_objects(self, value: T) -> list[T]:
+    def gather_objects(self, value: T) -> list[T]:
         """The value of every rank, on every rank."""
         if self.trainer.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def _reduce(self, value: float) -> float:
+        """The sum over all ranks."""
+        return sum(self.gather_objects(value))
+
+    def _gather(self, values: Tensor) -> Tensor:
+        """1-D tensors of all ranks, one after the other."""
+        return torch.cat(self.gather_objects(values.cpu()))
 
     # ---- evaluation ----
 

@@ -113,10 +113,8 @@ def run_steps(
 
 def rollout_batch(groups: Sequence[Sequence[JudgedCompletion]], max_tokens: int, **treatment: bool) -> RolloutBatch:
     """Groups of judged completions as a step gets them, all in the last update."""
-    prompt = Prompt("by hand", "", {"answer": ""})
-    prompts = [
-        EncodedPrompt(prompt, "", [0], index, CountdownVerifier(), UPDATES_PER_STEP - 1) for index in range(len(groups))
-    ]
+    prompt = Prompt("by hand", "", {"answer": ""}, CountdownVerifier())
+    prompts = [EncodedPrompt(prompt, "", [0], index, UPDATES_PER_STEP - 1) for index in range(len(groups))]
     settings = SamplingSettings(temperature=1.0, max_tokens=max_tokens, stop_token_ids=())
     return RolloutBatch(prompts, [list(group) for group in groups], settings, **treatment)
 

@@ -138,7 +138,7 @@ def test_broken_configs(name, quickstart, capsys, tmp_path):
 
 
 def test_broken_line_of_a_prompt_file(quickstart, capsys, tmp_path):
-    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt": "2+2=", \n')
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1>", "answer": "2"}\n{"prompt": "2+2>", \n')
     sentence = refusal(
         [*quickstart, "--data.train=asymgrpo_app.prompts.JsonLines", "--data.train.path=mine.jsonl"], capsys
     )

@@ -24,21 +24,21 @@ def overlong_penalty(lengths: Tensor, max_tokens: int, buffer: int) -> Tensor:
     return -overshoot.clamp(0, 1)
 
 
-def penalized_advantages(advantages: Tensor, penalties: Tensor, valid: Tensor) -> Tensor:
-    """Add length penalties to the advantages of completions.
+def shaped_advantages(advantages: Tensor, shaping: Tensor, valid: Tensor) -> Tensor:
+    """Add shaping terms, such as the length penalty, to the advantages of completions.
 
-    The group accuracy p, and with it the curve each completion is on, come from correctness alone; the penalty is then
-    added as it stands, in units of the advantage: A' = A + penalty. So a right completion that is too long may end
-    below 0, as in DAPO, and |A'| may pass the estimator's cap by at most 1. Groups whose advantages are all 0 stay at
-    0: a dropped group must not come back to life by its lengths.
+    The group accuracy p, and with it the curve each completion is on, come from correctness alone; the terms are then
+    added as they stand, in units of the advantage: A' = A + shaping. So a right completion that is too long may end
+    below 0, as in DAPO, and |A'| may pass the estimator's cap by at most the largest term. Groups whose advantages are
+    all 0 stay at 0: a dropped group must not come back to life by its lengths.
 
     Args:
         advantages: [P, G], 0 at invalid places.
-        penalties: [P, G] in [-1, 0].
-        valid: [P, G] bool; completions that were left out get no penalty either.
+        shaping: [P, G], the sum of the terms; the length penalty is in [-1, 0].
+        valid: [P, G] bool; completions that were left out get no term either.
 
     Returns:
         [P, G].
     """
     live = (advantages != 0).any(dim=-1, keepdim=True)
-    return torch.where(live & valid, advantages + penalties, advantages)
+    return torch.where(live & valid, advantages + shaping, advantages)

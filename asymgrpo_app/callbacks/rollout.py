@@ -12,6 +12,7 @@ from asymgrpo_app.policy import named_weights, stop_token_ids
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, judge, sample
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
 from asymgrpo_app.rollout.engine import RolloutEngine
+from asymgrpo_app.rollout.failures import FailureCount
 from asymgrpo_app.rollout.seeds import evaluation_seed, training_seed
 from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
@@ -31,6 +32,8 @@ class VLLMRolloutCallback(Callback):
         temperature: Sampling temperature of training, > 0.
         truncated: Whether a completion cut at the limit counts as `wrong` or is left out of its group (`exclude`).
         verifier_failure: The same for a completion whose verifier timed out or failed.
+        max_verifier_failures: Largest share of verifier failures among the verdicts of a step or of an evaluation;
+            beyond it the run stops with an example.
         dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
         engine: Options of the vLLM engine.
         seed: Seed of sampling; follows `seed_everything`.
@@ -43,6 +46,7 @@ class VLLMRolloutCallback(Callback):
         temperature: float = 1.0,
         truncated: Treatment = "wrong",
         verifier_failure: Treatment = "wrong",
+        max_verifier_failures: float = 0.2,
         dynamic_sampling: DynamicSampling | None = None,
         engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
@@ -59,13 +63,17 @@ class VLLMRolloutCallback(Callback):
         self.max_completion_tokens = max_completion_tokens
         self.temperature = temperature
         self.truncated = truncated
+        if not 0 <= max_verifier_failures <= 1:
+            raise UserError(f"rollout.max_verifier_failures must be in [0, 1], got {max_verifier_failures}.")
         self.verifier_failure = verifier_failure
+        self.max_verifier_failures = max_verifier_failures
         self.dynamic_sampling = dynamic_sampling
         self.engine_config = engine
         self.seed = seed
         self._engine: RolloutEngine | None = None
         self._engine_version: int | None = None  # the module's weight version that the engine holds
         self._stop_token_ids: tuple[int, ...] = ()
+        self._failures = FailureCount()
 
     # ---- hooks ----
 
@@ -83,13 +91,18 @@ class VLLMRolloutCallback(Callback):
         def replace(
             round_number: int, prompts: Sequence[EncodedPrompt]
         ) -> tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]:
-            fresh = [_data(trainer).replacement(batch.step, round_number, prompt) for prompt in prompts]
+            fresh = _data(trainer).replacements(batch, round_number, prompts)
             return fresh, draw(fresh, round_number)
 
         batch.started = perf_counter()
+        self._failures = FailureCount()
         batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
         if self.dynamic_sampling is not None:
             batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
+        self._stop_if_failing(pl_module)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._failures = FailureCount()
 
     def on_validation_batch_start(
         self,
@@ -111,7 +124,12 @@ class VLLMRolloutCallback(Callback):
         groups = self._judged(trainer, pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
         batch.rollouts = self._rollouts(batch.prompts, groups, settings)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_failing(pl_module)
+
+    on_test_epoch_start = on_validation_epoch_start
     on_test_batch_start = on_validation_batch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.close()  # Lightning calls no teardown after an exception
@@ -145,9 +163,13 @@ class VLLMRolloutCallback(Callback):
         clock.lap("update_weights")
         completions = sample(engine, prompts, group_size, settings, seed_of)
         clock.lap("gen")
-        groups = judge(prompts, completions, _data(trainer).tokenizer)
+        groups = judge(prompts, completions, _data(trainer).tokenizer, _data(trainer).pool)
         clock.lap("reward")
+        self._failures.add(prompts, groups)
         return groups
+
+    def _stop_if_failing(self, pl_module: Any) -> None:
+        self._failures.stop_above(self.max_verifier_failures, pl_module.gather_objects)
 
     def _rollouts(
         self, prompts: Sequence[EncodedPrompt], groups: list[list[JudgedCompletion]], settings: SamplingSettings

@@ -1,13 +1,11 @@
 """From prompts to judged completions."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from time import perf_counter
 
 from transformers import PreTrainedTokenizerBase
 
-from asymgrpo_app.rewards.base import Verdict
-from asymgrpo_app.rewards.scoring import score
+from asymgrpo_app.rewards.pool import VerifierPool
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.types import (
     Completion,
@@ -38,24 +36,18 @@ def sample(
 
 
 def judge(
-    prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[EncodedPrompt],
+    completions: Sequence[Completion],
+    tokenizer: PreTrainedTokenizerBase,
+    pool: VerifierPool,
 ) -> list[list[JudgedCompletion]]:
     """Decode and verify P * G completions and group them by prompt: [P][G]."""
     group_size = len(completions) // len(prompts)
     texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
-    owners = [prompt for prompt in prompts for _ in range(group_size)]
-    judged = [JudgedCompletion(*row) for row in zip(completions, texts, _verdicts(owners, texts), strict=True)]
+    owners = [encoded.prompt for encoded in prompts for _ in range(group_size)]
+    verdicts = pool.score([prompt.verifier for prompt in owners], texts, [prompt.row for prompt in owners])
+    judged = [JudgedCompletion(*row) for row in zip(completions, texts, verdicts, strict=True)]
     return [judged[start : start + group_size] for start in range(0, len(judged), group_size)]
-
-
-def _verdicts(owners: Sequence[EncodedPrompt], texts: Sequence[str]) -> list[Verdict]:
-    """Verdicts in order; neighbours with the same verifier are judged in one call."""
-    verdicts: list[Verdict] = []
-    for _, run in groupby(range(len(owners)), key=lambda place: id(owners[place].verifier)):
-        places = list(run)
-        verifier = owners[places[0]].verifier
-        verdicts += score(verifier, [texts[i] for i in places], [owners[i].prompt.row for i in places])
-    return verdicts
 
 
 class Stopwatch:

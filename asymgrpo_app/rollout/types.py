@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asymgrpo_app.algorithm.metrics import Mean
 from asymgrpo_app.prompts.base import Prompt
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.base import Verdict
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,13 @@ class EncodedPrompt:
         rendered: The text after the template.
         token_ids: Its tokens; at least one.
         index: Place of the problem in its step (training) or set (evaluation), counted over all ranks.
-        verifier: Judges the completions.
         update: Which optimizer update of its step it belongs to, 0 in evaluation.
     """
 
     prompt: Prompt
     rendered: str
     token_ids: list[int]
-    index: int
-    verifier: Verifier
+    index: int = 0
     update: int = 0
 
 
@@ -111,7 +109,7 @@ class RolloutBatch:
         return torch.tensor([[self._counts(c) for c in group] for group in self.groups], dtype=torch.bool)
 
     def _counts(self, judged: JudgedCompletion) -> bool:
-        failed = judged.verdict.status in (Status.TIMEOUT, Status.ERROR)
+        failed = judged.verdict.status.failed
         return (self.truncated_are_wrong or not judged.completion.truncated) and (self.failed_are_wrong or not failed)
 
 

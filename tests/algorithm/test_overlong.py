@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from asymgrpo_app.algorithm.advantages import asym_advantages
-from asymgrpo_app.algorithm.overlong import overlong_penalty, penalized_advantages
+from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
 
 
 def test_penalty_by_hand() -> None:
@@ -23,7 +23,7 @@ def test_penalty_comes_after_accuracy_and_leaves_dropped_groups_alone() -> None:
     valid = torch.tensor([[True, True, True, False], [True] * 4, [True] * 4, [True] * 4])
     lengths = torch.tensor([[14, 16, 2, 16], [16, 2, 2, 13], [16, 16, 16, 16], [16, 2, 16, 2]])
     advantages = asym_advantages(rewards, 0.9, 0.4, valid=valid)
-    shaped = penalized_advantages(advantages, overlong_penalty(lengths, 16, 4), valid)
+    shaped = shaped_advantages(advantages, overlong_penalty(lengths, 16, 4), valid)
     # One of three right, then three of four: a right one that is too long ends below 0.
     assert shaped[0].tolist() == pytest.approx([2**0.9 - 0.5, -(2**-0.4) - 1, -(2**-0.4), 0])
     assert shaped[1].tolist() == pytest.approx([3**-0.9 - 1, 3**-0.9, 3**-0.9, -(3**0.4) - 0.25])
