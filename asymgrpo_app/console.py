@@ -32,6 +32,7 @@ def quiet_libraries() -> None:
         ".*does not have many workers.*",  # prompts are cheap to make, there is nothing to load in workers
         ".*You are resuming from a checkpoint that ended before the epoch ended.*",  # the data continue by step
         ".*sync_dist=True.*",  # values are reduced over ranks before they are logged
+        ".*Total length of .* across ranks is zero.*",  # a run without evaluation sets
         ".*LeafSpec.*",  # Lightning's use of torch
     ):
         warnings.filterwarnings("ignore", message=message)

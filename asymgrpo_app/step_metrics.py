@@ -15,10 +15,11 @@ from asymgrpo_app.algorithm.groups import GroupRewards
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import TokenBatch
 from asymgrpo_app.algorithm.ratios import token_ratios
+from asymgrpo_app.algorithm.sequences import sequence_sums
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.rewards.base import Status
 from asymgrpo_app.rollout.types import RolloutBatch
-from asymgrpo_app.samples import Sample
+from asymgrpo_app.samples import Sample, sampler_tokens, start_tokens
 
 ACCURACY_BINS = ("p00-25", "p25-50", "p50-75", "p75-100")
 """Names of the bins of group accuracy, in per cent; groups that are all right or all wrong are in none."""
@@ -53,8 +54,8 @@ def record_sampler_gap(metrics: StepMetrics, samples: Sequence[Sample]) -> None:
     `kl` is the mean of sampler minus trainer, an estimate of KL(sampler || trainer) in nats; the absolute differences
     are 0 but for rounding when both hold the same weights.
     """
-    pairs = [(s.sampler_logprobs, s.start_logprobs) for s in samples if s.start_logprobs is not None and s.counts]
-    gaps = torch.cat([sampler - trainer for sampler, trainer in pairs]) if pairs else torch.zeros(0)
+    known = [sample for sample in samples if sample.start_logprobs is not None and sample.counts]
+    gaps = sampler_tokens(known) - start_tokens(known)
     metrics.mean("rollout_corr/kl", *mean_of(gaps))
     metrics.mean("rollout_corr/logprob_abs_diff_mean", *mean_of(gaps.abs()))
     metrics.largest("rollout_corr/logprob_abs_diff_max", gaps.abs())
@@ -99,8 +100,8 @@ def record_by_accuracy(
     """
     shape = groups.rewards.shape
     lengths = torch.tensor([float(sample.length) for sample in samples]).view(shape)
-    logprobs = torch.tensor([_total(sample.start_logprobs) for sample in samples]).view(shape) / lengths
-    entropies = torch.tensor([_total(sample.start_entropy) for sample in samples]).view(shape)
+    logprobs = _totals([sample.start_logprobs for sample in samples]).view(shape) / lengths
+    entropies = _totals([sample.start_entropy for sample in samples]).view(shape)
     tokens = torch.where(groups.valid, lengths, 0).sum(dim=-1).clamp(min=1)
     values = {
         "entropy": torch.where(groups.valid, entropies, 0).sum(dim=-1) / tokens,
@@ -111,5 +112,8 @@ def record_by_accuracy(
             metrics.mean(f"method/{name}_{bin_name}", *mean)
 
 
-def _total(values: Tensor | None) -> float:
-    return 0.0 if values is None else float(values.sum())
+def _totals(parts: Sequence[Tensor | None]) -> Tensor:
+    """The sum of each part, [S] float64; 0 for one that is not known."""
+    known = [torch.zeros(0) if part is None else part for part in parts]
+    owners = torch.arange(len(known)).repeat_interleave(torch.tensor([len(part) for part in known]))
+    return sequence_sums(torch.cat(known).double(), owners, len(known))

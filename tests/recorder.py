@@ -8,7 +8,11 @@ from lightning.pytorch import Callback
 
 
 class Recorder(Callback):
-    """Appends one JSON line per batch to `path`: set, step, and token ids with verdicts of every completion."""
+    """Appends one JSON line per batch to `path`: set, step, prompts, and every completion with its verdict.
+
+    `groups` holds (token ids, verdict, the sampler's log-probabilities) of each completion; `truncated`, `statuses` and
+    `texts` have the same shape.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -20,12 +24,18 @@ class Recorder(Callback):
         self._write(batch)
 
     def _write(self, batch: Any) -> None:
-        groups = [
-            [(c.completion.token_ids, c.verdict.correct, c.completion.logprobs) for c in group]
-            for group in batch.rollouts.groups
-        ]
+        groups = batch.rollouts.groups
+        line = {
+            "set": batch.set_name,
+            "step": batch.step,
+            "prompts": [prompt.token_ids for prompt in batch.rollouts.prompts],
+            "groups": [[(c.completion.token_ids, c.verdict.correct, c.completion.logprobs) for c in g] for g in groups],
+            "truncated": [[c.completion.truncated for c in group] for group in groups],
+            "statuses": [[str(c.verdict.status) for c in group] for group in groups],
+            "texts": [[c.text for c in group] for group in groups],
+        }
         with self.path.open("a") as file:
-            file.write(json.dumps({"set": batch.set_name, "step": batch.step, "groups": groups}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 def recorded(path: Path) -> list[dict[str, Any]]:

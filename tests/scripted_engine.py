@@ -35,12 +35,19 @@ class ScriptedEngine:
     def close(self) -> None: ...
 
 
-def fit(monkeypatch: Any, folder: Path, *arguments: str) -> Path:
-    """Two steps of the quick start with 18 prompts each and a validation set `held_out`; returns the run's folder."""
+def fit(monkeypatch: Any, folder: Path, *arguments: str, rows: int = 100) -> Path:
+    """Two steps of the quick start with 18 prompts each and a validation set `held_out`; returns the run's folder.
+
+    Args:
+        monkeypatch: Puts the scripted engine in place.
+        folder: Where everything goes.
+        arguments: Further ones for `asymgrpo fit`.
+        rows: Size of the source of training prompts.
+    """
     monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", ScriptedEngine)
     folder.mkdir(parents=True, exist_ok=True)
     problems = folder / "problems.jsonl"
-    lines = (json.dumps({"prompt": f"{number}>", "answer": RIGHT}) for number in range(100))
+    lines = (json.dumps({"prompt": f"{number}>", "answer": RIGHT}) for number in range(rows))
     problems.write_text("\n".join(lines))
     source = {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": {"path": str(problems)}}
     held_out = {"held_out": {"source": source, "limit": 9, "samples": GROUP_SIZE, "pass_at": [1, GROUP_SIZE]}}

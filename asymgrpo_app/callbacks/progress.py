@@ -1,17 +1,23 @@
 """What a run says on the terminal while it trains."""
 
+import re
 import sys
+from time import monotonic
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-_SHOWN = {"reward": "reward/mean", "entropy": "actor/entropy", "s/step": "timing_s/step"}
+_BAR = "step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # in 80 columns with all that is shown
+_ACCURACY = re.compile(r"val/(.+)/(?:avg@\d+|greedy)")
 
 
 class RunProgress(TQDMProgressBar):
     """A bar over the RL steps of the run on a terminal, one line every few steps elsewhere.
+
+    Both show reward, validation accuracy, entropy, seconds per step, and the time left: the steps that are left at the
+    mean pace of this process so far, validations and checkpoints included.
 
     Args:
         every_n_steps: RL steps between lines where there is no terminal.
@@ -20,7 +26,8 @@ class RunProgress(TQDMProgressBar):
     def __init__(self, every_n_steps: int = 10) -> None:
         super().__init__()
         self.every_n_steps = every_n_steps
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stdout.isatty()  # where Lightning's bar goes
+        self._started = (monotonic(), 0)
         if not self.terminal:
             self.disable()
 
@@ -31,12 +38,15 @@ class RunProgress(TQDMProgressBar):
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_start(trainer)
+        module: Any = trainer.lightning_module
+        done = module.completed_steps
+        self._started = (monotonic(), done)
         if not self.terminal:
             return
         self.train_progress_bar.reset(self.total_train_batches)
-        self.train_progress_bar.set_description("RL steps")
-        self.train_progress_bar.initial = trainer.lightning_module.completed_steps
-        self.train_progress_bar.n = trainer.lightning_module.completed_steps
+        self.train_progress_bar.bar_format = _BAR
+        self.train_progress_bar.initial = done
+        self.train_progress_bar.n = done
         self.train_progress_bar.refresh()
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
@@ -49,16 +59,21 @@ class RunProgress(TQDMProgressBar):
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
         elif trainer.is_global_zero and (done % self.every_n_steps == 0 or done == pl_module.total_steps):
             shown = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-            print(f"step {done}/{pl_module.total_steps}  {shown}", flush=True)
+            left = Tqdm.format_interval(self._seconds_left(done, pl_module.total_steps))
+            print(f"step {done}/{pl_module.total_steps}  {shown}  left {left}", flush=True)
 
     def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, int | str | float | dict[str, float]]:
-        values = trainer.callback_metrics
-        shown = {label: f"{float(values[tag]):.3f}" for label, tag in _SHOWN.items() if tag in values}
-        for tag in values:
-            if tag.startswith("val/"):
-                shown[tag.removeprefix("val/")] = f"{float(values[tag]):.3f}"
-        return dict(shown)
+        values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+        sets = {match[1]: tag for tag in values if (match := _ACCURACY.fullmatch(tag))}
+        accuracies = {"val" if len(sets) == 1 else name: tag for name, tag in sets.items()}
+        places = {"reward": "reward/mean", **accuracies, "entropy": "actor/entropy", "s/step": "timing_s/step"}
+        return {label: f"{values[tag]:.3f}" for label, tag in places.items() if tag in values}
 
     def init_validation_tqdm(self) -> Tqdm:
         """Validation is one generate call per set: a bar over it would stand at 0 and jump to 1."""
         return Tqdm(disable=True)
+
+    def _seconds_left(self, done: int, total: int) -> float:
+        """At the mean pace since training began, as tqdm has it on the bar."""
+        started, first = self._started
+        return (monotonic() - started) / (done - first) * (total - done)

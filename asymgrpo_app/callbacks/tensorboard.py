@@ -1,7 +1,7 @@
 """What TensorBoard shows beside scalars: layout, samples, histograms, the advantage curves, and what an update did."""
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from math import ceil
 from typing import Any
 
@@ -14,13 +14,14 @@ from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, Grou
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.module import StepRecord
 from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion
 from asymgrpo_app.samples import Sample
 
 _MULTILINE = "Multiline"
 LAYOUT = {
     "Watch": {
-        "validation accuracy": [_MULTILINE, [r"val/.*/avg@.*", r"val/.*/pass@.*"]],
+        "validation accuracy": [_MULTILINE, [r"val/.*/(avg|pass|maj)@.*", r"val/.*/greedy"]],
         "training accuracy": [_MULTILINE, ["reward/mean"]],
         "groups: none, all, some solved": [_MULTILINE, ["reward/solved_none", "reward/solved_all", "reward/mixed"]],
         "entropy of right and of wrong completions": [
@@ -31,16 +32,43 @@ LAYOUT = {
         "Cov(log pi, A) by group accuracy": [_MULTILINE, ["method/cov_.*"]],
         "change of log pi by the update": [_MULTILINE, ["method/logprob_change_.*"]],
         "gradient mass of each side": [_MULTILINE, ["advantages/mass_pos", "advantages/mass_neg"]],
-        "exponents": [_MULTILINE, ["advantages/beta_pos", "advantages/beta_neg"]],
-        "largest advantage": [_MULTILINE, ["advantages/abs_max"]],
         "gradient norm": [_MULTILINE, ["actor/grad_norm"]],
         "completion length": [_MULTILINE, ["response_length/mean", "response_length/pos", "response_length/neg"]],
-        "cut at the limit": [_MULTILINE, ["response_length/clip_ratio"]],
         "sampler against trainer": [_MULTILINE, ["rollout_corr/logprob_abs_diff_max"]],
         "seconds by phase": [_MULTILINE, ["timing_s/step", "timing_s/gen", "timing_s/reward", "timing_s/update_actor"]],
-    }
+    },
+    "The rest": {
+        "groups over whole epochs": [_MULTILINE, ["reward/epoch_.*"]],
+        "verifier: no answer, timeout, error": [_MULTILINE, ["reward/no_answer", "reward/timeout", "reward/error"]],
+        "prompts left out or met before": [_MULTILINE, ["data/.*"]],
+        "cut at the limit": [_MULTILINE, ["response_length/clip_ratio"]],
+        "shortest and longest completion": [_MULTILINE, ["response_length/min", "response_length/max"]],
+        "exponents": [_MULTILINE, ["advantages/beta_.*"]],
+        "largest advantage": [_MULTILINE, ["advantages/abs_max"]],
+        "mean advantage, and what shapes it": [
+            _MULTILINE,
+            ["advantages/mean", "advantages/shaping", "advantages/overlong_penalty"],
+        ],
+        "policy loss": [_MULTILINE, ["actor/pg_loss"]],
+        "divisor of the loss": [_MULTILINE, ["actor/loss_divisor"]],
+        "KL to the old policy and to the reference": [_MULTILINE, ["actor/ppo_kl", "actor/kl_loss"]],
+        "clipped tokens": [_MULTILINE, ["actor/pg_clipfrac.*", "actor/kl_cov_frac"]],
+        "ratio to the old policy by sign": [_MULTILINE, ["actor/ratio_pos", "actor/ratio_neg"]],
+        "largest ratio": [_MULTILINE, ["actor/ratio_max"]],
+        "learning rate and entropy bonus": [_MULTILINE, ["actor/lr", "actor/entropy_coef"]],
+        "sampler against trainer: means": [_MULTILINE, ["rollout_corr/kl", "rollout_corr/logprob_abs_diff_mean"]],
+        "sampler correction": [_MULTILINE, ["rollout_corr/ratio_.*", "rollout_corr/masked"]],
+        "dynamic sampling": [_MULTILINE, ["dynamic_sampling/.*"]],
+        "seconds beside the phases": [
+            _MULTILINE,
+            ["timing_s/old_log_prob", "timing_s/update_weights", "timing_s/testing", "timing_s/save_checkpoint"],
+        ],
+        "tokens per second": [_MULTILINE, ["perf/throughput"]],
+        "memory": [_MULTILINE, ["perf/cpu_memory_gb", "perf/max_memory_gb"]],
+        "use of the GPU": [_MULTILINE, ["perf/mfu"]],
+    },
 }
-"""The charts one watches, in the order of the questions one asks; the tab Custom Scalars opens with them."""
+"""The charts one watches, in the order of the questions one asks, and below them the rest."""
 
 
 class TensorBoardDetails(Callback):
@@ -70,21 +98,20 @@ class TensorBoardDetails(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = pl_module.completed_steps
-        record = pl_module.last_step
-        if step % self.every_n_steps and step != 1:
+        if not trainer.loggers or (step % self.every_n_steps and step != 1):
             return
-        ratios = self._log_change(pl_module, record.samples, record.temperature)
-        if not trainer.is_global_zero:
-            return
-        groups: GroupRewards = record.groups
-        histograms = {
+        record: StepRecord = pl_module.last_step
+        groups = record.groups
+        own = {
             "group_accuracy": groups.accuracy[groups.num_valid > 0],
             "response_length": torch.tensor([sample.length for sample in record.samples]),
             "advantages": record.advantages[groups.valid],
-            "ratio_after_update": ratios,
+            "ratio_after_update": self._log_change(pl_module, record.samples, record.temperature),
         }
-        for writer in _writers(trainer):
-            for name, values in histograms.items():
+        of_ranks = pl_module.gather_objects(own)
+        for writer in _writers(trainer) if trainer.is_global_zero else []:
+            for name in own:
+                values = torch.cat([part[name] for part in of_ranks])
                 if values.numel():
                     writer.add_histogram(f"histograms/{name}", values, step)
             if self.samples:
@@ -97,12 +124,14 @@ class TensorBoardDetails(Callback):
                 self._drawn = exponents
 
     def _log_change(self, pl_module: Any, samples: Sequence[Sample], temperature: float) -> Tensor:
-        """Score some completions under the updated policy; returns the ratios of their tokens, [T]."""
-        chosen = [sample for sample in samples if sample.counts and sample.start_logprobs is not None]
-        limit = self.change_completions // pl_module.trainer.world_size
-        if limit == 0:
+        """Score some completions under the updated policy; returns the ratios of their tokens on this rank, [T]."""
+        if self.change_completions == 0:
             return torch.zeros(0)
-        chosen = chosen[:: max(1, ceil(len(chosen) / limit))]  # spread over the step's prompts
+        counted = [sample for sample in samples if sample.counts and sample.start_logprobs is not None]
+        # Chosen over all ranks, so that their number changes nothing, and spread over the step's prompts.
+        everywhere = sorted(chain.from_iterable(pl_module.gather_objects([sample.identity for sample in counted])))
+        identities = set(everywhere[:: max(1, ceil(len(everywhere) / self.change_completions))])
+        chosen = [sample for sample in counted if sample.identity in identities]
         after = pl_module.score(chosen, temperature)
         changes = [now - sample.start_logprobs for now, sample in zip(after, chosen, strict=True)]
         of_completion = torch.tensor([float(change.mean()) for change in changes])

@@ -1,0 +1,64 @@
+"""Shares of solved groups over whole passes through the training data."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from asymgrpo_app.algorithm.diagnostics import group_shares
+from asymgrpo_app.algorithm.groups import GroupRewards
+from asymgrpo_app.rollout.types import PromptBatch
+
+_SHARES = ("solved_all", "solved_none")
+
+
+class EpochShares(Callback):
+    """Writes `reward/epoch_solved_{all,none}` in the step that completes a pass over a training source that ends.
+
+    The share of a single step moves with its prompts; a pass has had every one. A step may end one pass and begin the
+    next: its groups are divided by their place in the stream. A step that completes several passes of a small source
+    writes their common mean.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        size = data.train_source.size
+        if size is None or data.repeat_steps is not None:
+            return
+        assert batch.rollouts is not None
+        first = batch.step * data.prompts_per_step
+        end_of_pass = (first + data.prompts_per_step) // size * size
+        positions = torch.tensor([first + prompt.index for prompt in batch.rollouts.prompts])
+        if end_of_pass > first:
+            self._add(pl_module, positions < end_of_pass)
+            if self._groups:
+                pl_module.publish({f"reward/epoch_{name}": n / self._groups for name, n in self._solved.items()})
+            self._begin()
+        self._add(pl_module, positions >= end_of_pass)
+
+    def state_dict(self) -> dict[str, float]:
+        return {**self._solved, "groups": self._groups}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._solved = {name: float(state_dict[name]) for name in _SHARES}
+        self._groups = float(state_dict["groups"])
+
+    def _begin(self) -> None:
+        self._solved = dict.fromkeys(_SHARES, 0.0)  # groups of the unfinished pass, over all ranks
+        self._groups = 0.0  # those in which a completion counts
+
+    def _add(self, pl_module: Any, chosen: Tensor) -> None:
+        """Count the step's groups that `chosen` [P] names; every rank takes part."""
+        groups: GroupRewards = pl_module.last_step.groups
+        shares = group_shares(GroupRewards(groups.rewards[chosen], groups.valid[chosen]))
+        own = [float(shares[name].total) for name in _SHARES], float(shares["solved_all"].weight)
+        for solved, judged in pl_module.gather_objects(own):
+            self._groups += judged
+            for name, number in zip(_SHARES, solved, strict=True):
+                self._solved[name] += number
