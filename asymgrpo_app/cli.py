@@ -28,6 +28,14 @@ def main(args: Sequence[str] | None = None) -> int:
             from asymgrpo_app import score_command
 
             return int(score_command.run(arguments[1:]))
+        if arguments[:1] == ["compare"]:
+            from asymgrpo_app import compare_command
+
+            return int(compare_command.run(arguments[1:]))
+        if arguments[:1] == ["export"]:
+            from asymgrpo_app import export_command
+
+            return int(export_command.run(arguments[1:]))
         from asymgrpo_app import lightning_cli
 
         if arguments[:1] == ["check"]:

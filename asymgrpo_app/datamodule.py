@@ -1,6 +1,6 @@
 """Prompts for training and evaluation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from asymgrpo_app.algorithm.metrics import Mean
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.policy import load_tokenizer
 from asymgrpo_app.prompts.base import PromptSource
 from asymgrpo_app.prompts.inspection import BEFORE_A_RUN, Depth, Inspection, fingerprint, inspect
@@ -23,6 +24,7 @@ from asymgrpo_app.rollout.seeds import derive_seed
 from asymgrpo_app.rollout.types import EncodedPrompt, PromptBatch
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
+_WRITTEN_TOGETHER = 256  # completions of a prediction that are sampled in one call: what an interruption may lose
 _ATTEMPTS = 50  # prompts tried in one place of a step before the source is called unusable
 
 Place = tuple[int, int]
@@ -41,6 +43,8 @@ class EvaluationSet:
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus size in (0, 1].
         template: How the problems are put to the policy; null: as `data.template` says.
+        majority_at: The k of each maj@k to report, at most `samples`; null: `samples`, from three samples on.
+        max_completion_tokens: Longest completion in tokens; null: `rollout.max_completion_tokens`.
     """
 
     source: PromptSource
@@ -50,6 +54,8 @@ class EvaluationSet:
     temperature: float = 1.0
     top_p: float = 1.0
     template: Template | None = None
+    majority_at: list[int] | None = None
+    max_completion_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -60,15 +66,32 @@ class EvaluationSet:
             raise UserError(
                 f"an evaluation set needs temperature >= 0 and top_p in (0, 1], got {self.temperature}, {self.top_p}."
             )
-        if too_large := [k for k in self.ks if not 1 <= k <= self.samples]:
+        for name, ks in {"pass_at": self.ks, "majority_at": self.majority_ks}.items():
+            if too_large := [k for k in ks if not 1 <= k <= self.samples]:
+                raise UserError(
+                    f"{name} of an evaluation set must lie between 1 and samples ({self.samples}), got {too_large}."
+                )
+        if self.max_completion_tokens is not None and self.max_completion_tokens < 1:
             raise UserError(
-                f"pass_at of an evaluation set must lie between 1 and samples ({self.samples}), got {too_large}."
+                f"max_completion_tokens of an evaluation set must be at least 1 or null, got "
+                f"{self.max_completion_tokens}."
             )
 
     @property
     def ks(self) -> list[int]:
         """The k of each pass@k."""
         return [self.samples] if self.pass_at is None else self.pass_at
+
+    @property
+    def majority_ks(self) -> list[int]:
+        """The k of each maj@k."""
+        if self.majority_at is not None:
+            return self.majority_at
+        return [self.samples] if self.samples > 2 else []  # the majority of two is either of them
+
+    def metrics(self) -> SetMetrics:
+        """An empty count of this set's metrics."""
+        return SetMetrics(self.ks, self.majority_ks, greedy=self.temperature == 0 and self.samples == 1)
 
 
 class PromptDataModule(LightningDataModule):
@@ -137,6 +160,7 @@ class PromptDataModule(LightningDataModule):
         self.updates_per_step = updates_per_step
         self.seed = seed
         self._problems: dict[str, tuple[list[EncodedPrompt], Tally]] = {}
+        self._left_out: dict[str, set[int]] = {}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -245,13 +269,20 @@ class PromptDataModule(LightningDataModule):
             self._problems[name] = problems, tally
         return self._problems[name]
 
-    def evaluation_batches(self, name: str, rank: int = 0, world_size: int = 1) -> list[PromptBatch]:
+    def evaluation_batches(
+        self, name: str, rank: int = 0, world_size: int = 1, size: int = _EVALUATION_SLICE
+    ) -> list[PromptBatch]:
         """One evaluation set in slices; every rank has the same number of slices, some of which may be empty."""
-        problems = self.evaluation_problems(name)
+        left_out = self._left_out.get(name, set())
+        problems = [problem for problem in self.evaluation_problems(name) if problem.index not in left_out]
         return [
-            PromptBatch(name, number, problems[start : start + _EVALUATION_SLICE][rank::world_size])
-            for number, start in enumerate(range(0, len(problems), _EVALUATION_SLICE))
+            PromptBatch(name, number, problems[start : start + size][rank::world_size])
+            for number, start in enumerate(range(0, len(problems), size))
         ]
+
+    def leave_out(self, problems: Mapping[str, Iterable[int]]) -> None:
+        """Do not sample these problems of the evaluation sets, given by index: they are done."""
+        self._left_out = {name: set(indices) for name, indices in problems.items()}
 
     @cached_property
     def _validation_marks(self) -> dict[int, str]:
@@ -341,6 +372,16 @@ class PromptDataModule(LightningDataModule):
 
     def test_dataloader(self) -> list[DataLoader[PromptBatch]]:
         return self.val_dataloader()
+
+    def predict_dataloader(self) -> list[DataLoader[PromptBatch]]:
+        rank, world_size = self._place()
+        return [
+            DataLoader(
+                _Batches(self.evaluation_batches(name, rank, world_size, max(1, _WRITTEN_TOGETHER // chosen.samples))),
+                batch_size=None,
+            )
+            for name, chosen in self.evaluation_sets.items()
+        ]
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

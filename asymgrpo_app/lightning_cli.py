@@ -1,7 +1,8 @@
 """LightningCLI, set up for RL steps: run folder, derived trainer options, checks across sections."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -21,6 +22,8 @@ from asymgrpo_app.callbacks.checkpoint import (
     completed_steps_in,
     newest_checkpoint,
 )
+from asymgrpo_app.callbacks.epochs import EpochShares
+from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport
 from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
@@ -30,6 +33,7 @@ from asymgrpo_app.config_files import check_config_file, config_paths, one_line
 from asymgrpo_app.console import printable, quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import ExitCode, UserError
+from asymgrpo_app.evaluation.files import refuse_existing
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.policy import load_config
 from asymgrpo_app.prompts.inspection import EVERYTHING
@@ -128,7 +132,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 class AsymGRPOCLI(LightningCLI):
-    """`asymgrpo fit | validate | test`, with the sections model, data, rollout, checkpoint and trainer."""
+    """`asymgrpo fit | validate | test | predict`, with the sections model, data, rollout, checkpoint and trainer."""
 
     exit_code = ExitCode.OK
 
@@ -144,8 +148,10 @@ class AsymGRPOCLI(LightningCLI):
             parser_class=_Parser,
             parser_kwargs={
                 "prog": "asymgrpo",
-                "description": "Train language models with AsymGRPO. Beside the subcommands below there are "
-                "`asymgrpo check`, the dry run of a fit, and `asymgrpo score`, which judges a file of completions.",
+                "description": "Train and evaluate language models with AsymGRPO. Beside the subcommands below there "
+                "are `asymgrpo check`, the dry run of a fit; `asymgrpo score`, which judges a file of completions; "
+                "`asymgrpo compare`, which compares evaluations; and `asymgrpo export`, which turns a checkpoint into "
+                "a model.",
             },
             save_config_callback=SaveRunConfig,
             trainer_defaults={
@@ -170,7 +176,20 @@ class AsymGRPOCLI(LightningCLI):
             "fit": hidden | {"train_dataloaders", "val_dataloaders"},
             "validate": hidden | {"dataloaders"},
             "test": hidden | {"dataloaders"},
+            "predict": hidden | {"dataloaders", "return_predictions"},
         }
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand != "fit":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                default=None,
+                help="Folder for results.json (and predictions.jsonl). Default: <run_dir>/evaluations/<what is "
+                "evaluated>.",
+            )
+        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -290,10 +309,26 @@ class AsymGRPOCLI(LightningCLI):
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        own: list[Callback] = [ExportCallback(), RunSummary()]
+        own: list[Callback] = [EpochShares(), ExportCallback(), RunSummary()]
+        if (verb := self.config["subcommand"]) != "fit":
+            own.append(
+                EvaluationReport(self._output_folder(), self._section.ckpt_path, predict=verb == "predict"),
+            )
         if config.get("enable_progress_bar") is not False:
-            own.append(RunProgress())
+            own.insert(0, RunProgress())  # so that the bar is closed before the summary is printed
         return super()._instantiate_trainer(config, [*callbacks, *own])
+
+    def _output_folder(self) -> Path:
+        """Where an evaluation writes; nothing that is there is written over."""
+        section = self._section
+        checkpoint = Path(section.ckpt_path).stem if section.ckpt_path else "base"
+        folder = Path(section.output or Path(section.run_dir) / "evaluations" / checkpoint)
+        if self.config["subcommand"] == "predict":
+            return folder  # a prediction goes on with its own file, and refuses another's
+        if section.output:
+            refuse_existing(folder / RESULTS_NAME, option="--output")
+            return folder
+        return next(own for own in _numbered(folder) if not (own / RESULTS_NAME).exists())
 
     def _tensorboard(self) -> TensorBoardLogger:
         folder = tensorboard_folder(self._section.run_dir)
@@ -313,6 +348,13 @@ class AsymGRPOCLI(LightningCLI):
             if not self.trainer.interrupted:
                 raise
             self.exit_code = ExitCode.INTERRUPTED
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            raise UserError(
+                f"--ckpt_path {self._section.ckpt_path} does not fit model.policy {self.model.policy_path}: "
+                f"{one_line(str(error))}"
+            ) from error
         finally:
             self.datamodule.close()
         if self.trainer.received_sigterm:
@@ -333,11 +375,13 @@ class AsymGRPOCLI(LightningCLI):
             say("Nothing stands in the way of this run.")
 
     def before_validate(self) -> None:
+        if not self.datamodule.evaluation_sets:
+            raise UserError("data.validation is empty: name at least one set to evaluate.")
         self._check_lengths()
         notes = self.datamodule.check(training=False)
         say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
 
-    before_test = before_validate
+    before_test = before_predict = before_validate
 
     def _check_all_data(self) -> list[str]:
         """Every row of the training data.
@@ -376,8 +420,17 @@ class AsymGRPOCLI(LightningCLI):
 
     def _check_lengths(self) -> None:
         """The longest sequence against what the architecture takes."""
-        prompt, completion = self.datamodule.max_prompt_tokens, self._section.rollout.max_completion_tokens
-        limit = getattr(load_config(self.model.policy_path), "max_position_embeddings", None)
+        own = (chosen.max_completion_tokens or 0 for chosen in self.datamodule.evaluation_sets.values())
+        prompt = self.datamodule.max_prompt_tokens
+        completion = max(self._section.rollout.max_completion_tokens, *own, 0)
+        config = load_config(self.model.policy_path)
+        known, rows = len(self.datamodule.tokenizer), getattr(config, "vocab_size", None)
+        if rows is not None and known > rows:
+            raise UserError(
+                f"The tokenizer of {self.datamodule.tokenizer_path} knows {known:,} tokens, but the model has only "
+                f"{rows:,}: they do not belong together."
+            )
+        limit = getattr(config, "max_position_embeddings", None)
         if limit is not None and prompt + completion > limit:
             raise UserError(
                 f"data.max_prompt_tokens ({prompt}) and rollout.max_completion_tokens ({completion}) add up to more "
@@ -418,6 +471,13 @@ class AsymGRPOCLI(LightningCLI):
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
         return kwargs | {"weights_only": True}
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """The folder, and then with a number added to its name: 2, 3, ..."""
+    yield folder
+    for number in count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
 
 
 def _preview(data: PromptDataModule) -> list[str]:

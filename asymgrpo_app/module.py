@@ -23,7 +23,8 @@ from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
 from asymgrpo_app.errors import RunError, UserError
-from asymgrpo_app.evaluation.metrics import EvaluationMetrics
+from asymgrpo_app.evaluation.metrics import SetMetrics
+from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.perf import performance
@@ -148,7 +149,7 @@ class AsymGRPOModule(LightningModule):
         self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
         self.optimization: dict[str, Any] = {}  # settings of optimizer and schedule as plain values, for checkpoints
         self.last_step: StepRecord | None = None
-        self._evaluations: dict[str, EvaluationMetrics] = {}
+        self.evaluations: dict[str, SetMetrics] = {}
         self._evaluation_started = 0.0
         self._reference: list[PreTrainedModel] = []  # in a list: out of the module tree, hence out of checkpoints
 
@@ -499,20 +500,24 @@ class AsymGRPOModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._evaluation_started = perf_counter()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self._evaluations = {
-            name: EvaluationMetrics(chosen.ks).to(self.device) for name, chosen in data.evaluation_sets.items()
-        }
+        self.evaluations = {name: chosen.metrics().to(self.device) for name, chosen in data.evaluation_sets.items()}
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count the right completions of each problem."""
-        if batch.prompts:
-            self._evaluations[batch.set_name].update(_attached(batch).rewards())
+        """Take up what is known of each problem."""
+        rollouts = _attached(batch) if batch.prompts else None
+        self.evaluations[batch.set_name].update(outcomes_of(rollouts, rollouts.answers) if rollouts else [])
 
     def on_validation_epoch_end(self) -> None:
         values: dict[str, float] = {}
-        for name, metric in self._evaluations.items():
-            values |= {f"val/{name}/{key}": float(value) for key, value in metric.compute().items()}
+        for name, metric in self.evaluations.items():
+            for key, estimate in metric.compute().items():
+                if key.partition("@")[0] in ACCURACIES:
+                    values[f"val/{name}/{key}"] = estimate.value
         self.publish(values | {"timing_s/testing": perf_counter() - self._evaluation_started})
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
+        """The completions are attached to the batch; the number of problems that have some."""
+        return len(batch.prompts)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -521,8 +526,12 @@ class AsymGRPOModule(LightningModule):
     # ---- logging: the axis counts completed RL steps ----
 
     def publish(self, values: dict[str, float], *, write: bool = True) -> None:
-        """Hand values to callbacks by their name, and to the loggers. Only where Lightning allows `log`."""
-        self.log_dict(values, logger=False, batch_size=1)
+        """Hand values to callbacks by their name, in `trainer.callback_metrics`, and to the loggers.
+
+        Lightning's `log` would put them in the same place, but prepares each for a mean over batches and ranks first,
+        which takes longer than all the rest of logging.
+        """
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         if write:
             self.write(values)
 

@@ -1,11 +1,11 @@
-"""Scalars over micro-batches and ranks, and evaluation metrics."""
+"""Scalars over micro-batches and ranks, and pass@k."""
 
 from itertools import combinations
 
 import pytest
 import torch
 
-from asymgrpo_app.evaluation import EvaluationMetrics, pass_at_k
+from asymgrpo_app.evaluation import pass_at_k
 from asymgrpo_app.metrics import StepMetrics
 
 
@@ -48,18 +48,3 @@ def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n):
 def test_pass_at_k_refuses_impossible_counts(n, c, k):
     with pytest.raises(ValueError, match="pass@k needs"):
         pass_at_k(n, c, k)
-
-
-def test_evaluation_metrics_over_uneven_batches():
-    metric = EvaluationMetrics([1, 2, 4])
-    metric.update(torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
-    metric.update(torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
-    values = {name: float(value) for name, value in metric.compute().items()}
-    assert values == pytest.approx(
-        {
-            "avg@4": (1 / 4 + 1 + 0 + 1 / 2) / 4,
-            "pass@1": (1 / 4 + 1 + 0 + 1 / 2) / 4,
-            "pass@2": (1 / 2 + 1 + 0 + 5 / 6) / 4,
-            "pass@4": (1 + 1 + 0 + 1) / 4,
-        }
-    )

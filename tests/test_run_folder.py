@@ -7,6 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.cli import main
+from asymgrpo_app.evaluation.results import read_results
 
 SMALL = ["--data.prompts_per_step=8", "--checkpoint.every_n_steps=2", "--tensorboard.every_n_steps=100"]
 pytestmark = pytest.mark.usefixtures("shared_engine")
@@ -68,9 +69,13 @@ def test_an_evaluation_leaves_the_run_alone(command, tmp_path, capsys):
     first = str(run / "checkpoints/step-00000002.ckpt")
     assert main(["validate", *command[1:], f"--ckpt_path={first}"]) == 0
     assert {tag: points(run, tag) for tag in before} == before
-    assert sorted(run.rglob("*")) == files
-    printed = re.search(r"countdown/avg@2 +(\d\.\d{3})", capsys.readouterr().out)
-    assert float(printed[1]) == pytest.approx(dict(before["val/countdown/avg@2"])[2], abs=6e-4)
+    report = run / "evaluations/step-00000002/results.json"
+    assert sorted(run.rglob("*")) == sorted([*files, report, report.parent, report.parent.parent])
+    again = read_results(report).sets["countdown"].metrics["avg@2"]
+    assert again.value == pytest.approx(dict(before["val/countdown/avg@2"])[2], abs=1e-7)
+    assert f"{100 * again.value:.1f} %" in capsys.readouterr().out
+    assert main(["validate", *command[1:], f"--ckpt_path={first}"]) == 0
+    assert (run / "evaluations/step-00000002-2/results.json").exists()  # the first one stays
 
 
 def test_last_starts_where_there_is_no_checkpoint_yet(command, tmp_path, capsys):

@@ -8,6 +8,7 @@ from pyarrow import parquet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.cli import main
+from asymgrpo_app.evaluation.results import read_results
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 from tests.small_chat_policy import make
 
@@ -28,17 +29,24 @@ def engine(policy):
     engine.close()
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub's own cache with one data set in it."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "prepared")
-    repository, commit = tmp_path / "hub/datasets--someone--sums", "a" * 40
+def in_hub_cache(cache, name, path, rows):
+    """Lay a data set of one file out as the hub's own cache has it."""
+    repository, commit = cache / f"datasets--{name.replace('/', '--')}", "a" * 40
     (repository / "refs").mkdir(parents=True)
     (repository / "refs/main").write_text(commit)
-    snapshot = repository / "snapshots" / commit
-    snapshot.mkdir(parents=True)
-    (snapshot / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    file = repository / "snapshots" / commit / path
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file.parent
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's own cache, with one data set in it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "prepared")
+    in_hub_cache(tmp_path / "hub", "someone/sums", "train.jsonl", ROWS)
+    return tmp_path / "hub"
 
 
 def json_lines(folder):
@@ -101,3 +109,40 @@ def test_two_steps(name, quickstart, policy, tmp_path):
     assert values["reward/error"] == values["reward/timeout"] == values["data/bad_row"] == [0, 0]
     assert max(values["rollout_corr/logprob_abs_diff_max"]) < 1e-4
     assert len(values["val/held_out/avg@2"]) == 2
+
+
+PAPER_SETS = {
+    "HuggingFaceH4/MATH-500": ("test.jsonl", {"problem": "1 + 1", "answer": "2"}),
+    "HuggingFaceH4/aime_2024": ("train.jsonl", {"problem": "1 + 2", "answer": "3"}),
+    "math-ai/aime25": ("test.jsonl", {"problem": "1 + 3", "answer": "4"}),
+    "math-ai/amc23": ("test.jsonl", {"question": "1 + 4", "answer": 5.0}),
+    "Hothan/OlympiadBench": ("train.jsonl", {"question": "1 + 5", "final_answer": ["$6$"]}),
+}
+
+
+@pytest.mark.usefixtures("shared_engine")
+def test_the_papers_protocol_from_the_hubs_cache(hub, policy, repository, tmp_path):
+    for name, (path, row) in PAPER_SETS.items():
+        folder = in_hub_cache(hub, name, path, [row] * 2)
+        if name == "Hothan/OlympiadBench":  # this one has configurations
+            card = {
+                "configs": [{"config_name": "OE_TO_maths_en_COMP", "data_files": [{"split": "train", "path": path}]}]
+            }
+            (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    paper = f"--config={repository / 'configs/eval/paper.yaml'}"
+    small = ["--data.max_prompt_tokens=400", "--rollout.max_completion_tokens=8", "--trainer.precision=32-true"]
+    output = tmp_path / "paper"
+    assert main(["predict", paper, *small, f"--model.policy={policy}", f"--output={output}"]) == 0
+    found = read_results(output / "results.json")
+    samples = {name: (own.protocol.samples, own.protocol.temperature) for name, own in found.sets.items()}
+    assert samples == {
+        "math500": (5, 0.4),
+        "olympiadbench": (5, 0.4),
+        "aime24": (10, 0.4),
+        "aime25": (10, 0.4),
+        "amc23": (10, 0.4),
+    }
+    assert len((output / "predictions.jsonl").read_text().splitlines()) == 2 * (5 + 5 + 10 + 10 + 10)
+    assert found.mean["accuracy"].value == pytest.approx(
+        sum(own.metrics[f"avg@{own.protocol.samples}"].value for own in found.sets.values()) / 5
+    )

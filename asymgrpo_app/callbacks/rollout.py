@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import named_weights, stop_token_ids
-from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, judge, sample
+from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge, sample
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.failures import FailureCount
@@ -118,18 +118,19 @@ class VLLMRolloutCallback(Callback):
         if not batch.prompts:  # an evaluation slice may leave a rank without problems
             return
         chosen = _data(trainer).evaluation_sets[batch.set_name]
-        settings = SamplingSettings(
-            chosen.temperature, self.max_completion_tokens, self._stops(trainer, pl_module), chosen.top_p
-        )
+        limit = chosen.max_completion_tokens or self.max_completion_tokens
+        settings = SamplingSettings(chosen.temperature, limit, self._stops(trainer, pl_module), chosen.top_p)
         groups = self._judged(trainer, pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
         batch.rollouts = self._rollouts(batch.prompts, groups, settings)
+        if chosen.majority_ks:
+            batch.rollouts.answers = answer_classes(batch.prompts, groups, _data(trainer).pool)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_failing(pl_module)
 
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_start = on_validation_batch_start
-    on_test_epoch_end = on_validation_epoch_end
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self.close()  # Lightning calls no teardown after an exception
@@ -187,7 +188,9 @@ class VLLMRolloutCallback(Callback):
     def _ready_engine(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
         if self._engine is None:
             say("Starting vLLM ...")
-            max_model_len = _data(trainer).max_prompt_tokens + self.max_completion_tokens
+            sets = _data(trainer).evaluation_sets.values()
+            limits = [self.max_completion_tokens, *(own.max_completion_tokens or 0 for own in sets)]
+            max_model_len = _data(trainer).max_prompt_tokens + max(limits)
             self._engine = VLLMEngine(
                 pl_module.policy_path,
                 self.engine_config,

@@ -29,11 +29,8 @@ class RunSummary(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
-        self.evaluations.append((pl_module.completed_steps, values))
-        if trainer.state.fn != TrainerFn.FITTING:
-            say("\n".join(["", *self._accuracy()]))
-
-    on_test_end = on_validation_end
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.evaluations.append((pl_module.completed_steps, values))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         timings = {tag: float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("timing_s/")}

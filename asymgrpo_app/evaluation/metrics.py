@@ -1,65 +1,79 @@
-"""avg@k and unbiased pass@k over problems, right across ranks and uneven batches."""
+"""The metrics of one evaluation set, right across ranks and uneven batches."""
 
 from collections.abc import Sequence
-from math import comb
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from asymgrpo_app.evaluation.intervals import Estimate
+from asymgrpo_app.evaluation.outcomes import MetricChoice, ProblemOutcome, estimates
 
-def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that at least one of k samples is right (arXiv 2107.03374, Eq. 1).
 
-    Args:
-        num_samples: n, completions drawn for the problem.
-        num_correct: c of them that are right, 0 <= c <= n.
-        k: Size of the draw, 1 <= k <= n.
+@dataclass(frozen=True)
+class ProblemValues:
+    """The values behind an evaluation, for all problems of all ranks.
 
-    Returns:
-        1 - C(n-c, k) / C(n, k), in [0, 1].
-
-    Raises:
-        ValueError: A number outside its range.
+    Attributes:
+        indices: [P] places of the problems in their set, ascending.
+        samples: Completions per problem.
+        values: [P] for each metric; NaN where a problem has none.
     """
-    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
-        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={num_samples}, c={num_correct}, k={k}")
-    return 1.0 - comb(num_samples - num_correct, k) / comb(num_samples, k)
+
+    indices: list[int]
+    samples: int
+    values: dict[str, list[float]]
 
 
-class EvaluationMetrics(Metric):
-    """`avg@n` (mean accuracy over n samples of each problem) and `pass@k` for several k, as means over problems.
+class SetMetrics(Metric):
+    """All metrics of one set: `avg@n`, `pass@k`, `maj@k` or `greedy`, truncation, length, ... (docs/evaluation.md).
+
+    The state is one row of float64 per problem. Problems may come in any order, in batches of any size, and in any
+    split over ranks: they are put in order before anything is added up, so the result is the same to the last digit.
 
     Args:
         ks: The k of each pass@k, at most the number of samples.
+        majority_ks: The k of each maj@k, likewise.
+        greedy: The set is sampled once at temperature 0; see `MetricChoice`.
     """
 
     full_state_update = False
-    accuracies: Tensor
-    passes: Tensor
-    problems: Tensor
-    samples: Tensor
+    rows: list[Tensor] | Tensor
 
-    def __init__(self, ks: Sequence[int]) -> None:
+    def __init__(self, ks: Sequence[int], majority_ks: Sequence[int] = (), greedy: bool = False) -> None:
         super().__init__()
-        self.ks = tuple(ks)
-        self.add_state("accuracies", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("passes", torch.zeros(len(self.ks), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("problems", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
+        # A rank without problems takes part in the gathering with an empty tensor of this type.
+        self.set_dtype(torch.float64)
+        self.choice = MetricChoice(tuple(ks), tuple(majority_ks), greedy)
+        # Rows one after the other in one dimension: ranks without problems have no rows to take a width from.
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.problems: ProblemValues | None = None
 
-    def update(self, rewards: Tensor) -> None:
-        """Add problems: rewards in {0, 1}, [problems, samples]."""
-        n = rewards.shape[1]
-        correct = [int(c) for c in rewards.sum(dim=1).tolist()]
-        self.accuracies += rewards.double().mean(dim=1).sum().to(self.accuracies.device)
-        self.passes += torch.tensor(
-            [sum(pass_at_k(n, c, k) for c in correct) for k in self.ks], dtype=torch.float64
-        ).to(self.passes.device)
-        self.problems += len(correct)
-        self.samples = torch.full_like(self.samples, n)
+    def update(self, outcomes: Sequence[ProblemOutcome]) -> None:
+        """Add problems; none is fine."""
+        rows = [[outcome.index, outcome.samples, *self.choice.values(outcome)] for outcome in outcomes]
+        state: list[Tensor] = self.rows  # type: ignore[assignment]  # a tensor only between gathering and computing
+        state.append(torch.tensor(rows, dtype=torch.float64, device=self.device).flatten())
 
-    def compute(self) -> dict[str, Tensor]:
-        """The means over all problems of all ranks."""
-        means = {f"avg@{int(self.samples)}": self.accuracies / self.problems}
-        return means | {f"pass@{k}": total / self.problems for k, total in zip(self.ks, self.passes, strict=True)}
+    def compute(self) -> dict[str, Estimate]:
+        """The means over all problems of all ranks with their intervals; nothing without problems.
+
+        Afterwards `problems` has the values behind them.
+
+        Raises:
+            ValueError: Problems with different numbers of completions.
+        """
+        state = torch.cat(self.rows) if isinstance(self.rows, list) and self.rows else self.rows
+        flat: list[float] = state.tolist() if isinstance(state, Tensor) else []
+        width = 2 + len(self.choice.names(0))
+        by_index = {int(flat[i]): flat[i + 1 : i + width] for i in range(0, len(flat), width)}
+        indices = sorted(by_index)
+        rows = [by_index[index] for index in indices]
+        numbers = {int(row[0]) for row in rows}
+        if len(numbers) > 1:
+            raise ValueError(f"every problem of a set needs the same number of completions, got {sorted(numbers)}")
+        samples = max(numbers, default=0)
+        values = {name: [row[1 + i] for row in rows] for i, name in enumerate(self.choice.names(samples))}
+        self.problems = ProblemValues(indices, samples, values)
+        return estimates(values)

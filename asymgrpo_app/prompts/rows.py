@@ -138,6 +138,8 @@ class RowSource(PromptSource):
         return text
 
     def _answer_text(self, value: object, place: str) -> str:
+        if isinstance(value, list) and len(value) == 1:  # some data sets keep a list of answers
+            value = value[0]
         if isinstance(value, str) and value.strip():
             _check_unicode(value, self.answer_field, place)
             return value

@@ -59,6 +59,20 @@ class Verifier(ABC):
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge the text of one completion against its row (a mapping with at least `answer`)."""
 
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        """The answer that a completion gives, None if it gives none.
+
+        With `equal_answers` this is the verifier's notion of equal answers, which a majority (maj@k) is taken over.
+
+        Raises:
+            NotImplementedError: The verifier has no such notion; evaluations then have no maj@k.
+        """
+        raise NotImplementedError
+
+    def equal_answers(self, first: str, second: str) -> bool:
+        """Whether two answers that `find_answer` found are the same answer."""
+        return first == second
+
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Raise `ValueError` with the reason if no completion could ever be judged against this row.
 

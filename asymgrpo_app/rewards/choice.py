@@ -40,10 +40,14 @@ class MultipleChoice(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, one of the letters."""
-        letters = self._chosen(completion)
-        if len(letters) != 1:
+        letter = self.find_answer(completion, row)
+        if letter is None:
             return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=letters == {_letter(row["answer"])})
+        return Verdict(correct=letter == _letter(row["answer"]))
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        letters = self._chosen(completion)
+        return letters.pop() if len(letters) == 1 else None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the reference is one of the letters.

@@ -78,6 +78,9 @@ class CountdownVerifier(Verifier):
         uses_numbers_once = sorted(expression.numbers) == sorted(row["numbers"])
         return Verdict(correct=uses_numbers_once and expression.value == row["target"])
 
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        return None if parse_expression(completion) is None else "".join(completion.split())
+
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check the types and ranges of `numbers` and `target`.
 

@@ -28,10 +28,13 @@ class ExactMatch(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, a string."""
-        given = self._normalise(completion if self.extract == "whole" else last_boxed(completion) or "")
-        if not given:
+        given = self.find_answer(completion, row)
+        if given is None:
             return Verdict(correct=False, status=Status.NO_ANSWER)
         return Verdict(correct=given == self._normalise(row["answer"]))
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        return self._normalise(completion if self.extract == "whole" else last_boxed(completion) or "") or None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that there is an answer to compare with.

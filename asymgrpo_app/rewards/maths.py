@@ -56,17 +56,24 @@ class MathVerifier(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, a string."""
+        given = self.find_answer(completion, row)
+        if given is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return Verdict(correct=self.equal_answers(row["answer"], given))
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         given = last_boxed(completion)
         if given is None and self.extract == "boxed_or_last":
             given = last_formula(completion)
-        if given is None or not given.strip():
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        reference = row["answer"]
-        if given.strip() == reference.strip():
-            return Verdict(correct=True)
-        if len(given) > MAX_ANSWER_CHARS or _UNPRINTABLE.search(given):
-            return Verdict(correct=False)
-        return Verdict(correct=_equal(_read(reference), _read(given)))
+        return None if given is None else given.strip() or None
+
+    def equal_answers(self, first: str, second: str) -> bool:
+        """Whether `second` has the value of `first`, the reference."""
+        if first.strip() == second.strip():
+            return True
+        if any(len(answer) > MAX_ANSWER_CHARS or _UNPRINTABLE.search(answer) for answer in (first, second)):
+            return False
+        return _equal(_read(first), _read(second))
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the reference can be read.

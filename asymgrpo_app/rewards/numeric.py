@@ -52,15 +52,21 @@ class NumericMatch(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, a string that is a number."""
-        box = None if self.extract == "last" else last_boxed(completion)
-        if box is not None:
-            written = _only_number(box)
-        else:
-            written = None if self.extract == "boxed" else last_number(tail(completion, FORMULA_TAIL_CHARS))
+        written = self.find_answer(completion, row)
         if written is None:
             return Verdict(correct=False, status=Status.NO_ANSWER)
         given, reference = parse_number(written), _reference(row)
         return Verdict(correct=given is not None and reference is not None and self._equal(given, reference))
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        box = None if self.extract == "last" else last_boxed(completion)
+        if box is not None:
+            return _only_number(box)
+        return None if self.extract == "boxed" else last_number(tail(completion, FORMULA_TAIL_CHARS))
+
+    def equal_answers(self, first: str, second: str) -> bool:
+        left, right = parse_number(first), parse_number(second)
+        return first == second or (left is not None and right is not None and self._equal(left, right))
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the reference is a number.

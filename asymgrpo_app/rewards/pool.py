@@ -15,7 +15,7 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 from asymgrpo_app.rewards.crew import Crew
 from asymgrpo_app.rewards.processes import Job
-from asymgrpo_app.rewards.worker import described, reason_here, verdict_here
+from asymgrpo_app.rewards.worker import answer_classes_here, described, reason_here, verdict_here
 
 MAX_WORKERS = 256
 MIN_MEMORY_GIB = 0.5
@@ -25,7 +25,7 @@ _MOST_WORKERS_BY_DEFAULT = 16
 _MAX_PICKLED = 1_000
 _UNJUDGED = Verdict(correct=False, status=Status.ERROR, detail="not judged")
 
-_Item = tuple[Verifier, str, Mapping[str, Any]]
+_Item = tuple[Verifier, str | Sequence[str], Mapping[str, Any]]
 _Reply = dict[str, Any]
 
 
@@ -111,6 +111,25 @@ class VerifierPool:
             reasons[position] = _reason(reply)
         return reasons
 
+    def classes(
+        self, verifiers: Sequence[Verifier], completions: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
+    ) -> list[list[int | None] | None]:
+        """For each of P problems the classes of equal answers among its completions.
+
+        Returns:
+            [P][n] numbers from 0 on, None for a completion without an answer; None for a problem whose verifier has no
+            notion of equal answers, or failed to tell.
+
+        Raises:
+            UserError: A verifier cannot be sent to worker processes.
+            RunError: Worker processes do not start.
+        """
+        items = list(zip(verifiers, completions, rows, strict=True))
+        classes = [None if verifier.isolated else _classes_here(verifier, texts, row) for verifier, texts, row in items]
+        for position, reply in self._replies("classes", items):
+            classes[position] = reply.get("classes")
+        return classes
+
     def close(self) -> None:
         """End the workers. Safe to call twice; a later call of `score` or `check` starts new ones."""
         self._crew.close()
@@ -155,6 +174,13 @@ class VerifierPool:
                     raise UserError(f"{name} cannot be sent to a worker process: {described(error)}.") from error
                 tokens[id(verifier)] = self._verifiers.setdefault(pickled, len(self._verifiers))
         return tokens
+
+
+def _classes_here(verifier: Verifier, completions: Sequence[str], row: Mapping[str, Any]) -> list[int | None] | None:
+    try:
+        return answer_classes_here(verifier, completions, row)
+    except (Exception, SystemExit):  # like a worker that fails: nothing is known about this problem
+        return None
 
 
 def _own_class(kind: type[Verifier]) -> str:

@@ -51,7 +51,7 @@ class ReasoningGymVerifier(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row is a problem of the task: `question`, `answer`, `metadata` and `task`."""
-        answer = find_answer(completion, self.answer)
+        answer = self.find_answer(completion, row)
         if answer is None:
             return Verdict(correct=False, status=Status.NO_ANSWER)
         try:
@@ -65,6 +65,9 @@ class ReasoningGymVerifier(Verifier):
             except ValueError as fault:
                 return Verdict(correct=False, status=Status.ERROR, detail=str(fault))
             return Verdict(correct=False)
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        return find_answer(completion, self.answer)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that it is a problem of the task, and that its own answer is right.

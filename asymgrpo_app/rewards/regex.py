@@ -35,13 +35,16 @@ class RegexMatch(Verifier):
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         """Judge one completion. The row has `answer`, a string."""
+        given = self.find_answer(completion, row)
+        if given is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return Verdict(correct=given == self._normalise(row["answer"]))
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         last = None
         for match in self._compiled().finditer(completion):
             last = match
-        given = self._normalise((last[self.group] or "") if last else "")
-        if not given:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=given == self._normalise(row["answer"]))
+        return self._normalise((last[self.group] or "") if last else "") or None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that there is an answer to compare with.

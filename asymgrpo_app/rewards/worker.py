@@ -9,10 +9,11 @@ import os
 import pickle
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from asymgrpo_app.rewards.answers import answer_classes
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 
 MAX_DETAIL_CHARS = 200
@@ -70,6 +71,17 @@ def reason_here(verifier: Verifier, row: Mapping[str, Any]) -> str | None:
     return None
 
 
+def answer_classes_here(
+    verifier: Verifier, completions: Sequence[str], row: Mapping[str, Any]
+) -> list[int | None] | None:
+    """Classes of equal answers among the completions of one problem; None if the verifier has no such notion."""
+    try:
+        answers = [verifier.find_answer(completion, row) for completion in completions]
+    except NotImplementedError:
+        return None
+    return answer_classes(answers, verifier.equal_answers)
+
+
 def confine(launcher: int, memory_bytes: int) -> None:
     """Bound what this process may do to the machine, and let it end with the launcher that forked it."""
     os.setpgid(0, 0)  # so that what a verifier starts can be ended with it
@@ -121,6 +133,8 @@ def _reply(kind: str, verifiers: dict[int, Verifier], token: int, payload: bytes
         except ValueError as error:
             return {"reason": one_line(str(error)) or type(error).__name__}
         return {"reason": None}
+    if kind == "classes":
+        return {"classes": answer_classes_here(verifier, completion, row)}
     verdict = checked_verdict(verifier.verify(completion, row))
     return {"correct": verdict.correct, "status": verdict.status.value, "detail": verdict.detail}
 

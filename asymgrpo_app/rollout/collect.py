@@ -50,6 +50,15 @@ def judge(
     return [judged[start : start + group_size] for start in range(0, len(judged), group_size)]
 
 
+def answer_classes(
+    prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[JudgedCompletion]], pool: VerifierPool
+) -> list[list[int | None] | None]:
+    """For each of P prompts the classes of equal answers among its completions (see `VerifierPool.classes`)."""
+    owners = [encoded.prompt for encoded in prompts]
+    texts = [[judged.text for judged in group] for group in groups]
+    return pool.classes([prompt.verifier for prompt in owners], texts, [prompt.row for prompt in owners])
+
+
 class Stopwatch:
     """Seconds of named stretches of a step, as `timing_s/<name>`.
 

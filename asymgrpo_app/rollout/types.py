@@ -89,6 +89,8 @@ class RolloutBatch:
         settings: How they were sampled; the policy's log-probabilities use the same temperature.
         truncated_are_wrong: A truncated completion counts as wrong if True, and is left out of the group otherwise.
         failed_are_wrong: The same for completions whose verifier failed (timeout, error).
+        answers: [P][G] classes of equal answers, where an evaluation asked for them; None for a problem whose verifier
+            has no such notion.
     """
 
     prompts: list[EncodedPrompt]
@@ -96,6 +98,7 @@ class RolloutBatch:
     settings: SamplingSettings
     truncated_are_wrong: bool = True
     failed_are_wrong: bool = True
+    answers: list[list[int | None] | None] | None = None
 
     def rewards(self) -> Tensor:
         """Correctness in {0, 1}, float32 [P, G]. A truncated completion is never right."""

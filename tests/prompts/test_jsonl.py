@@ -155,7 +155,7 @@ GOOD = b'{"prompt": "p", "answer": "a"}\n'
         (b'{"prompt": "p", "answer": "  "}', "'answer' must be a string that is not empty or a number, not '  '"),
         (b'{"prompt": "p", "answer": null}', "'answer' must be a string that is not empty or a number, not null"),
         (b'{"prompt": "p", "answer": true}', "'answer' must be a string that is not empty or a number, not true"),
-        (b'{"prompt": "p", "answer": [1]}', "'answer' must be a string that is not empty or a number, not [1]"),
+        (b'{"prompt": "p", "answer": [1, 2]}', "'answer' must be a string that is not empty or a number, not [1, 2]"),
         (b'{"prompt": "p", "answer": 1e999}', "'answer' must be a string that is not empty or a number, not Infinity"),
         (b'{"prompt": "\xff\xfe", "answer": "a"}', "not UTF-8 text, seen the bytes b'\\xff'"),
         (GOOD.strip().decode().encode("utf-16"), "not UTF-8 text, seen the bytes b'\\xff'"),

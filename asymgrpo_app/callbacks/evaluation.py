@@ -1,0 +1,148 @@
+"""What an evaluation leaves behind: a table, `results.json`, and with `predict` every completion."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from asymgrpo_app.console import say
+from asymgrpo_app.evaluation.metrics import SetMetrics
+from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
+from asymgrpo_app.evaluation.results import (
+    EvaluationProtocol,
+    EvaluationRun,
+    SetResult,
+    code_commit,
+    problems_digest,
+    results,
+    set_result,
+    table,
+    write_results,
+)
+
+RESULTS_NAME = "results.json"
+PREDICTIONS_NAME = "predictions.jsonl"
+
+
+class EvaluationReport(Callback):
+    """Ends `validate`, `test` and `predict` with a table and `<folder>/results.json`.
+
+    With `predict` every completion is in `<folder>/predictions.jsonl` as soon as its problem is judged; the same
+    command goes on with a file that was interrupted.
+
+    Args:
+        folder: Where to write.
+        checkpoint: The checkpoint that is evaluated; None for the policy itself.
+        predict: Whether completions are written.
+    """
+
+    def __init__(self, folder: Path, checkpoint: str | None, *, predict: bool) -> None:
+        self.folder = folder
+        self.checkpoint = checkpoint
+        self.predict = predict
+        self._writer: PredictionWriter | None = None
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Open the file of completions, and tell the data module what is in it already."""
+        if not self.predict:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero:
+            header = PredictionHeader(self._run(pl_module, data), self._protocols(trainer))
+            self._writer = PredictionWriter(self.folder / PREDICTIONS_NAME, header, resume=True)
+        complete = None
+        if self._writer is not None:
+            complete = {
+                name: [p.index for p in data.evaluation_problems(name) if self._writer.is_complete(name, p.index)]
+                for name in data.evaluation_sets
+            }
+            if number := sum(map(len, complete.values())):
+                say(f"{number:,} problems are in {self._writer.path} already; going on with the others.")
+        data.leave_out(trainer.strategy.broadcast(complete))
+
+    # ---- validate and test ----
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            self._report(trainer, pl_module, pl_module.evaluations)
+
+    on_test_end = on_validation_end
+
+    # ---- predict ----
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        own = predictions_of(batch.set_name, batch.rollouts, batch.rollouts.answers) if batch.prompts else []
+        parts = pl_module.gather_objects(own)
+        if self._writer is not None:
+            everything = [prediction for part in parts for prediction in part]
+            self._writer.write(sorted(everything, key=lambda prediction: (prediction.index, prediction.sample)))
+        if any(pl_module.gather_objects(trainer.received_sigterm)):
+            self._close()
+            raise SIGTERMException
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self._writer is None:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._writer.close()
+        outcomes = finished_sets(self._writer.path, self._writer.predictions, self._writer.header)
+        evaluations = {}
+        for name, own in outcomes.items():
+            evaluations[name] = data.evaluation_sets[name].metrics()
+            evaluations[name].update(list(own.values()))
+            evaluations[name].compute()
+        self._report(trainer, pl_module, evaluations)
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._close()
+
+    # ---- the report ----
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _report(self, trainer: Trainer, pl_module: Any, evaluations: Mapping[str, SetMetrics]) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        protocols = self._protocols(trainer)
+        sets: dict[str, SetResult] = {}
+        for name, metrics in evaluations.items():
+            assert metrics.problems is not None
+            uids = {problem.index: problem.prompt.uid for problem in data.evaluation_problems(name)}
+            sets[name] = set_result(
+                protocols[name], [uids[i] for i in metrics.problems.indices], metrics.problems.values
+            )
+        content = results(self._run(pl_module, data), sets)
+        path = self.folder / RESULTS_NAME
+        write_results(path, content, overwrite=self.predict)  # the same completions, counted again
+        lines = ["", table(content), "", f"  Results       {path}"]
+        if self.predict:
+            lines.append(f"  Completions   {self.folder / PREDICTIONS_NAME}")
+        say("\n".join([*lines, ""]))
+
+    def _run(self, pl_module: Any, data: Any) -> EvaluationRun:
+        return EvaluationRun(pl_module.policy_path, self.checkpoint, data.seed, commit=code_commit())
+
+    def _protocols(self, trainer: Trainer) -> dict[str, EvaluationProtocol]:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rollout: Any = next(own for own in trainer.callbacks if hasattr(own, "max_completion_tokens"))  # type: ignore[attr-defined]
+        protocols = {}
+        for name, chosen in data.evaluation_sets.items():
+            problems = data.evaluation_problems(name)
+            protocols[name] = EvaluationProtocol(
+                problems=len(problems),
+                samples=chosen.samples,
+                temperature=chosen.temperature,
+                top_p=chosen.top_p,
+                max_tokens=chosen.max_completion_tokens or rollout.max_completion_tokens,
+                template=type(chosen.template or data.template).__name__,
+                digest=problems_digest(problem.prompt.text for problem in problems),
+            )
+        return protocols

@@ -1,0 +1,295 @@
+"""The paired difference between evaluations of the same problems."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import isnan
+from pathlib import Path
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.evaluation.intervals import Estimate, difference_interval, mean_interval, mean_over_sets
+from asymgrpo_app.evaluation.outcomes import UNBOUNDED, MetricChoice, ProblemOutcome, estimate
+from asymgrpo_app.evaluation.predictions import finished_sets, read_header, read_predictions
+from asymgrpo_app.evaluation.results import (
+    ACCURACY,
+    EvaluationProtocol,
+    accuracy_name,
+    aligned,
+    read_results,
+    shown,
+    values_of,
+)
+
+_SETTINGS = ("samples", "temperature", "top_p", "max_tokens", "template")
+_RESULTS_NAME = "results.json"
+
+
+@dataclass(frozen=True)
+class ProblemTable:
+    """One metric of one set, problem by problem.
+
+    Attributes:
+        metric: Its name in this set.
+        values: By the name of the problem; NaN where there is none.
+        protocol: How the set was evaluated; None if that is not known.
+    """
+
+    metric: str
+    values: dict[str, float]
+    protocol: EvaluationProtocol | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One of the files that are compared.
+
+    Attributes:
+        label: What it is called in tables and plots.
+        path: Where it is.
+        sets: The metric of each set.
+    """
+
+    label: str
+    path: Path
+    sets: dict[str, ProblemTable]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One evaluation against the baseline on one set, or on the mean over sets.
+
+    Attributes:
+        set: Name of the set; `mean of N sets` for the mean.
+        label: The evaluation.
+        metric: Name of the metric.
+        baseline: The baseline's value.
+        value: The evaluation's value.
+        difference: Evaluation minus baseline, with its paired interval.
+    """
+
+    set: str
+    label: str
+    metric: str
+    baseline: Estimate
+    value: Estimate
+    difference: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says."""
+        if self.difference.low > 0:
+            return "higher"
+        return "lower" if self.difference.high < 0 else "undecided"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations against the first of them.
+
+    Attributes:
+        metric: The metric that was asked for.
+        baseline: Label of the first.
+        differences: Set by set, evaluation by evaluation; then those of the mean.
+        notes: What stands in the way of reading the differences as those of the models alone, one sentence each.
+    """
+
+    metric: str
+    baseline: str
+    differences: list[Difference]
+    notes: list[str]
+
+
+def compare(paths: Sequence[Path], metric: str = ACCURACY, only_set: str | None = None) -> Comparison:
+    """Compare evaluations problem by problem.
+
+    Args:
+        paths: Two or more results files, folders with a `results.json`, or prediction files; the first is the baseline.
+        metric: What is compared, e.g. `avg@8`, `pass@4`, `length`; `accuracy` is each set's `avg@n` or `greedy`.
+        only_set: Compare on this set alone; None: on all that the files share.
+
+    Raises:
+        UserError: A file cannot be used, it has no such metric or set, or the problems are not the same.
+    """
+    if len(paths) < 2:
+        raise UserError(f"there is nothing to compare with {len(paths)} file: give two or more.")
+    evaluated = [_load(path, label, metric, only_set) for path, label in zip(paths, _labels(paths), strict=True)]
+    names = _shared_sets(evaluated)
+    notes = _notes(evaluated, names)
+    first, *others = evaluated
+    by_set = [[_difference(name, first, other, notes) for other in others] for name in names]
+    differences = [difference for row in by_set for difference in row]
+    if len(names) > 1:
+        differences += [_mean(metric, [row[number] for row in by_set]) for number in range(len(others))]
+    return Comparison(metric, first.label, differences, notes)
+
+
+# ---- reading ----
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart, without `results.json`."""
+    parts = [path.parent.parts if path.name == _RESULTS_NAME else path.with_suffix("").parts for path in paths]
+    longest = max(map(len, parts))
+    for depth in range(1, longest + 1):
+        labels = ["/".join(own[-depth:]) or str(path) for own, path in zip(parts, paths, strict=True)]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
+
+
+def _load(path: Path, label: str, metric: str, only_set: str | None) -> Evaluated:
+    path = path / _RESULTS_NAME if path.is_dir() else path
+    sets = _from_predictions(path, metric) if path.suffix == ".jsonl" else _from_results(path, metric)
+    if only_set is not None:
+        if only_set not in sets:
+            raise UserError(f"{path} has no set {only_set!r}, it has {', '.join(sets)}.")
+        sets = {only_set: sets[only_set]}
+    return Evaluated(label, path, sets)
+
+
+def _from_results(path: Path, metric: str) -> dict[str, ProblemTable]:
+    tables = {}
+    for name, own in read_results(path).sets.items():
+        chosen = accuracy_name(own.values) if metric == ACCURACY else metric
+        if chosen is None or chosen not in own.values:
+            raise UserError(f"{path}: set {name} has no metric {metric!r}, it has {', '.join(own.values)}.")
+        tables[name] = ProblemTable(chosen, dict(zip(own.uids, values_of(own, chosen), strict=True)), own.protocol)
+    return tables
+
+
+def _from_predictions(path: Path, metric: str) -> dict[str, ProblemTable]:
+    header = read_header(path)
+    light = (replace(prediction, completion="") for prediction in read_predictions(path))
+    tables = {}
+    for name, outcomes in finished_sets(path, light, header).items():
+        protocol = header.sets[name] if header else None
+        chosen, values = _values(f"{path}, set {name}", outcomes, protocol, metric)
+        tables[name] = ProblemTable(chosen, values, protocol)
+    return tables
+
+
+def _values(
+    where: str, outcomes: Mapping[str, ProblemOutcome], protocol: EvaluationProtocol | None, metric: str
+) -> tuple[str, dict[str, float]]:
+    """A metric from completions: any k up to their number can be had."""
+    samples = next(iter(outcomes.values())).samples
+    greedy = protocol is not None and protocol.temperature == 0 and samples == 1
+    kind, _, number = metric.partition("@")
+    k = int(number) if number.isdecimal() else 0
+    if kind in ("pass", "maj") and not 1 <= k <= samples:
+        raise UserError(f"{where} has no metric {metric!r}: k must lie between 1 and {samples}.")
+    choice = MetricChoice((k,) if kind == "pass" else (), (k,) if kind == "maj" else (), greedy)
+    names = choice.names(samples)
+    chosen = accuracy_name(names) if metric == ACCURACY else metric
+    if chosen not in names:
+        raise UserError(f"{where} has no metric {metric!r}, it has {', '.join(names)} and pass@k and maj@k.")
+    place = names.index(chosen)
+    values = {uid: choice.values(outcome)[place] for uid, outcome in outcomes.items()}
+    if all(map(isnan, values.values())):
+        raise UserError(f"{where} has no metric {metric!r}: its completions have no answer_class.")
+    return chosen, values
+
+
+# ---- whether they can be compared ----
+
+
+def _shared_sets(evaluated: Sequence[Evaluated]) -> list[str]:
+    """Names of the sets that all have, after a look at whether these are the same problems."""
+    names = [name for name in evaluated[0].sets if all(name in own.sets for own in evaluated)]
+    if not names:
+        listed = "; ".join(f"{own.path} has {', '.join(own.sets)}" for own in evaluated)
+        raise UserError(f"the files have no set in common: {listed}.")
+    for name in names:
+        for other in evaluated[1:]:
+            _check_same_problems(name, evaluated[0], other)
+    return names
+
+
+def _check_same_problems(name: str, first: Evaluated, other: Evaluated) -> None:
+    ours, theirs = first.sets[name], other.sets[name]
+    alone = [uid for uid in ours.values if uid not in theirs.values]
+    alone += [uid for uid in theirs.values if uid not in ours.values]
+    if alone:
+        raise UserError(
+            f"set {name} is not the same in {first.path} ({len(ours.values)} problems) and {other.path} "
+            f"({len(theirs.values)}): {len(alone)} problems are in one of them only, the first is {alone[0]!r}."
+        )
+    digests = [table.protocol.digest if table.protocol else "" for table in (ours, theirs)]
+    if all(digests) and digests[0] != digests[1]:
+        raise UserError(
+            f"set {name} is not the same in {first.path} and {other.path}: the problems have the same names and "
+            "different texts."
+        )
+
+
+def _notes(evaluated: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
+    notes = []
+    for own in evaluated:
+        if unused := [name for name in own.sets if name not in names]:
+            notes.append(f"Not compared, since not all have it: {', '.join(unused)} of {own.label}.")
+        if any(own.sets[name].protocol is None for name in names):
+            notes.append(f"The sampling settings of {own.label} are not known: there is no .run.json beside it.")
+    first = evaluated[0]
+    for name in names:
+        for other in evaluated[1:]:
+            notes += _settings_apart(name, first, other)
+    return notes
+
+
+def _settings_apart(name: str, first: Evaluated, other: Evaluated) -> list[str]:
+    ours, theirs = first.sets[name].protocol, other.sets[name].protocol
+    if ours is None or theirs is None:
+        return []
+    apart = [
+        f"{field.name} is {getattr(ours, field.name)} and {getattr(theirs, field.name)}"
+        for field in fields(EvaluationProtocol)
+        if field.name in _SETTINGS and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+    if not apart:
+        return []
+    return [f"Set {name} was not evaluated alike in {first.label} and {other.label}: {', '.join(apart)}."]
+
+
+# ---- differences ----
+
+
+def _difference(name: str, first: Evaluated, other: Evaluated, notes: list[str]) -> Difference:
+    ours, theirs = first.sets[name], other.sets[name]
+    pairs = [(value, theirs.values[uid]) for uid, value in ours.values.items()]
+    known = [(a, b) for a, b in pairs if not (isnan(a) or isnan(b))]
+    if not known:
+        raise UserError(f"set {name} has no problem with {ours.metric} in both {first.path} and {other.path}.")
+    if len(known) < len(pairs):
+        notes.append(f"Set {name}: {len(pairs) - len(known)} problems without {ours.metric} are left out.")
+    interval = mean_interval if ours.metric in UNBOUNDED else difference_interval
+    baseline = estimate(ours.metric, [a for a, _ in known])
+    value = estimate(theirs.metric, [b for _, b in known])
+    assert baseline is not None
+    assert value is not None
+    metric = ours.metric if ours.metric == theirs.metric else f"{theirs.metric} – {ours.metric}"
+    return Difference(name, other.label, metric, baseline, value, interval([b - a for a, b in known]))
+
+
+def _mean(metric: str, differences: Sequence[Difference]) -> Difference:
+    """The mean over sets, each of which counts the same."""
+    names = {difference.metric for difference in differences}
+    return Difference(
+        f"mean of {len(differences)} sets",
+        differences[0].label,
+        names.pop() if len(names) == 1 else metric,
+        mean_over_sets([difference.baseline for difference in differences]),
+        mean_over_sets([difference.value for difference in differences]),
+        mean_over_sets([difference.difference for difference in differences]),
+    )
+
+
+# ---- on the terminal ----
+
+
+def comparison_table(content: Comparison) -> str:
+    """A table for the terminal: one line per set and evaluation, and the notes below."""
+    rows = [("set", "metric", "evaluation", content.baseline, "value", "difference", "95 % interval", "")]
+    for own in content.differences:
+        value, interval = shown(own.metric, own.difference, signed=True)
+        before, after = shown(own.metric, own.baseline)[0], shown(own.metric, own.value)[0]
+        rows.append((own.set, own.metric, own.label, before, after, value, interval, own.verdict))
+    return "\n".join([aligned(rows, left=3), *(f"Note: {note}" for note in content.notes)])

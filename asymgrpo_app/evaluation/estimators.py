@@ -1,0 +1,102 @@
+"""Unbiased estimates for one problem from its n completions: pass@k and maj@k."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import comb, fsum
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k samples is right (arXiv 2107.03374, Eq. 1).
+
+    The binomial coefficients are whole numbers of any size, so nothing overflows or cancels for large n.
+
+    Args:
+        num_samples: n, completions drawn for the problem.
+        num_correct: c of them that are right, 0 <= c <= n.
+        k: Size of the draw, 1 <= k <= n.
+
+    Returns:
+        1 - C(n-c, k) / C(n, k), in [0, 1].
+
+    Raises:
+        ValueError: A number outside its range.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(f"pass@k needs 0 <= c <= n and 1 <= k <= n, got n={num_samples}, c={num_correct}, k={k}")
+    return 1.0 - comb(num_samples - num_correct, k) / comb(num_samples, k)
+
+
+def maj_at_k(answers: Sequence[int | None], correct: Sequence[bool], k: int) -> float:
+    """Unbiased estimate of the chance that the majority of k samples is right: the mean over all draws of k of the n.
+
+    Samples with equal answers vote together. A sample without an answer has no vote: it never forms a majority, however
+    many of its kind there are, and a draw without any answer is wrong. Among the largest classes of a draw one is
+    chosen uniformly at random, and the result is the expectation over that choice. Where the samples of a class
+    disagree about being right (an equality that is looser than the verdict), it counts with its share of right ones.
+
+    Args:
+        answers: [n] class of each sample's answer, None without an answer.
+        correct: [n] whether each sample is right.
+        k: Size of the draw, 1 <= k <= n.
+
+    Returns:
+        The expectation, in [0, 1], computed in whole numbers up to the last division.
+
+    Raises:
+        ValueError: Lengths that differ, or k outside its range.
+    """
+    if len(answers) != len(correct) or not 1 <= k <= len(answers):
+        raise ValueError(
+            f"maj@k needs one verdict per answer and 1 <= k <= n, got {len(answers)} answers, {len(correct)} verdicts, "
+            f"k={k}"
+        )
+    sizes: dict[int, int] = {}
+    right: dict[int, int] = {}
+    for answer, is_right in zip(answers, correct, strict=True):
+        if answer is not None:
+            sizes[answer] = sizes.get(answer, 0) + 1
+            right[answer] = right.get(answer, 0) + is_right
+    classes = sorted((sizes[name], right[name]) for name in sizes)
+    return _majority(tuple(classes), len(answers) - sum(sizes.values()), k)
+
+
+@lru_cache(maxsize=65536)  # most problems of a set have one of few patterns
+def _majority(classes: tuple[tuple[int, int], ...], unanswered: int, k: int) -> float:
+    """See `maj_at_k`.
+
+    Args:
+        classes: Size and number of right samples of each class.
+        unanswered: Samples without an answer.
+        k: Size of the draw.
+    """
+    draws = comb(unanswered + sum(size for size, _ in classes), k)
+    parts = []
+    for place, (size, right) in enumerate(classes):
+        others = [other for index, (other, _) in enumerate(classes) if index != place]
+        for votes in range(1, min(size, k) + 1 if right else 0):
+            for ties, ways in _rivals(others, votes, unanswered, k - votes).items():
+                parts.append(comb(size, votes) * ways * right / (draws * size * (ties + 1)))
+    return min(fsum(parts), 1.0)
+
+
+def _rivals(others: Sequence[int], votes: int, unanswered: int, drawn: int) -> dict[int, int]:
+    """Ways to draw `drawn` samples outside a class with `votes` so that none beats it, by the number of ties with it.
+
+    Args:
+        others: Sizes of the other classes.
+        votes: Samples of the class itself in the draw.
+        unanswered: Samples without an answer.
+        drawn: Samples of the draw outside the class.
+    """
+    ways = {(0, 0): 1}  # (samples drawn so far, classes that tie) -> number of ways
+    for size in others:
+        longer: dict[tuple[int, int], int] = {}
+        for (total, ties), number in ways.items():
+            for own in range(min(size, votes, drawn - total) + 1):
+                state = total + own, ties + (own == votes)
+                longer[state] = longer.get(state, 0) + number * comb(size, own)
+        ways = longer
+    by_ties: dict[int, int] = {}
+    for (total, ties), number in ways.items():
+        by_ties[ties] = by_ties.get(ties, 0) + number * comb(unanswered, drawn - total)
+    return by_ties

@@ -1,0 +1,139 @@
+"""What an evaluation knows about one problem, and the values that follow from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum, isnan, nan
+from typing import TYPE_CHECKING
+
+from asymgrpo_app.evaluation.estimators import maj_at_k, pass_at_k
+from asymgrpo_app.evaluation.intervals import Estimate, mean_interval, share_interval
+from asymgrpo_app.rewards.base import Status
+
+if TYPE_CHECKING:  # compare needs no torch
+    from asymgrpo_app.rollout.types import RolloutBatch
+
+UNBOUNDED = ("length", "entropy_estimate")
+"""Metrics that are no shares: tokens and nats."""
+ACCURACIES = ("avg", "greedy", "pass", "maj")
+"""Metrics of right and wrong, without their `@k`."""
+
+
+@dataclass(frozen=True)
+class ProblemOutcome:
+    """The n completions of one problem.
+
+    Attributes:
+        index: Place of the problem in its set; what is added twice under one index counts once.
+        correct: [n] right ones; a truncated completion is never right.
+        statuses: [n] how each verdict came about.
+        truncated: [n] completions that the length limit cut.
+        lengths: [n] tokens, the end token included; at least 1.
+        logprob_sums: [n] sum of the sampler's log-probabilities of the sampled tokens, in nats.
+        answers: [n] classes of equal answers, None for a completion without an answer. None where the verifier has no
+            notion of equal answers.
+    """
+
+    index: int
+    correct: Sequence[bool]
+    statuses: Sequence[Status]
+    truncated: Sequence[bool]
+    lengths: Sequence[int]
+    logprob_sums: Sequence[float]
+    answers: Sequence[int | None] | None = None
+
+    def __post_init__(self) -> None:
+        fields = [self.correct, self.statuses, self.truncated, self.lengths, self.logprob_sums]
+        numbers = [len(field) for field in fields] + ([] if self.answers is None else [len(self.answers)])
+        if len(set(numbers)) != 1 or not numbers[0]:
+            raise ValueError(
+                f"problem {self.index} needs one or more completions, each with every field, got {numbers}"
+            )
+
+    @property
+    def samples(self) -> int:
+        """n."""
+        return len(self.correct)
+
+
+def outcomes_of(
+    rollouts: "RolloutBatch", answers: Sequence[Sequence[int | None] | None] | None = None
+) -> list[ProblemOutcome]:
+    """The outcomes of judged rollouts.
+
+    Args:
+        rollouts: P problems with their completions. The index of a problem is that of its prompt.
+        answers: [P][n] classes of equal answers, None for a problem (or all) without such a notion.
+    """
+    classes = answers or [None] * len(rollouts.groups)
+    return [
+        ProblemOutcome(
+            index=prompt.index,
+            correct=[judged.verdict.correct and not judged.completion.truncated for judged in group],
+            statuses=[judged.verdict.status for judged in group],
+            truncated=[judged.completion.truncated for judged in group],
+            lengths=[len(judged.completion.token_ids) for judged in group],
+            logprob_sums=[fsum(judged.completion.logprobs) for judged in group],
+            answers=own,
+        )
+        for prompt, group, own in zip(rollouts.prompts, rollouts.groups, classes, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class MetricChoice:
+    """Which metrics a set gets beside the ones every set has.
+
+    Attributes:
+        pass_ks: The k of each pass@k, at most the number of samples.
+        majority_ks: The k of each maj@k, likewise.
+        greedy: The set is sampled once at temperature 0. Its accuracy is then called `greedy`; pass@k and maj@k would
+            be the same number again, and the log-probability of the likeliest token tells nothing about entropy, so
+            they are left out.
+    """
+
+    pass_ks: tuple[int, ...] = ()
+    majority_ks: tuple[int, ...] = ()
+    greedy: bool = False
+
+    def names(self, samples: int) -> list[str]:
+        """Names of the metrics in their order, for n samples of a problem."""
+        shares = ["truncated", "no_answer", "failed", "length"]
+        if self.greedy:
+            return ["greedy", *shares]
+        rates = [f"pass@{k}" for k in self.pass_ks] + [f"maj@{k}" for k in self.majority_ks]
+        return [f"avg@{samples}", *rates, *shares, "entropy_estimate"]
+
+    def values(self, outcome: ProblemOutcome) -> list[float]:
+        """The values of one problem in the order of `names`; NaN where it has none (maj@k without classes)."""
+        n, right = outcome.samples, sum(outcome.correct)
+        tokens = sum(outcome.lengths)
+        shares = [
+            sum(outcome.truncated) / n,
+            sum(status is Status.NO_ANSWER for status in outcome.statuses) / n,
+            sum(status.failed for status in outcome.statuses) / n,
+            tokens / n,
+        ]
+        if self.greedy:
+            return [right / n, *shares]
+        passes = [pass_at_k(n, right, k) for k in self.pass_ks]
+        votes = [
+            nan if outcome.answers is None else maj_at_k(outcome.answers, outcome.correct, k) for k in self.majority_ks
+        ]
+        return [right / n, *passes, *votes, *shares, (0.0 - fsum(outcome.logprob_sums)) / tokens]  # and never -0.0
+
+
+def estimate(name: str, values: Sequence[float]) -> Estimate | None:
+    """The mean of a metric over its problems, those with NaN left out; None if none is left."""
+    known = [value for value in values if not isnan(value)]
+    if not known:
+        return None
+    if name not in UNBOUNDED:
+        return share_interval(known)
+    found = mean_interval(known)
+    return found._replace(low=max(found.low, 0.0))  # tokens and nats are not below 0
+
+
+def estimates(values: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
+    """The mean of every metric that has a value for some problem."""
+    found = {name: estimate(name, own) for name, own in values.items()}
+    return {name: own for name, own in found.items() if own is not None}
