@@ -119,6 +119,20 @@ def named_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         yield name, parameter.detach()
 
 
+def linear_weights(policy: PreTrainedModel) -> tuple[list[str], str | None]:
+    """Names of the weights of linear layers, and that of the embedding if the output head is tied to it."""
+    head: Any = policy.get_output_embeddings()
+    embedding: Any = policy.get_input_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    linear = [
+        f"{name}.weight"
+        for name, module in policy.named_modules()
+        if isinstance(module, nn.Linear) and not (tied and module is head)
+    ]
+    names = [f"{name}.weight" for name, module in policy.named_modules() if module is embedding]
+    return linear, names[0] if tied else None
+
+
 def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokens that end a completion: the tokenizer's end token and those that the checkpoint's configuration names.
 

@@ -53,6 +53,7 @@ def shared_engine(engine, monkeypatch):
 
     class Kept:
         load_weights = staticmethod(engine.load_weights)
+        digest = staticmethod(engine.digest)
         generate = staticmethod(engine.generate)
 
         def close(self) -> None:

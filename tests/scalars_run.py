@@ -132,6 +132,7 @@ class RecordingEngine:
         self.path = path
         self.answers: dict[int, list[Completion]] = defaultdict(list)
         self.load_weights = engine.load_weights
+        self.digest = engine.digest
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         completions = []
@@ -156,6 +157,9 @@ class ReplayEngine:
 
     def load_weights(self, weights: Any) -> None:
         assert dict(weights)
+
+    def digest(self, version: int) -> None:
+        """There are no weights to read back."""
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         return [next(self.answers[request.seed]) for request in requests]

@@ -55,6 +55,7 @@ def fit(monkeypatch: Any, folder: Path, *arguments: str, rows: int = 100) -> Pat
     settings = {
         "steps": 2,
         "data": {"train": source, "prompts_per_step": 18, "validation": held_out},
+        "rollout": {"canary": {"digest": False, "completions": 0}},  # no policy gives these log-probabilities
         "checkpoint": {"every_n_steps": 1},
         "tensorboard": {"every_n_steps": 1},
         "trainer": {"val_check_interval": 1, "accelerator": "cpu"},

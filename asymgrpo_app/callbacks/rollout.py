@@ -4,17 +4,28 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.policy import named_weights, stop_token_ids
+from asymgrpo_app.policy import linear_weights, named_weights, stop_token_ids
+from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge, sample
+from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.failures import FailureCount
+from asymgrpo_app.rollout.microbatch import TokenSequence
 from asymgrpo_app.rollout.seeds import evaluation_seed, training_seed
-from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.types import (
+    Completion,
+    EncodedPrompt,
+    JudgedCompletion,
+    PromptBatch,
+    RolloutBatch,
+    SamplingSettings,
+)
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
 
 Treatment = Literal["wrong", "exclude"]
@@ -36,6 +47,7 @@ class VLLMRolloutCallback(Callback):
             beyond it the run stops with an example.
         dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
         engine: Options of the vLLM engine.
+        canary: What is checked after each push of weights to the sampler.
         seed: Seed of sampling; follows `seed_everything`.
     """
 
@@ -49,6 +61,7 @@ class VLLMRolloutCallback(Callback):
         max_verifier_failures: float = 0.2,
         dynamic_sampling: DynamicSampling | None = None,
         engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
+        canary: CanaryConfig = CanaryConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
         if group_size < 2:
@@ -69,9 +82,12 @@ class VLLMRolloutCallback(Callback):
         self.max_verifier_failures = max_verifier_failures
         self.dynamic_sampling = dynamic_sampling
         self.engine_config = engine
+        self.canary = canary
         self.seed = seed
         self._engine: RolloutEngine | None = None
         self._engine_version: int | None = None  # the module's weight version that the engine holds
+        self._comparable = True  # whether the engine's digest and the policy's can be compared
+        self._unproven = False  # whether weights were pushed since log-probabilities were compared
         self._stop_token_ids: tuple[int, ...] = ()
         self._failures = FailureCount()
 
@@ -164,6 +180,7 @@ class VLLMRolloutCallback(Callback):
         clock.lap("update_weights")
         completions = sample(engine, prompts, group_size, settings, seed_of)
         clock.lap("gen")
+        self._check_logprobs(trainer, pl_module, prompts, completions, settings)
         groups = judge(prompts, completions, _data(trainer).tokenizer, _data(trainer).pool)
         clock.lap("reward")
         self._failures.add(prompts, groups)
@@ -183,7 +200,57 @@ class VLLMRolloutCallback(Callback):
         """Push the policy's weights if the engine holds others."""
         if self._engine_version != pl_module.weight_version:
             engine.load_weights(named_weights(pl_module.policy))
-            self._engine_version = pl_module.weight_version
+            first, self._engine_version = self._engine_version is None, pl_module.weight_version
+            self._unproven = True
+            self._check_digest(engine, pl_module, first=first)
+
+    def _check_digest(self, engine: RolloutEngine, pl_module: Any, *, first: bool) -> None:
+        """Compare the weights the engine holds with the policy's, bit by bit."""
+        if not (self.canary.digest and self._comparable):
+            return
+        version, policy = pl_module.weight_version, pl_module.policy
+        found = engine.digest(version)
+        if found is None:
+            return
+        dtype = getattr(torch, self._dtype(pl_module.trainer))
+        expected = policy_digest(named_weights(policy), *linear_weights(policy), dtype, version)
+        if first and found != expected:
+            # Some architectures are stored in another form (merged experts, say). Only their log-probabilities tell.
+            self._comparable = False
+            say(
+                "The weights of this architecture cannot be compared one to one with the sampler's: "
+                "rollout.canary checks log-probabilities alone."
+            )
+            return
+        check_digest(expected, found, pl_module.completed_steps)
+
+    def _check_logprobs(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        prompts: Sequence[EncodedPrompt],
+        completions: Sequence[Completion],
+        settings: SamplingSettings,
+    ) -> None:
+        """After a push of weights, score a few completions with the policy and compare."""
+        number = min(self.canary.completions, len(completions))
+        # Where the sampler cuts its distribution (greedy, top-p), its log-probabilities are others by design.
+        if not (self._unproven and number and settings.temperature > 0 and settings.top_p == 1):
+            return
+        places = [index * len(completions) // number for index in range(number)]
+        group_size = len(completions) // len(prompts)
+        sequences = [TokenSequence(prompts[i // group_size].token_ids, completions[i].token_ids) for i in places]
+        check_logprobs(
+            pl_module.score_sequences(sequences, settings.temperature),
+            [torch.tensor(completions[i].logprobs) for i in places],
+            self.canary.limit(self._dtype(trainer)),
+            pl_module.completed_steps,
+        )
+        self._unproven = False
+
+    def _dtype(self, trainer: Trainer) -> str:
+        """The type that the sampler computes in."""
+        return resolve_dtype(self.engine_config.dtype, str(trainer.precision))
 
     def _ready_engine(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
         if self._engine is None:
@@ -194,7 +261,7 @@ class VLLMRolloutCallback(Callback):
             self._engine = VLLMEngine(
                 pl_module.policy_path,
                 self.engine_config,
-                resolve_dtype(self.engine_config.dtype, str(trainer.precision)),
+                self._dtype(trainer),
                 max_model_len,
             )
         return self._engine

@@ -121,7 +121,7 @@ class Job:
 
     Attributes:
         position: Its place among the items.
-        kind: `verify` or `check`.
+        kind: `verify`, `check` or `classes`.
         token: Which verifier.
         payload: The pickled completion and row.
         deaths: How many workers died over it.

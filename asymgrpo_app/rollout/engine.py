@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 
 
@@ -13,6 +14,12 @@ class RolloutEngine(Protocol):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights (Hugging Face names) and forget everything calculated from the old ones."""
+
+    def digest(self, version: int) -> WeightDigest | None:
+        """The digest of the weights that the next token will be sampled with, for a version of the policy's weights.
+
+        None where the engine cannot read its weights back.
+        """
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         """One completion per request, in the order of the requests."""

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
 # Set by us and not to be changed through `extra`: each one is needed for right training numbers.
 _RESERVED = frozenset(
@@ -91,9 +93,14 @@ class VLLMEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
         named = [(name, tensor.detach()) for name, tensor in weights]
-        self._llm.collective_rpc(_reload_weights, args=(named,))
+        self._llm.collective_rpc(reload_weights, args=(named,))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept keys and values of the old weights: its prefix cache could not be reset.")
+
+    def digest(self, version: int) -> WeightDigest | None:
+        """See `RolloutEngine`. None where the weights are spread over several processes."""
+        found: list[WeightDigest] = self._llm.collective_rpc(read_digest, args=(version,))
+        return found[0] if len(found) == 1 else None
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         """One completion per request, in the order of the requests; log-probabilities include the temperature."""
@@ -171,18 +178,6 @@ def _engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_mode
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(max_model_len, 8192)
     return arguments | config.extra
-
-
-def _reload_weights(worker: Any, named: list[tuple[str, Tensor]]) -> None:
-    """Runs inside vLLM's worker."""
-    runner = worker.model_runner
-    runner.reload_weights(weights_iterator=iter(named))
-    head = getattr(runner.get_model(), "lm_head", None)
-    method = getattr(head, "quant_method", None)
-    if method is not None and not torch.cuda.is_available():
-        # On CPU the head multiplies with a repacked copy of its weight. A head tied to the embedding has no weight of
-        # its own in the list, so the reload leaves that copy as it was: sampling from old weights. Repack it.
-        method.process_weights_after_loading(head)
 
 
 def _completion(output: Any) -> Completion:

@@ -1,0 +1,81 @@
+"""Checks that the sampler holds the policy's weights: silent sampling from old ones is the classic failure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.rollout.digest import WeightDigest
+
+_CAUSES = (
+    "Likely causes: weights that did not reach the sampler (its version, a plugin, a changed engine option), or a "
+    "model whose sampler computes something else than transformers does."
+)
+
+
+@dataclass(frozen=True)
+class CanaryConfig:
+    """What is checked after each push of weights to the sampler.
+
+    Args:
+        digest: Read the weights back from the sampler and compare them with the policy's, bit by bit.
+        completions: Completions of the next generation whose log-probabilities are compared with the trainer's.
+        max_logprob_diff: Largest mean absolute difference of a token's log-probability between the two, in nats; null:
+            0.001 if the sampler computes in float32, 0.2 in 16 bits.
+    """
+
+    digest: bool = True
+    completions: int = 4
+    max_logprob_diff: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.completions < 0:
+            raise UserError(f"rollout.canary.completions must be 0 or more, got {self.completions}.")
+        if self.max_logprob_diff is not None and not self.max_logprob_diff > 0:
+            raise UserError(f"rollout.canary.max_logprob_diff must be > 0 or null, got {self.max_logprob_diff}.")
+
+    def limit(self, dtype: str) -> float:
+        """The limit for a sampler that computes in `dtype`."""
+        return self.max_logprob_diff or (1e-3 if dtype == "float32" else 0.2)
+
+
+def check_digest(expected: WeightDigest, found: WeightDigest, step: int) -> None:
+    """Stop unless the sampler's digest is the policy's.
+
+    Raises:
+        RunError: With both.
+    """
+    if expected != found:
+        raise RunError(
+            f"after {step} RL steps the sampler does not hold the policy's weights: their digest is {expected}, the "
+            f"sampler's {found}. {_CAUSES}"
+        )
+
+
+def check_logprobs(trainer: Sequence[Tensor], sampler: Sequence[Tensor], limit: float, step: int) -> float:
+    """Compare the trainer's log-probabilities of sampled tokens with the sampler's.
+
+    Args:
+        trainer: [length] of each completion.
+        sampler: Likewise.
+        limit: Largest mean absolute difference.
+        step: RL steps completed, for the message.
+
+    Returns:
+        The mean absolute difference in nats.
+
+    Raises:
+        RunError: It is above the limit, with both means.
+    """
+    ours, theirs = torch.cat(list(trainer)).double(), torch.cat(list(sampler)).double()
+    gap = float((ours - theirs).abs().mean())
+    if not gap <= limit:
+        raise RunError(
+            f"after {step} RL steps the sampler's log-probabilities are not the policy's: the mean over {len(ours)} "
+            f"tokens is {float(theirs.mean()):.4f} in the sampler and {float(ours.mean()):.4f} in the trainer, and "
+            f"they differ by {gap:.2g} a token, more than the limit {limit:g} (rollout.canary.max_logprob_diff). "
+            f"{_CAUSES}"
+        )
+    return gap

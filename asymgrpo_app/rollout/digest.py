@@ -1,0 +1,79 @@
+"""A digest of weights that does not depend on how an engine stores them.
+
+An engine fuses projections, pads vocabularies and, on CPU, keeps linear layers in a packed form that cannot be read. So
+the digest adds up bit patterns, which no order changes and which padding zeros leave alone, and takes a few columns of
+each linear layer: W e_i is column i to the last bit, whatever the storage.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asymgrpo_app.rollout.seeds import derive_seed
+
+COLUMNS = 8
+"""Columns of each linear layer that are read; which ones changes with every version of the weights."""
+
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+@dataclass(frozen=True)
+class WeightDigest:
+    """Sums of bit patterns, modulo 2**64.
+
+    Attributes:
+        linear: Over some columns of every linear layer, the output head included.
+        other: Over all elements of everything else: embeddings, norms, biases.
+    """
+
+    linear: int
+    other: int
+
+    def __str__(self) -> str:
+        return f"{self.linear & (2**64 - 1):016x}-{self.other & (2**64 - 1):016x}"
+
+    def __add__(self, more: "WeightDigest") -> "WeightDigest":
+        return WeightDigest(_wrapped(self.linear + more.linear), _wrapped(self.other + more.other))
+
+
+def columns(version: int, inputs: int) -> list[int]:
+    """The columns that are read of a layer with so many inputs: a function of the version of the weights."""
+    start, stride = derive_seed("digest", version, inputs), inputs // COLUMNS + 1
+    return sorted({(start + number * stride) % inputs for number in range(COLUMNS)})
+
+
+def bit_sum(values: Tensor) -> int:
+    """Sum of the bit patterns of a float tensor, read as integers, plus that of their squares; modulo 2**64."""
+    bits = values.detach().contiguous().view(_BITS[values.dtype]).to(torch.int64)
+    return _wrapped(int(bits.sum()) + int((bits * bits).sum()))
+
+
+def policy_digest(
+    named: Iterable[tuple[str, Tensor]], linear: Sequence[str], tied_head: str | None, dtype: torch.dtype, version: int
+) -> WeightDigest:
+    """The digest that an engine with these weights must have.
+
+    Args:
+        named: The policy's weights by name.
+        linear: Names of the weights of linear layers, [out, in] each.
+        tied_head: Name of the embedding whose weight is also that of the output head, None if the head has its own.
+        dtype: What the engine computes in.
+        version: Of the weights.
+    """
+    digest = WeightDigest(0, 0)
+    names = set(linear)
+    for name, tensor in named:
+        weight = tensor.detach()
+        if name in names:
+            digest += WeightDigest(bit_sum(weight[:, columns(version, weight.shape[1])].to(dtype)), 0)
+            continue
+        digest += WeightDigest(0, bit_sum(weight.to(dtype)))
+        if name == tied_head:
+            digest += WeightDigest(bit_sum(weight[:, columns(version, weight.shape[1])].to(dtype)), 0)
+    return digest
+
+
+def _wrapped(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63

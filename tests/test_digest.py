@@ -1,0 +1,82 @@
+"""The digest of weights: what changes it, and what does not."""
+
+import pytest
+import torch
+
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
+from asymgrpo_app.rollout.digest import COLUMNS, WeightDigest, bit_sum, columns, policy_digest
+
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_order_and_padding_change_nothing_and_one_bit_does(dtype):
+    values = torch.randn(37, 11, generator=torch.Generator().manual_seed(0)).to(dtype)
+    shuffled = values.flatten()[torch.randperm(37 * 11)]
+    padded = torch.cat([values, torch.zeros(3, 11, dtype=dtype)])
+    assert bit_sum(values) == bit_sum(shuffled) == bit_sum(padded)
+    changed = values.clone()
+    bits = changed.view(torch.int32 if dtype == torch.float32 else torch.int16)
+    bits[5, 5] ^= 1
+    assert bit_sum(changed) != bit_sum(values)
+
+
+def test_parts_add_up_to_the_whole():
+    values = torch.randn(6, 4)
+    whole = WeightDigest(bit_sum(values), 0)
+    parts = [WeightDigest(bit_sum(part), 0) for part in values.split(2)]
+    assert parts[0] + parts[1] + parts[2] == whole
+
+
+def test_columns_differ_from_version_to_version_and_cover_a_layer():
+    for inputs in (1, 5, 128):
+        chosen = [columns(version, inputs) for version in range(400)]
+        assert all(len(own) == len(set(own)) <= COLUMNS for own in chosen)
+        assert {column for own in chosen for column in own} == set(range(inputs))
+    assert columns(1, 128) != columns(2, 128)
+    assert len(columns(1, 1536)) == COLUMNS
+
+
+def test_a_tied_head_counts_as_a_layer_of_its_own():
+    embedding, layer = torch.randn(9, 16), torch.randn(8, 16)
+    named = {"embed.weight": embedding, "layer.weight": layer}
+    tied = policy_digest(named.items(), ["layer.weight"], "embed.weight", torch.float32, version=3)
+    chosen = columns(3, 16)
+    assert tied.other == bit_sum(embedding)
+    both = WeightDigest(bit_sum(layer[:, chosen]), 0) + WeightDigest(bit_sum(embedding[:, chosen]), 0)
+    assert tied.linear == both.linear
+
+
+def test_both_digests_stand_in_the_message():
+    one, other = WeightDigest(1, 2), WeightDigest(3, -4)
+    check_digest(one, WeightDigest(1, 2), step=7)
+    with pytest.raises(RunError) as stopped:
+        check_digest(one, other, step=7)
+    assert str(stopped.value).startswith(
+        "after 7 RL steps the sampler does not hold the policy's weights: their digest is "
+        "0000000000000001-0000000000000002, the sampler's 0000000000000003-fffffffffffffffc. Likely causes: "
+    )
+
+
+def test_log_probabilities_at_the_limit_pass_and_beyond_it_stop():
+    ours, theirs = [torch.tensor([-1.0, -2.0])], [torch.tensor([-1.5, -2.0])]
+    assert check_logprobs(ours, theirs, limit=0.25, step=4) == 0.25
+    with pytest.raises(RunError) as stopped:
+        check_logprobs(ours, theirs, limit=0.2, step=4)
+    assert str(stopped.value).startswith(
+        "after 4 RL steps the sampler's log-probabilities are not the policy's: the mean over 2 tokens is -1.7500 in "
+        "the sampler and -1.5000 in the trainer, and they differ by 0.25 a token, more than the limit 0.2 "
+        "(rollout.canary.max_logprob_diff). Likely causes: "
+    )
+    with pytest.raises(RunError):
+        check_logprobs([torch.tensor([float("nan")])], [torch.tensor([-1.0])], limit=1.0, step=4)
+
+
+def test_limits_follow_the_samplers_type():
+    assert [CanaryConfig().limit(dtype) for dtype in ("float32", "bfloat16")] == [1e-3, 0.2]
+    assert CanaryConfig(max_logprob_diff=0.5).limit("float32") == 0.5
+    with pytest.raises(UserError, match=r"rollout\.canary\.completions must be 0 or more, got -1"):
+        CanaryConfig(completions=-1)
+    with pytest.raises(UserError, match=r"rollout\.canary\.max_logprob_diff must be > 0 or null, got 0"):
+        CanaryConfig(max_logprob_diff=0.0)
