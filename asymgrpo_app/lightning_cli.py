@@ -391,7 +391,7 @@ class AsymGRPOCLI(LightningCLI):
         """
         data: PromptDataModule = self.datamodule
         parts = data.train_source.finite_parts() if data.train_source else []
-        notes: list[str] = []
+        notes = data.check(training=False)
         with tqdm(total=sum(part.size or 0 for part in parts), unit="row", disable=not sys.stderr.isatty()) as bar:
             findings = data.inspections(EVERYTHING, progress=bar.update)
         for part, found in zip(parts, findings, strict=True):
@@ -405,7 +405,8 @@ class AsymGRPOCLI(LightningCLI):
                 f"{count:,} row{'s' * (count > 1)} of data.train cannot be used (repair them, or set data.bad_rows: "
                 f"skip){', the first' * (count > len(faults))}: {shown}"
             )
-        return notes + data.check()
+        data.training_batch(0)
+        return notes
 
     def _check_processes(self) -> None:
         share = self.datamodule.prompts_per_step // self.model.updates_per_step

@@ -9,7 +9,7 @@ from asymgrpo_app import PromptDataModule
 from asymgrpo_app.datamodule import EvaluationSet
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts import Countdown, JsonLines
-from asymgrpo_app.prompts.inspection import EVERYTHING
+from asymgrpo_app.prompts.inspection import EVERYTHING, Depth
 from asymgrpo_app.prompts.screening import Reason
 from asymgrpo_app.prompts.templates import ChatTemplate, PlainTemplate
 from asymgrpo_app.rewards import CountdownVerifier, MathVerifier
@@ -200,3 +200,12 @@ def test_the_preview_is_the_first_step(make):
     assert data.preview(2) == data.training_batch(0).prompts[:2]
     sets = {"mine": EvaluationSet(Countdown("validation"), limit=3)}
     assert make(validation=sets).preview(1) == make(validation=sets).evaluation_problems("mine")[:1]
+
+
+def test_what_was_not_looked_at_is_not_spoken_for(make, tmp_path):
+    rows = [line(n) for n in range(10)] + [{"prompt": f"{n} {LONG}>", "answer": "0"} for n in range(10)]
+    data = make(JsonLines(write(tmp_path / "train.jsonl", [*rows[10:], *rows[:10]])))
+    (found,) = data.inspections(Depth(read=15, judged=4))
+    assert (found.size, found.seen, found.judged) == (20, 15, 4)
+    (note,) = found.notes()
+    assert note.startswith("4 of the first 4 rows have too many tokens and are left out, the first: ")

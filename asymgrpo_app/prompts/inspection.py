@@ -45,6 +45,7 @@ class Inspection:
     Attributes:
         size: Rows that the source has.
         seen: Rows that were looked at.
+        judged: Rows among them that were also tokenized and shown to their verifier.
         tally: What became of those.
         faults: The first messages about rows that cannot be used, at most `SHOWN` of each reason.
         repeated: Rows whose prompt an earlier row has, too.
@@ -53,6 +54,7 @@ class Inspection:
 
     size: int = 0
     seen: int = 0
+    judged: int = 0
     tally: Tally = field(default_factory=Tally)
     faults: dict[Reason, list[str]] = field(default_factory=lambda: {reason: [] for reason in Reason})
     repeated: int = 0
@@ -65,12 +67,12 @@ class Inspection:
 
     def notes(self) -> list[str]:
         """What a user should know, one sentence each; none if all is well."""
-        looked = "" if self.seen == self.size else f" of the first {self.seen:,}"
         lines = []
 
-        def note(count: int, one: str, more: str) -> None:
+        def note(count: int, one: str, more: str, looked_at: int = self.seen) -> None:
+            among = "" if looked_at == self.size else f" of the first {looked_at:,}"
             if count:
-                lines.append(f"{count:,}{looked} row{'s' * (count > 1 or bool(looked))} {one if count == 1 else more}")
+                lines.append(f"{count:,}{among} row{'s' * (count > 1 or bool(among))} {one if count == 1 else more}")
 
         first = {reason: self.faults[reason][:1] for reason in Reason}
         long, bad = (", the first: ".join(["", *first[reason]]) for reason in (Reason.TOO_LONG, Reason.BAD_ROW))
@@ -80,6 +82,7 @@ class Inspection:
             rejected[Reason.TOO_LONG],
             f"has too many tokens and is left out{long}",
             f"have too many tokens and are left out{long}",
+            self.judged,
         )
         shared = f", the first: {self.shared[0]}. Evaluations then measure memory." if self.shared else ""
         note(
@@ -133,7 +136,7 @@ def inspect(
             seen.append(mark)
             if mark in validation:
                 _note_shared(found, prompt, validation[mark])
-        found.seen = stop
+        found.seen, found.judged = stop, min(stop, judged)
         if stop == last:
             found.repeated = len(seen) - len(np.unique(np.frombuffer(seen, dtype=np.uint64)))
         yield found
