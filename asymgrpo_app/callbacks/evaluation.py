@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.console import say
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
@@ -132,7 +133,8 @@ class EvaluationReport(Callback):
 
     def _protocols(self, trainer: Trainer) -> dict[str, EvaluationProtocol]:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        rollout: Any = next(own for own in trainer.callbacks if hasattr(own, "max_completion_tokens"))  # type: ignore[attr-defined]
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        rollout = next(own for own in callbacks if isinstance(own, VLLMRolloutCallback))
         protocols = {}
         for name, chosen in data.evaluation_sets.items():
             problems = data.evaluation_problems(name)

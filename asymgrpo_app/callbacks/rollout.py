@@ -181,6 +181,7 @@ class VLLMRolloutCallback(Callback):
         completions = sample(engine, prompts, group_size, settings, seed_of)
         clock.lap("gen")
         self._check_logprobs(trainer, pl_module, prompts, completions, settings)
+        clock.lap("update_weights")  # checking a push is part of its price
         groups = judge(prompts, completions, _data(trainer).tokenizer, _data(trainer).pool)
         clock.lap("reward")
         self._failures.add(prompts, groups)
