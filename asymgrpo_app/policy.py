@@ -17,8 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from asymgrpo_app import packed_attention
 from asymgrpo_app.algorithm.logprobs import completion_logprobs
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.packed_attention import can_pack
 from asymgrpo_app.rollout.microbatch import MicroBatch
 
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
@@ -70,7 +72,7 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
             path,
             config=config,
             dtype=torch.float32,
-            attn_implementation=attention,
+            attn_implementation=attention_name(config, attention),
             trust_remote_code=False,
             output_loading_info=True,
         )
@@ -86,6 +88,11 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
     return model
 
 
+def attention_name(config: Any, attention: AttentionImplementation) -> str:
+    """What transformers calls the attention that a model of this configuration gets."""
+    return packed_attention.NAME if attention == "sdpa" and can_pack(config) else attention
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to a checkpoint.
 
@@ -96,6 +103,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"The tokenizer of {path} cannot be loaded: {_sentence(error)}") from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # made up where the files are missing
+        raise UserError(f"The tokenizer of {path} has no tokens: its files are missing.")
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {path} has no end-of-sequence token, so completions could not end.")
     return tokenizer
@@ -148,6 +157,20 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(sorted(named))
 
 
+def packs(policy: PreTrainedModel) -> bool:
+    """Whether the model takes packed micro-batches (`asymgrpo_app.rollout.packing`)."""
+    return bool(policy.config._attn_implementation == packed_attention.NAME)
+
+
+def attention_inputs(batch: MicroBatch) -> dict[str, Any]:
+    """What the body needs to know about where sequences are, beside the tokens."""
+    if batch.attention is None:
+        return {"attention_mask": batch.attention_mask}
+    # Handed a mask of four dimensions, transformers makes none of its own, which would be [N, N]. Nobody reads it.
+    mask = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
+    return {"attention_mask": mask, "position_ids": batch.position_ids, "packing": batch.attention}
+
+
 def score_tokens(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +178,7 @@ def score_tokens(
 
     Args:
         policy: The model; its head runs on completion tokens alone.
-        batch: B padded sequences with T completion tokens.
+        batch: B sequences with T completion tokens; packed ones only where `packs` says so.
         temperature: Divides the logits once; for greedy sampling (0) the plain distribution is used.
         entropy_grad: Whether the entropy carries a gradient.
 
@@ -163,7 +186,7 @@ def score_tokens(
         Two float32 tensors [T]: log-probabilities and entropies in nats.
     """
     body = getattr(policy, policy.base_model_prefix)
-    hidden = body(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).last_hidden_state
+    hidden = body(input_ids=batch.input_ids, use_cache=False, **attention_inputs(batch)).last_hidden_state
     head: Any = policy.get_output_embeddings()
     return completion_logprobs(
         hidden.flatten(0, 1)[batch.predictors],

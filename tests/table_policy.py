@@ -6,6 +6,7 @@ are the ones it wants, and reads what the step logged and the gradient that each
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class TablePolicy(nn.Module):
 
     def __init__(self, start: Sequence[Sequence[float]], now: Sequence[Sequence[float]]) -> None:
         super().__init__()
+        self.config = SimpleNamespace(_attn_implementation="a table")
         self.start_logprobs, self.start_entropy = (torch.tensor(values) for values in start)
         self.logprobs, self.entropy = (nn.Parameter(torch.tensor(values)) for values in now)
 

@@ -20,7 +20,7 @@ def completion_logprobs(
     targets: Tensor,
     *,
     temperature: float,
-    chunk_tokens: int = 1024,
+    chunk_tokens: int = 512,
     entropy_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target, and entropy, of softmax((hidden weight^T + bias) / temperature).
@@ -34,7 +34,7 @@ def completion_logprobs(
         bias: [V] of the output head, or None.
         targets: [T] int64 token ids in 0..V-1.
         temperature: The sampling temperature, > 0; applied here and nowhere else.
-        chunk_tokens: How many tokens have logits at the same time, >= 1; at most three such buffers exist.
+        chunk_tokens: How many tokens have logits at the same time, >= 1.
         entropy_grad: Whether gradients flow through the entropy, which costs time in the backward pass.
 
     Returns:
@@ -56,6 +56,12 @@ def completion_logprobs(
     return logprobs, entropy
 
 
+# Logits that are worked on at a time on a CPU: they stay in a core's own cache.
+_BLOCK_VALUES = 2**19
+# Words of the vocabulary whose weights get a part of their gradient at a time.
+_TILE_WORDS = 8192
+
+
 @dataclass(frozen=True)
 class _Settings:
     temperature: float
@@ -68,10 +74,38 @@ class _Settings:
         return torch.promote_types(self.matmul_dtype, torch.float32)
 
 
+def working_bytes(
+    num_tokens: int,
+    width: int,
+    vocabulary: int,
+    *,
+    matmul_dtype: torch.dtype,
+    weight_dtype: torch.dtype,
+    on_cpu: bool,
+    chunk_tokens: int = 512,
+) -> int:
+    """Bytes that the backward pass of `completion_logprobs` holds beside its inputs and what it returns, at most.
+
+    The weight's gradient counts in, since it exists beside the sum that it is added to.
+    """
+    statistics = torch.promote_types(matmul_dtype, torch.float32)
+    rows = min(chunk_tokens, num_tokens)
+    block = min(rows, max(1, _BLOCK_VALUES // vocabulary)) if on_cpu else rows
+    mixed = matmul_dtype != statistics
+    values = rows * vocabulary * matmul_dtype.itemsize + rows * width * matmul_dtype.itemsize
+    values += 2 * block * vocabulary * statistics.itemsize if mixed else 0
+    weight = vocabulary * width * statistics.itemsize
+    weight += _TILE_WORDS * width * matmul_dtype.itemsize if mixed else 0
+    weight += vocabulary * width * matmul_dtype.itemsize if weight_dtype != matmul_dtype else 0
+    return values + weight + num_tokens * width * statistics.itemsize
+
+
 class _Head:
     """The output head on one chunk of tokens at a time, in buffers that the chunks share.
 
-    Fresh memory of this size costs more than the arithmetic done in it, since the system clears every page of it.
+    Matrix products are made for a whole chunk, all else for one block of its tokens at a time. Fresh memory costs more
+    than the arithmetic done in it, since the system clears every page of it, and memory beyond the caches several
+    times more.
     """
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, settings: _Settings) -> None:
@@ -79,40 +113,53 @@ class _Head:
         self.hidden = hidden
         self.weight = weight.to(settings.matmul_dtype)
         self.bias = None if bias is None else bias.to(settings.statistics_dtype)
-        self._products = self.buffer(settings.matmul_dtype)
+        vocabulary, rows = len(weight), min(settings.chunk_tokens, len(hidden))
+        # A GPU fills itself with a chunk, and would wait for the launch of smaller work.
+        self._block_tokens = max(1, _BLOCK_VALUES // vocabulary) if weight.device.type == "cpu" else rows
+        self._products = self.weight.new_empty(rows, vocabulary)
         mixed = settings.matmul_dtype != settings.statistics_dtype
-        self._values = self.buffer(settings.statistics_dtype) if mixed else self._products
+        self._values = self.block_buffer() if mixed else None
 
-    def buffer(self, dtype: torch.dtype) -> Tensor:
-        """Room for one value per token of a chunk and word of the vocabulary."""
-        rows = min(self.settings.chunk_tokens, len(self.hidden))
-        return self.weight.new_empty(rows, self.weight.shape[0], dtype=dtype)
+    def block_buffer(self) -> Tensor:
+        """Room for one value in the dtype of statistics per token of a block and word of the vocabulary."""
+        rows = min(self._block_tokens, len(self._products))
+        return torch.empty_like(self._products[:rows], dtype=self.settings.statistics_dtype)
 
     def chunks(self) -> Iterator[slice]:
         """The tokens of each chunk."""
-        for start in range(0, len(self.hidden), self.settings.chunk_tokens):
-            yield slice(start, min(start + self.settings.chunk_tokens, len(self.hidden)))
+        yield from _cuts(0, len(self.hidden), self.settings.chunk_tokens)
 
     def states(self, chunk: slice) -> Tensor:
         """Hidden states of a chunk of c tokens, [c, H] in the dtype of matrix products."""
         return self.hidden[chunk].to(self.settings.matmul_dtype)
 
-    def logits(self, chunk: slice) -> Tensor:
-        """Logits over the temperature, [c, V] in the dtype of statistics; overwritten by the next call."""
-        states = self.states(chunk)
-        products, values = self._products[: len(states)], self._values[: len(states)]
-        torch.mm(states, self.weight.T, out=products)
-        if values is not products:
-            values.copy_(products)
-        if self.bias is not None:
-            values.add_(self.bias)
-        return values if self.settings.temperature == 1 else values.div_(self.settings.temperature)
+    def logits(self, chunk: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Go through a chunk block by block.
 
-    def as_products(self, values: Tensor) -> Tensor:
-        """Values [c, V] in the dtype of matrix products; overwritten by the next call of `logits`."""
-        if values.dtype == self.settings.matmul_dtype:
-            return values
-        return self._products[: len(values)].copy_(values)
+        Yields:
+            The tokens of a block of n tokens; their logits over the temperature, [n, V] in the dtype of statistics, to
+            be overwritten; and their place among the chunk's products, [n, V], for what is to become of them. The two
+            share their memory where their dtypes are the same.
+        """
+        products = self.products(chunk)
+        torch.mm(self.states(chunk), self.weight.T, out=products)
+        for block in _cuts(chunk.start, chunk.stop, self._block_tokens):
+            place = products[block.start - chunk.start : block.stop - chunk.start]
+            values = place if self._values is None else self._values[: len(place)].copy_(place)
+            if self.bias is not None:
+                values.add_(self.bias)
+            if self.settings.temperature != 1:
+                values.div_(self.settings.temperature)
+            yield block, values, place
+
+    def products(self, chunk: slice) -> Tensor:
+        """The buffer of a chunk of c tokens, [c, V] in the dtype of matrix products."""
+        return self._products[: chunk.stop - chunk.start]
+
+
+def _cuts(start: int, stop: int, length: int) -> Iterator[slice]:
+    for begin in range(start, stop, length):
+        yield slice(begin, min(begin + length, stop))
 
 
 class _CompletionLogprobs(torch.autograd.Function):
@@ -123,18 +170,18 @@ class _CompletionLogprobs(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, settings: _Settings
     ) -> tuple[Tensor, Tensor]:
         head = _Head(hidden, weight, bias, settings)
-        exponentials = head.buffer(settings.statistics_dtype)
+        exponentials = head.block_buffer()
         logprobs = hidden.new_empty(len(hidden), dtype=settings.statistics_dtype)
         log_normalizer, entropy = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for chunk in head.chunks():
-            logits = head.logits(chunk)
-            largest = logits.amax(dim=-1, keepdim=True)
-            logits.sub_(largest)
-            exp = torch.exp(logits, out=exponentials[: len(logits)])
-            normalizer = exp.sum(dim=-1)
-            logprobs[chunk] = logits.gather(-1, targets[chunk].unsqueeze(-1)).squeeze(-1) - normalizer.log()
-            entropy[chunk] = normalizer.log() - exp.mul_(logits).sum(dim=-1) / normalizer
-            log_normalizer[chunk] = normalizer.log() + largest.squeeze(-1)
+            for block, logits, _ in head.logits(chunk):
+                largest = logits.amax(dim=-1, keepdim=True)
+                logits.sub_(largest)
+                exp = torch.exp(logits, out=exponentials[: len(logits)])
+                normalizer = exp.sum(dim=-1)
+                logprobs[block] = logits.gather(-1, targets[block].unsqueeze(-1)).squeeze(-1) - normalizer.log()
+                entropy[block] = normalizer.log() - exp.mul_(logits).sum(dim=-1) / normalizer
+                log_normalizer[block] = normalizer.log() + largest.squeeze(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, log_normalizer, entropy)
         ctx.settings = settings
         ctx.set_materialize_grads(False)
@@ -145,29 +192,44 @@ class _CompletionLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, log_normalizer, entropy = ctx.saved_tensors
-        # With the temperature in here, what follows is the gradient by the logits before they are divided by it.
-        temperature = ctx.settings.temperature
-        by_logprob = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs / temperature
-        by_entropy = None if grad_entropy is None else grad_entropy / temperature
         # Under manual optimization the backward pass, too, runs inside autocast.
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = _Head(hidden, weight, bias, ctx.settings)
-            gradients = _HeadGradients(head, ctx.needs_input_grad)
-            scratch = None if by_entropy is None else head.buffer(head.settings.statistics_dtype)
-            for chunk in head.chunks():
-                log_p = head.logits(chunk).sub_(log_normalizer[chunk].unsqueeze(-1))
-                by_targets = by_logprob[chunk].unsqueeze(-1)
-                if by_entropy is None or scratch is None:
-                    by_logits = log_p.exp_().mul_(-by_targets)
-                else:
-                    by_entropies = by_entropy[chunk].unsqueeze(-1)
-                    by_logits = _gradient_with_entropy(
-                        log_p, entropy[chunk].unsqueeze(-1), by_targets, by_entropies, scratch
-                    )
-                gradients.add(chunk, by_logits.scatter_add_(-1, targets[chunk].unsqueeze(-1), by_targets))
-        bias_dtype = None if bias is None else bias.dtype
-        return gradients.hidden, _cast(gradients.weight, weight.dtype), _cast(gradients.bias, bias_dtype), None, None
+        with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
+            by_hidden, by_weight, by_bias = _gradients(ctx, grad_logprobs, grad_entropy)
+        _, weight, bias, *_ = ctx.saved_tensors
+        return (
+            by_hidden,
+            _cast(by_weight, weight.dtype),
+            _cast(by_bias, None if bias is None else bias.dtype),
+            None,
+            None,
+        )
+
+
+def _gradients(
+    ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients by hidden states, weight and bias, the last two as sums in the dtype of statistics."""
+    hidden, weight, bias, targets, log_normalizer, entropy = ctx.saved_tensors
+    # With the temperature in here, what follows is the gradient by the logits before they are divided by it.
+    temperature = ctx.settings.temperature
+    by_logprob = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs / temperature
+    by_entropy = None if grad_entropy is None else grad_entropy / temperature
+    head = _Head(hidden, weight, bias, ctx.settings)
+    gradients = _HeadGradients(head, ctx.needs_input_grad)
+    scratch = None if by_entropy is None else head.block_buffer()
+    for chunk in head.chunks():
+        for block, logits, place in head.logits(chunk):
+            log_p = logits.sub_(log_normalizer[block].unsqueeze(-1))
+            by_targets = by_logprob[block].unsqueeze(-1)
+            if by_entropy is None or scratch is None:
+                by_logits = log_p.exp_().mul_(-by_targets)
+            else:
+                entropies, by_entropies = entropy[block].unsqueeze(-1), by_entropy[block].unsqueeze(-1)
+                by_logits = _gradient_with_entropy(log_p, entropies, by_targets, by_entropies, scratch)
+            by_logits.scatter_add_(-1, targets[block].unsqueeze(-1), by_targets)
+            gradients.add_block(by_logits, place)
+        gradients.add_chunk(chunk)
+    return gradients.hidden, gradients.weight, gradients.bias
 
 
 def _gradient_with_entropy(
@@ -197,23 +259,31 @@ class _HeadGradients:
         self._head = head
         self.hidden = torch.empty_like(head.hidden) if needed[0] else None
         self.weight = torch.zeros_like(head.weight, dtype=sums) if needed[1] else None
-        self._weight_part = torch.empty_like(head.weight) if needed[1] and products != sums else None
+        self._weight_part = head.weight.new_empty(_TILE_WORDS, head.weight.shape[1]) if products != sums else None
         self.bias = torch.zeros_like(head.bias) if needed[2] and head.bias is not None else None
 
-    def add(self, chunk: slice, by_logits: Tensor) -> None:
-        """Add the part of a chunk of c tokens, from the gradient by its logits, [c, V] in the dtype of statistics."""
+    def add_block(self, by_logits: Tensor, place: Tensor) -> None:
+        """Take up the gradient by the logits of a block, [n, V] in the dtype of statistics; its products give way."""
         if self.bias is not None:
             self.bias += by_logits.sum(dim=0)
-        by_products = self._head.as_products(by_logits)
+        if place.dtype != by_logits.dtype:
+            place.copy_(by_logits)
+
+    def add_chunk(self, chunk: slice) -> None:
+        """Add the part of a chunk of tokens, all blocks of which were taken up."""
+        by_logits = self._head.products(chunk)
         if self.hidden is not None:
-            self.hidden[chunk] = (by_products @ self._head.weight).to(self.hidden.dtype)
+            self.hidden[chunk] = (by_logits @ self._head.weight).to(self.hidden.dtype)
         if self.weight is None:
             return
         states = self._head.states(chunk)
         if self._weight_part is None:
-            self.weight.addmm_(by_products.T, states)
-        else:
-            self.weight += torch.mm(by_products.T, states, out=self._weight_part)
+            self.weight.addmm_(by_logits.T, states)
+            return
+        # Rounded parts of the weight's gradient exist for a tile of the vocabulary at a time.
+        for words in _cuts(0, len(self.weight), _TILE_WORDS):
+            part = self._weight_part[: words.stop - words.start]
+            self.weight[words] += torch.mm(by_logits[:, words].T, states, out=part)
 
 
 def _cast(gradient: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:

@@ -19,34 +19,67 @@ class TokenSequence:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """One padded forward pass over B sequences with T completion tokens in all.
+class PackedAttention:
+    """Where attention finds the sequences among N packed tokens, and where a token finds its attention's result.
 
     Attributes:
-        input_ids: [B, L] int64, padded on the right.
-        attention_mask: [B, L] int64, 0 at padding.
-        predictors: [T] int64, places in the flattened [B * L] hidden states that predict the completion tokens.
+        buckets: Per bucket of b sequences of like length, [b, L] int64 places of their tokens among the N, prompt and
+            completion, filled up on the right with place 0, which causal attention never looks at from the left.
+        owners: [N] int64, for each token the place of one copy of it in all buckets, flattened one after the other.
+        shared: [M] int64, places of the further copies: a shared prompt's tokens are in each of its sequences.
+        shared_tokens: [M] int64, the tokens among the N that these are copies of.
+    """
+
+    buckets: tuple[Tensor, ...]
+    owners: Tensor
+    shared: Tensor
+    shared_tokens: Tensor
+
+    def to(self, device: torch.device) -> "PackedAttention":
+        """The same on another device."""
+        return PackedAttention(
+            tuple(bucket.to(device) for bucket in self.buckets),
+            self.owners.to(device),
+            self.shared.to(device),
+            self.shared_tokens.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass over B sequences with T completion tokens in all: padded, or packed in one row of N tokens.
+
+    Attributes:
+        input_ids: [B, L] int64, padded on the right; packed [1, N].
+        attention_mask: [B, L] int64, 0 at padding; None where packed.
+        predictors: [T] int64, places in the flattened hidden states that predict the completion tokens.
         targets: [T] int64, the completion tokens, sequence after sequence.
         sequence_ids: [T] int64 in 0..B-1.
         members: B places of these sequences in the list that was cut.
+        position_ids: [1, N] int64 where packed.
+        attention: How attention finds the sequences, where packed.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     predictors: Tensor
     targets: Tensor
     sequence_ids: Tensor
     members: list[int]
+    position_ids: Tensor | None = None
+    attention: PackedAttention | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
         return MicroBatch(
             self.input_ids.to(device),
-            self.attention_mask.to(device),
+            None if self.attention_mask is None else self.attention_mask.to(device),
             self.predictors.to(device),
             self.targets.to(device),
             self.sequence_ids.to(device),
             self.members,
+            None if self.position_ids is None else self.position_ids.to(device),
+            None if self.attention is None else self.attention.to(device),
         )
 
 

@@ -1,0 +1,183 @@
+"""What a run will hold in memory, from the model's configuration and the run's settings alone."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from asymgrpo_app.activation_memory import body_memory
+from asymgrpo_app.algorithm.logprobs import working_bytes
+from asymgrpo_app.policy import attention_name
+from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
+from asymgrpo_app.rollout.packing import cut_packed, pack
+
+_GIB = 1024**3
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROGRAM = int(1.1 * _GIB)  # Python, torch, transformers and vLLM as measured, before a model is loaded
+_ROOM = 0.95  # a run that is to take more of the machine's memory than this gets a warning
+TOLERANCE = 0.25
+"""How far a measured peak may be from the estimate: tests hold it to this."""
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """What decides how much memory a run takes, beside the model.
+
+    Attributes:
+        precision: As in `trainer.precision`.
+        attention: As in `model.attention`.
+        gradient_checkpointing: As in `model.gradient_checkpointing`.
+        micro_batch_tokens: As in `model.micro_batch_tokens`.
+        max_prompt_tokens: Longest prompt in tokens.
+        max_completion_tokens: Longest completion in tokens.
+        group_size: Completions per prompt.
+        completions_per_update: Completions of one optimizer update on this process.
+        optimizer_copies: Tensors of a weight's size that the optimizer keeps for each weight: 2 for Adam.
+        reference: Whether a reference model is held.
+        sampler_dtype: What the sampler computes in, or None where it runs in another process.
+        sampler_cache: Bytes of the sampler's key-value cache; on a GPU, all that it takes.
+        device: Where the policy is.
+    """
+
+    precision: str
+    attention: Literal["sdpa", "eager", "flash_attention_2"]
+    gradient_checkpointing: bool
+    micro_batch_tokens: int
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    group_size: int
+    completions_per_update: int
+    optimizer_copies: int
+    reference: bool
+    sampler_dtype: str | None
+    sampler_cache: int
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by what they are for; the parts of the update are there at the same time as all else.
+
+    Attributes:
+        parts: By name, in the order in which they are shown.
+        available: Bytes of the device.
+    """
+
+    parts: dict[str, int]
+    available: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has room for it, with a little to spare."""
+        return self.total <= _ROOM * self.available
+
+    def lines(self) -> list[str]:
+        """One line on the sum and its parts, and a warning where it does not fit."""
+        shown = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in self.parts.items() if size >= 0.005 * _GIB)
+        lines = [f"Memory, estimated: {self.total / _GIB:.1f} of {self.available / _GIB:.1f} GiB ({shown})."]
+        if not self.fits:
+            lines.append(
+                "WARNING: this run is likely to run out of memory: lower model.micro_batch_tokens, turn on "
+                "model.gradient_checkpointing, or give the sampler less (rollout.engine)."
+            )
+        return lines
+
+
+def estimate_memory(config: Any, settings: MemorySettings, available: int | None = None) -> MemoryEstimate:
+    """What a process of a run holds at its peak, in bytes.
+
+    Args:
+        config: The model's configuration in transformers.
+        settings: The run's.
+        available: Bytes of the device; asked for if None.
+    """
+    text = config.get_text_config()
+    weights = sum(parameter.numel() for parameter in _shapes(config).parameters())
+    trained = weights * (2 if settings.precision == "bf16-true" else 4)
+    batch = largest_micro_batch(config, settings)
+    body = body_memory(
+        config,
+        attention_name(config, settings.attention),
+        batch,
+        precision=settings.precision,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )
+    head = working_bytes(
+        len(batch.targets),
+        text.hidden_size,
+        text.vocab_size,
+        matmul_dtype=torch.float32 if settings.precision == "32-true" else torch.bfloat16,
+        weight_dtype=torch.bfloat16 if settings.precision == "bf16-true" else torch.float32,
+        on_cpu=settings.device == "cpu",
+    )
+    sampler = weights * _DTYPE_BYTES[settings.sampler_dtype] if settings.sampler_dtype is not None else 0
+    on_gpu = settings.device == "cuda"
+    parts = {
+        "program": 0 if on_gpu else _PROGRAM,
+        "weights": trained,
+        "gradients": trained,
+        "optimizer": trained * settings.optimizer_copies,
+        "reference": trained if settings.reference else 0,
+        "sampler's weights": 0 if on_gpu else sampler,
+        "sampler's cache": settings.sampler_cache if sampler else 0,
+        "activations": body.kept,
+        "work on them": max(body.peak - body.kept, head),
+    }
+    return MemoryEstimate(parts, device_memory(settings.device) if available is None else available)
+
+
+def memory_lines(config: Any, settings: MemorySettings) -> list[str]:
+    """The estimate for the user; where an architecture cannot be looked at in this way, that is said and no more."""
+    try:
+        return estimate_memory(config, settings).lines()
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        return [f"Memory is not estimated for architecture {config.model_type}: {type(error).__name__}, {reason}."]
+
+
+def optimizer_copies(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> int:
+    """How many tensors of a weight's size the optimizer keeps for each weight, found by one step on a tiny one."""
+    weight = nn.Parameter(torch.ones(3, 2))
+    optimizer = make_optimizer([weight])
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    kept = optimizer.state[weight].values()
+    return sum(isinstance(value, Tensor) and value.shape == weight.shape for value in kept)
+
+
+def device_memory(device: str) -> int:
+    """Bytes of the machine's memory, or of the first GPU's."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return int(psutil.virtual_memory().total)
+
+
+def largest_micro_batch(config: Any, settings: MemorySettings) -> MicroBatch:
+    """The largest forward pass that the settings allow: prompts and completions of full length."""
+    groups = -(-settings.completions_per_update // settings.group_size)
+    sequences = [
+        TokenSequence([number + 1] * settings.max_prompt_tokens, [0] * settings.max_completion_tokens)
+        for number in range(groups)
+        for _ in range(settings.group_size)
+    ][: settings.completions_per_update]
+    if attention_name(config, settings.attention) != settings.attention:
+        batch = pack(sequences, cut_packed(sequences, settings.micro_batch_tokens)[0])
+    else:
+        lengths = [len(sequence) for sequence in sequences]
+        batch = build(sequences, cut_by_tokens(lengths, settings.micro_batch_tokens)[0])
+    return replace(batch, input_ids=torch.zeros_like(batch.input_ids))  # they were told apart by prompts no model knows
+
+
+def _shapes(config: Any) -> Any:
+    """The model without contents."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)

@@ -1,0 +1,293 @@
+"""What a step takes: seconds by phase, tokens a second, how far from the floor, and peak memory.
+
+    .venv/bin/python benchmarks/step.py --model CHAT_MODEL_DIR             # sums in words, in the chat template
+    .venv/bin/python benchmarks/step.py --countdown                        # the quick start's work and policy
+    .venv/bin/python benchmarks/step.py --shape 0.5B                       # random weights, needs nothing else
+    .venv/bin/python benchmarks/step.py --countdown --completions 64 128 256 512 1024
+    .venv/bin/python benchmarks/step.py --model DIR --trl-python TRL_VENV/bin/python
+
+Runs `asymgrpo fit` in a fresh process and reports medians over the steps after the first `--skip`. The floor is
+measured in the same run, after every step: *generation alone* is the engine's call with the step's requests once more
+(without what its prefix cache knows), *forward and backward alone* the passes of the step's own micro-batches, head
+included, with no loss, metrics or optimizer around them. Peak memory is the process's resident set, and torch's on a
+GPU; the two floors need no more than the step itself.
+
+With `--trl-python`, TRL's GRPOTrainer does the same work in that Python (torch and trl 1.16.0 installed), before it.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+COUNTDOWN_POLICY = REPOSITORY / "data/countdown_base"
+# As in Qwen2.5: layers, hidden, intermediate, heads, key heads, tied head.
+SHAPES = {"0.5B": (24, 896, 4864, 14, 2, True), "1.5B": (28, 1536, 8960, 12, 2, True)}
+PHASES = {
+    "gen": "sampling",
+    "reward": "verifying",
+    "old_log_prob": "old log-probabilities",
+    "update_actor": "policy update",
+    "update_weights": "weights to the sampler",
+    "step": "whole step",
+}
+
+
+class FloorProbe(Callback):
+    """Writes down each step's timings beside the floor's.
+
+    Args:
+        path: A JSON file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.steps: list[dict[str, float]] = []
+        self.call: tuple[Any, ...] = ()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        from asymgrpo_app.rollout.vllm_engine import VLLMEngine
+
+        self.generate = VLLMEngine.generate
+
+        def remembered(engine: Any, requests: Any, settings: Any) -> Any:
+            self.call = (engine, requests, settings)
+            return self.generate(engine, requests, settings)
+
+        VLLMEngine.generate = remembered  # type: ignore[method-assign]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+        step = {tag.removeprefix("timing_s/"): value for tag, value in values.items() if tag.startswith("timing_s/")}
+        step["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        step["gpu_peak_gib"] = values.get("perf/max_memory_gb", 0.0)
+        samples = pl_module.last_step.samples
+        step["completion_tokens"] = sum(sample.length for sample in samples)
+        step["tokens"] = sum(len(sample.tokens) for sample in samples)
+        step["gen_alone"] = self._generation_alone()
+        step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
+        self.steps.append(step)
+        Path(self.path).write_text(json.dumps(self.steps))
+
+    def _generation_alone(self) -> float:
+        engine, requests, settings = self.call
+        engine._llm.reset_prefix_cache()
+        begun = perf_counter()
+        self.generate(engine, requests, settings)
+        return perf_counter() - begun
+
+    def _passes_alone(self, trainer: Trainer, pl_module: Any, samples: Sequence[Any]) -> float:
+        from asymgrpo_app.policy import score_tokens
+
+        micro_batches = pl_module._micro_batches([sample.tokens for sample in samples])
+        _synchronize()
+        begun = perf_counter()
+        for micro_batch in micro_batches:
+            with trainer.precision_plugin.forward_context():
+                logprobs, _ = score_tokens(pl_module.policy, micro_batch, temperature=1.0)
+                logprobs.sum().backward()
+        _synchronize()
+        seconds = perf_counter() - begun
+        pl_module.policy.zero_grad()
+        return seconds
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def write_problems(path: Path, number: int) -> None:
+    """Sums of two numbers, in words."""
+    rng = random.Random(0)
+    with path.open("w") as file:
+        for _ in range(number):
+            a, b = rng.randint(10, 99), rng.randint(10, 99)
+            problem = f"What is {a} + {b}? Think step by step, then give the answer."
+            file.write(json.dumps({"problem": problem, "answer": str(a + b)}) + "\n")
+
+
+def write_random_model(shape: str, folder: Path) -> None:
+    """A model of a Qwen2.5-like shape with random weights, and the quick start's tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+
+    layers, hidden, intermediate, heads, key_heads, tied = SHAPES[shape]
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        tie_word_embeddings=tied,
+        max_position_embeddings=4096,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(COUNTDOWN_POLICY)
+    config.eos_token_id, config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def work_arguments(options: argparse.Namespace, folder: Path) -> list[str]:
+    """What differs between the kinds of work."""
+    if options.countdown:
+        return [f"--model.policy={COUNTDOWN_POLICY}"]
+    own = ["--data.validation=null", "--rollout.max_completion_tokens=160", "--trainer.precision=bf16-mixed"]
+    own += ["--rollout.engine.max_num_seqs=256", "--rollout.engine.kv_cache_gib=0.5", "--model.optimizer.lr=1e-6"]
+    if options.shape:
+        if not (folder / "model").exists():
+            write_random_model(options.shape, folder / "model")
+        return [*own, f"--model.policy={folder / 'model'}"]
+    write_problems(folder / "problems.jsonl", 10_000)
+    return [
+        *own,
+        f"--model.policy={options.model}",
+        "--data.train=asymgrpo_app.prompts.JsonLines",
+        f"--data.train.path={folder / 'problems.jsonl'}",
+        "--data.train.prompt_field=problem",
+        "--data.train.answer_field=answer",
+        "--data.train.verifier=asymgrpo_app.rewards.NumericMatch",
+        "--data.template=asymgrpo_app.prompts.templates.ChatTemplate",
+        "--data.max_prompt_tokens=128",
+    ]
+
+
+def measure(options: argparse.Namespace, completions: int, folder: Path) -> list[dict[str, float]]:
+    """The steps of one run, without the first ones."""
+    result, total = folder / f"{completions}.json", options.skip + options.steps
+    command = [
+        *(sys.executable, "-m", "asymgrpo_app", "fit", "--config=configs/quickstart.yaml"),
+        *(f"--steps={total}", f"--run_dir={folder}/run-{completions}", "--trainer.limit_val_batches=0"),
+        *(f"--data.prompts_per_step={completions // 8}", "--rollout.group_size=8", "--trainer.logger=false"),
+        *(f"--checkpoint.every_n_steps={total}", "--trainer.enable_progress_bar=false"),
+        *(f"--model.micro_batch_tokens={options.micro_batch_tokens}",),
+        *("--trainer.callbacks=step.FloorProbe", f"--trainer.callbacks.path={result}"),
+        *work_arguments(options, folder),
+        *options.arguments,
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout[-1000:]}\n{done.stderr}")
+    steps: list[dict[str, float]] = json.loads(result.read_text())
+    return steps[options.skip :]
+
+
+def measure_trl(options: argparse.Namespace, completions: int, folder: Path) -> dict[str, float]:
+    """Seconds per step and peak memory of TRL on the same work."""
+    result, total = folder / "trl.json", options.skip + options.steps
+    if options.countdown:
+        script, model = "trl_countdown.py", COUNTDOWN_POLICY
+    else:
+        write_problems(folder / "problems.jsonl", 10_000)
+        script, model = "trl_chat.py", options.model
+    command = [options.trl_python, str(Path(__file__).parent / "peers" / script), str(model), str(folder)]
+    done = subprocess.run(
+        [*command, str(total), str(completions), str(result)], cwd=folder, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    found = json.loads(result.read_text())
+    pairs = list(zip(found["seconds"], found["generation"], strict=True))[options.skip :]
+    return {
+        "step": median(step for step, _ in pairs),
+        "update": median(step - generation for step, generation in pairs),
+        "peak_gib": found["peak_gib"],
+    }
+
+
+def table(steps: Sequence[dict[str, float]]) -> list[str]:
+    """Medians of one run."""
+    mid = {name: median(step.get(name, 0.0) for step in steps) for name in steps[0]}
+    floor = [step["gen_alone"] + step["passes_alone"] for step in steps]
+    share = median(step["step"] / least for step, least in zip(steps, floor, strict=True))
+    lines = ["| what | median | share of the step |", "|---|---|---|"]
+    for name, label in PHASES.items():
+        if name in mid:
+            lines.append(f"| {label} | {mid[name]:.3f} s | {mid[name] / mid['step']:.1%} |")
+    lines += [
+        f"| generation alone | {mid['gen_alone']:.3f} s | {mid['gen_alone'] / mid['step']:.1%} |",
+        f"| forward and backward alone | {mid['passes_alone']:.3f} s | {mid['passes_alone'] / mid['step']:.1%} |",
+        f"| step / (generation alone + forward and backward alone) | {share:.3f} | |",
+        f"| tokens of completions (with prompts) | {mid['completion_tokens']:,.0f} ({mid['tokens']:,.0f}) | |",
+        f"| tokens of completions a second | {mid['completion_tokens'] / mid['step']:,.0f} | |",
+        f"| peak memory | {max(step['peak_gib'] for step in steps):.2f} GiB | |",
+    ]
+    if mid["gpu_peak_gib"]:
+        lines.append(f"| torch's peak on the GPU | {max(step['gpu_peak_gib'] for step in steps):.2f} GiB | |")
+    return lines
+
+
+def scaling(runs: dict[int, Sequence[dict[str, float]]]) -> list[str]:
+    """What training adds to sampling, per token, by the number of completions in a step."""
+    lines = [
+        "| completions a step | beside sampling, s | microseconds per token | peak memory, GiB |",
+        "|---|---|---|---|",
+    ]
+    for completions, steps in runs.items():
+        beside = [step["step"] - step["gen"] for step in steps]
+        per_token = median(own / step["tokens"] for own, step in zip(beside, steps, strict=True))
+        peak = max(step["peak_gib"] for step in steps)
+        lines.append(f"| {completions} | {median(beside):.3f} | {1e6 * per_token:.1f} | {peak:.2f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--model", type=Path, help="a chat model in Hugging Face format")
+    kind.add_argument("--shape", choices=SHAPES, help="random weights of this shape")
+    kind.add_argument("--countdown", action="store_true", help="the quick start's policy and problems")
+    parser.add_argument("--completions", type=int, nargs="+", help="of a step; 64, with --countdown 512")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=5, help="that count, at least 5")
+    parser.add_argument("--skip", type=int, default=2, help="first steps that do not count, at least 1")
+    parser.add_argument("--trl-python", help="a Python with trl 1.16.0 installed")
+    parser.add_argument("arguments", nargs="*", help="further arguments of `asymgrpo fit`, after --")
+    options = parser.parse_args()
+    completions = options.completions or [512 if options.countdown else 64]
+    if options.steps < 5 or options.skip < 1 or any(number < 8 or number % 8 for number in completions):
+        parser.error("give at least 5 steps, skip at least 1, and completions in multiples of 8")
+    if options.trl_python and options.shape:
+        parser.error("--trl-python compares real work: use it with --model or --countdown")
+    if options.model:
+        options.model = options.model.resolve()
+
+    print(f"load average at the start: {os.getloadavg()[0]:.2f}; {os.cpu_count()} cores\n")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        peer = measure_trl(options, completions[0], folder) if options.trl_python else None
+        runs = {number: measure(options, number, folder) for number in completions}
+    for number, steps in runs.items():
+        print("\n".join([f"{number} completions a step, {len(steps)} steps:\n", *table(steps), ""]))
+    if len(runs) > 1:
+        print("\n".join([*scaling(runs), ""]))
+    if peer is not None:
+        own = median(step["step"] for step in runs[completions[0]])
+        update = median(step["step"] - step["gen"] for step in runs[completions[0]])
+        peak = max(step["peak_gib"] for step in runs[completions[0]])
+        print(
+            f"TRL: {peer['step']:.2f} s a step, {peer['peak_gib']:.2f} GiB at most; ours: {own:.2f} s, {peak:.2f} GiB."
+        )
+        print(
+            f"Without generation: TRL {peer['update']:.2f} s, ours {update:.2f} s: {peer['update'] / update:.2f} times."
+        )
+        print(f"{peer['step'] / own:.2f} times as fast in {peak / peer['peak_gib']:.2f} of the memory.")
+    print(f"load average at the end: {os.getloadavg()[0]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

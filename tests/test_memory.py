@@ -1,0 +1,152 @@
+"""The estimate of a run's memory against what a process really takes."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from asymgrpo_app.memory import (
+    TOLERANCE,
+    MemoryEstimate,
+    MemorySettings,
+    estimate_memory,
+    largest_micro_batch,
+    memory_lines,
+    optimizer_copies,
+)
+from asymgrpo_app.policy import load_config
+from tests.test_packing import small_config
+
+GIB = 2**30
+
+
+def settings(**changes) -> MemorySettings:
+    options = {
+        "precision": "32-true",
+        "attention": "sdpa",
+        "gradient_checkpointing": False,
+        "micro_batch_tokens": 16384,
+        "max_prompt_tokens": 64,
+        "max_completion_tokens": 64,
+        "group_size": 8,
+        "completions_per_update": 1024,
+        "optimizer_copies": 2,
+        "reference": False,
+        "sampler_dtype": None,
+        "sampler_cache": 0,
+    }
+    return MemorySettings(**(options | changes))
+
+
+# The largest micro-batch of the settings, forward and backward, twice; memory above what was there before.
+MEASURE = """
+import json, sys, psutil, resource, torch
+from dataclasses import replace
+from asymgrpo_app.memory import MemorySettings, largest_micro_batch
+from asymgrpo_app.policy import load_config, load_policy, score_tokens
+torch.set_num_threads(1)
+path, settings = sys.argv[1], MemorySettings(**json.loads(sys.argv[2]))
+policy = load_policy(path, settings.attention).train()
+if settings.gradient_checkpointing:
+    policy.gradient_checkpointing_enable({"use_reentrant": False})
+def update(settings):
+    batch = largest_micro_batch(load_config(path), settings)
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+        score_tokens(policy, batch, temperature=1.0)[0].sum().backward()
+update(replace(settings, micro_batch_tokens=200))  # the libraries' own memory; gradients are there from here on
+before = psutil.Process().memory_info().rss
+for _ in range(2):
+    update(settings)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def policy_path(request) -> str:
+    return str(request.config.rootpath / "data/countdown_base")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"micro_batch_tokens": 8192},
+        {"precision": "bf16-mixed", "micro_batch_tokens": 8192},
+        {"attention": "eager", "micro_batch_tokens": 4096},
+        {"gradient_checkpointing": True, "micro_batch_tokens": 16384, "completions_per_update": 2048},
+    ],
+)
+def test_activations_are_as_estimated(policy_path, changes, request):
+    chosen = settings(**changes)
+    command = [sys.executable, "-c", MEASURE, policy_path, json.dumps(vars(chosen))]
+    # Every block for itself: what the C library loses between them in so small a model is no part of the estimate.
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=request.config.rootpath, env=environment, capture_output=True, text=True, check=True
+    )
+    measured = int(done.stdout)
+    parts = estimate_memory(load_config(policy_path), chosen).parts
+    estimated = parts["activations"] + parts["work on them"]
+    assert measured > 0.2 * GIB  # large enough to tell from what else a process does
+    assert measured == pytest.approx(estimated, rel=TOLERANCE)
+
+
+def test_parts_follow_the_settings():
+    config = small_config("llama")
+    weights = 4 * (97 * 48 * 2 + 48 + 3 * (48 * 48 * 2 + 48 * 24 * 2 + 3 * 48 * 64 + 2 * 48))
+    plain = estimate_memory(config, settings()).parts
+    assert plain["weights"] == plain["gradients"] == weights
+    assert plain["optimizer"] == 2 * weights
+    assert plain["reference"] == plain["sampler's weights"] == plain["sampler's cache"] == 0
+    full = estimate_memory(
+        config, settings(reference=True, sampler_dtype="bfloat16", sampler_cache=GIB, optimizer_copies=1)
+    ).parts
+    assert full["optimizer"] == full["reference"] == weights
+    assert full["sampler's weights"] == weights / 2
+    assert full["sampler's cache"] == GIB
+    half = estimate_memory(config, settings(precision="bf16-true")).parts
+    assert half["weights"] == weights / 2
+    # Activations grow with the tokens of a micro-batch and hardly exist where they are computed again.
+    small = estimate_memory(config, settings(micro_batch_tokens=4096)).parts["activations"]
+    assert plain["activations"] / small == pytest.approx(4, rel=0.1)
+    recomputed = estimate_memory(config, settings(gradient_checkpointing=True)).parts["activations"]
+    assert recomputed < 0.2 * plain["activations"]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_largest_micro_batch_fills_the_budget(policy_path, attention):
+    batch = largest_micro_batch(load_config(policy_path), settings(attention=attention, micro_batch_tokens=1000))
+    assert 1000 - 128 < batch.input_ids.numel() <= 1000
+
+
+def test_a_run_that_does_not_fit_gets_a_warning():
+    parts = {"weights": 3 * GIB, "activations": GIB, "reference": 0}
+    fits, too_much = MemoryEstimate(parts, 5 * GIB), MemoryEstimate(parts, 4 * GIB)
+    assert fits.lines() == ["Memory, estimated: 4.0 of 5.0 GiB (weights 3.00, activations 1.00)."]
+    assert too_much.lines()[0] == "Memory, estimated: 4.0 of 4.0 GiB (weights 3.00, activations 1.00)."
+    assert too_much.lines()[1].startswith("WARNING: this run is likely to run out of memory: lower model.micro_batch_")
+
+
+def test_an_architecture_that_cannot_be_looked_at_stops_nothing():
+    config = small_config("llama")
+    config.num_attention_heads = 5  # does not divide what it should
+    del config.num_hidden_layers
+    (line,) = memory_lines(config, settings())
+    assert line.startswith("Memory is not estimated for architecture llama: ")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies"),
+    [
+        (torch.optim.AdamW, 2),
+        (partial(torch.optim.AdamW, amsgrad=True), 3),
+        (partial(torch.optim.SGD, lr=1.0), 0),
+        (partial(torch.optim.SGD, lr=1.0, momentum=0.9), 1),
+        (torch.optim.Adafactor, 0),
+    ],
+)
+def test_copies_that_an_optimizer_keeps(optimizer, copies):
+    assert optimizer_copies(optimizer) == copies
