@@ -1,16 +1,19 @@
 """The `asymgrpo` command."""
 
+import os
 import sys
 from collections.abc import Sequence
 
 from asymgrpo_app import __version__
 from asymgrpo_app.errors import ExitCode, RunError, UserError
+from asymgrpo_app.stopping import StopRun, end_with_parent, switch
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `args` replaces `sys.argv[1:]`.
 
-    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 130 and 143 ended by a signal.
+    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 75 stopped by the time limit, 130 and 143 stopped by
+    a signal.
 
     Raises:
         SystemExit: `--help`, with code 0.
@@ -19,7 +22,22 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"asymgrpo {__version__}")
         return ExitCode.OK
-    # torch and Lightning take seconds to import, so `--version` comes first; vllm is imported by the engine alone.
+    if _is_started_rank():
+        end_with_parent()
+    try:
+        with switch.handling_signals():
+            code = _run(arguments)
+            # What went wrong while the command was stopping has been said; a scheduler should know of the stop.
+            return switch.cause.exit_code if code != ExitCode.OK and switch.cause is not None else code
+    except StopRun as stop:
+        if _is_started_rank():
+            return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
+        print(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip(), file=sys.stderr)
+        return stop.cause.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    # torch and Lightning take seconds to import, so `--version` came first; vllm is imported by the engine alone.
     from asymgrpo_app.environment import quiet_environment
 
     quiet_environment()
@@ -36,6 +54,10 @@ def main(args: Sequence[str] | None = None) -> int:
             from asymgrpo_app import export_command
 
             return int(export_command.run(arguments[1:]))
+        if arguments[:1] == ["serve"]:
+            from asymgrpo_app import serve_command
+
+            return int(serve_command.run(arguments[1:]))
         from asymgrpo_app import lightning_cli
 
         if arguments[:1] == ["check"]:
@@ -47,8 +69,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except RunError as error:
         print(f"asymgrpo: stopped: {error}", file=sys.stderr)
         return ExitCode.FAILURE
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+
+
+def _is_started_rank() -> bool:
+    """Whether this process is one that Lightning started beside the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def entry_point() -> None:

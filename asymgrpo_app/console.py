@@ -2,10 +2,13 @@
 
 import logging
 import sys
+import threading
 import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
 from tqdm import tqdm
+
+_thread_failed = threading.excepthook
 
 
 def printable(text: str) -> str:
@@ -36,3 +39,11 @@ def quiet_libraries() -> None:
         ".*LeafSpec.*",  # Lightning's use of torch
     ):
         warnings.filterwarnings("ignore", message=message)
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
+    """Say nothing where TensorBoard's writer cannot write: the run itself gets the same error with its next event."""
+    of_writer = type(failure.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
+    if not (of_writer and isinstance(failure.exc_value, OSError)):
+        _thread_failed(failure)

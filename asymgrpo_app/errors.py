@@ -9,6 +9,7 @@ class ExitCode(IntEnum):
     OK = 0
     FAILURE = 1
     BAD_INPUT = 2
+    TIME_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
     INTERRUPTED = 130
     TERMINATED = 143
 

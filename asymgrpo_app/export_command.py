@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from asymgrpo_app.callbacks.checkpoint import completed_steps_in, newest_checkpoint
+from asymgrpo_app.checkpoints.folder import check_whole, newest_whole
 from asymgrpo_app.command_parser import CommandParser
 from asymgrpo_app.config_files import one_line
 from asymgrpo_app.console import quiet_libraries, say
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     base = settings["model"]["policy"]
     check_model_path(f"model.policy in {run_dir / CONFIG_NAME}", base)
     results = _results(options.results)
-    card = _card(settings, completed_steps_in(checkpoint), results)
+    card = _card(settings, check_whole(checkpoint).step, results)
     _export(folder, checkpoint, card)
     say(f"The policy of {checkpoint} is in {folder} (Hugging Face format).")
     if options.push_to_hub:
@@ -74,12 +74,13 @@ def _parser() -> CommandParser:
 
 def _checkpoint(run_dir: str | None, path: str) -> Path:
     if path != "last":
-        if not Path(path).is_file():
-            raise UserError(f"--ckpt_path {path}: there is no such checkpoint.")
+        check_whole(path)
         return Path(path)
     if run_dir is None:
         raise UserError("Name a checkpoint with --ckpt_path, or a run with --run_dir.")
-    newest = newest_checkpoint(run_dir)
+    newest, skipped = newest_whole(run_dir)
+    for line in skipped:
+        say(f"Skipped: {line}.")
     if newest is None:
         raise UserError(f"--run_dir {run_dir}: there is no checkpoint in it.")
     return newest

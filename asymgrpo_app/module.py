@@ -1,5 +1,6 @@
 """The policy, the optional reference model, and one RL step."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
@@ -22,16 +22,19 @@ from asymgrpo_app.algorithm.entropy import entropy_advantage
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
+from asymgrpo_app.allocator import reuse_freed_memory
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
 from asymgrpo_app.perf import performance
-from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, score_tokens
+from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, packs, score_tokens
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.collect import Stopwatch
 from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
+from asymgrpo_app.rollout.packing import cut_packed, pack
 from asymgrpo_app.rollout.types import PromptBatch, RolloutBatch, SamplingSettings
 from asymgrpo_app.samples import (
     Sample,
@@ -88,8 +91,10 @@ class AsymGRPOModule(LightningModule):
         shaping: Terms by form, added to the advantages after p and the sign were taken from correctness; none if null.
         updates_per_step: Optimizer updates per pass over the rollouts, each on its own share of the prompts.
         passes_per_step: Passes over the rollouts of a step.
-        micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass.
+        micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass; a prompt
+            that completions share counts once where the architecture is one that can be packed.
         max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
+        max_skipped_updates: An update whose loss or gradient is not finite is left out; so many in a row stop the run.
         attention: Attention implementation of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         optimizer: Optimizer, by `class_path`.
@@ -108,6 +113,7 @@ class AsymGRPOModule(LightningModule):
         passes_per_step: int = 1,
         micro_batch_tokens: int = 16384,
         max_grad_norm: float | None = 1.0,
+        max_skipped_updates: int = 3,
         attention: AttentionImplementation = "sdpa",
         gradient_checkpointing: bool = False,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -119,6 +125,7 @@ class AsymGRPOModule(LightningModule):
             "updates_per_step": updates_per_step,
             "passes_per_step": passes_per_step,
             "micro_batch_tokens": micro_batch_tokens,
+            "max_skipped_updates": max_skipped_updates,
         }.items():
             if value < 1:
                 raise UserError(f"model.{name} must be at least 1, got {value}.")
@@ -146,8 +153,10 @@ class AsymGRPOModule(LightningModule):
             )
         self._adaptive_entropy = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
         self.completed_steps = 0
+        self.validation_pending = True  # after the last whole step, or before the first
+        self._skipped = SkippedUpdates(max_skipped_updates)
         self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
-        self.optimization: dict[str, Any] = {}  # settings of optimizer and schedule as plain values, for checkpoints
+        self.config_text = ""  # the resolved config in YAML, for checkpoints; empty without the command line
         self.last_step: StepRecord | None = None
         self.evaluations: dict[str, SetMetrics] = {}
         self._evaluation_started = 0.0
@@ -173,24 +182,18 @@ class AsymGRPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["asymgrpo"] = {
             "version": __version__,
-            "optimization": self.optimization,
+            "config": self.config_text,
             "completed_steps": self.completed_steps,
+            "validation_pending": self.validation_pending,
+            "skipped_updates": self._skipped.in_a_row,
             "adaptive_entropy": self._adaptive_entropy.state_dict() if self._adaptive_entropy else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["asymgrpo"]
-        for name, saved in state["optimization"].items():
-            if (
-                self.trainer.state.fn == TrainerFn.FITTING
-                and name in self.optimization
-                and saved != self.optimization[name]
-            ):
-                raise UserError(
-                    f"model.{name} is {self.optimization[name]}, but the checkpoint was made with {saved} and restores "
-                    "its state: keep the setting, or start a new run from the exported policy."
-                )
         self.completed_steps = int(state["completed_steps"])
+        self.validation_pending = bool(state.get("validation_pending", False))
+        self._skipped.in_a_row = int(state.get("skipped_updates", 0))
         if self._adaptive_entropy is not None and state["adaptive_entropy"] is not None:
             self._adaptive_entropy.load_state_dict(state["adaptive_entropy"])
         self.weight_version += 1
@@ -210,14 +213,16 @@ class AsymGRPOModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Load the reference model where a KL coefficient needs it; an evaluation never does."""
+        if self.device.type == "cpu":
+            reuse_freed_memory()
         if self.loss.kl_coef > 0 and not self._reference:
             reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
             self._reference.append(nn.Module.to(reference, self.device))
 
     def on_train_start(self) -> None:
-        """Validate before the first update, so that a run shows where it started."""
+        """Validate before the first update, so that a run shows where it started, or where one was stopped before."""
         self.trainer.should_stop = self.completed_steps >= self.total_steps  # a finished run that is resumed
-        if self.completed_steps == 0:
+        if self.validation_pending:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
             self.trainer.training = True
@@ -252,12 +257,15 @@ class AsymGRPOModule(LightningModule):
         values |= {"actor/lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
         if self._adaptive_entropy is not None:
             values |= {"actor/entropy_coef": self._adaptive_entropy.coefficient}
-            if "actor/entropy" in values:  # not where every completion was left out
+            # Not where every completion was left out, or where an update was because it was not finite.
+            if math.isfinite(values.get("actor/entropy", math.nan)):
                 self._adaptive_entropy.observe(values["actor/entropy"])
         scheduler: Any = self.lr_schedulers()
         if scheduler is not None:
             scheduler.step()
         self.completed_steps += 1
+        self.validation_pending = self.validation_due(self.completed_steps)
+        values |= {"actor/skipped_updates": float(self._skipped.count_of_step())}
         # Lightning counts optimizer updates; the run ends by RL steps, and Lightning validates once more when it stops.
         self.trainer.should_stop = self.completed_steps >= self.total_steps
         seconds = perf_counter() - batch.started
@@ -345,11 +353,13 @@ class AsymGRPOModule(LightningModule):
             scale, samples, recorded = 0.0, members[:1], StepMetrics()
             selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
         micro_batches = self._micro_batches([sample.tokens for sample in samples])
+        losses = []
         for number, micro_batch in enumerate(micro_batches):
             with self._gradient_sync(last=number == len(micro_batches) - 1):
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
                 self.manual_backward(loss * scale)
-        self._step_optimizer(metrics)
+            losses.append(loss.detach())
+        self._step_optimizer(samples, torch.stack(losses), metrics)
 
     def _loss(
         self,
@@ -422,23 +432,41 @@ class AsymGRPOModule(LightningModule):
         optimizer.zero_grad()
         optimizer.step()
 
-    def _step_optimizer(self, metrics: StepMetrics) -> None:
-        limit = self.max_grad_norm if self.max_grad_norm is not None else float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
-        if not torch.isfinite(torch.tensor(norm)):
-            raise RunError(
-                f"The gradient of RL step {self.completed_steps + 1} is not finite (norm {norm}); the weights are as "
-                "they were before this update. A lower learning rate or precision 32-true may help."
-            )
-        metrics.mean("actor/grad_norm", norm, 1)
+    def _step_optimizer(self, samples: Sequence[Sample], losses: Tensor, metrics: StepMetrics) -> None:
+        """Make the update, unless a loss [M] or the gradient is not finite, on whatever rank."""
+        parameters = list(self.policy.parameters())
+        norm = torch.nn.utils.get_total_norm([own.grad for own in parameters if own.grad is not None])
+        broken = self._reduce(float(not bool(losses.isfinite().all())))
+        health = UpdateHealth(float(norm), losses, losses_finite=broken == 0)
+        if not health.finite:
+            self._leave_out(samples, health)
+            return
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+        metrics.mean("actor/grad_norm", health.norm, 1)
         optimizer: Any = self.optimizers()
         optimizer.step()
         optimizer.zero_grad()
         self.weight_version += 1
+        self._skipped.reset()
+
+    def _leave_out(self, samples: Sequence[Sample], health: UpdateHealth) -> None:
+        """Leave weights, optimizer state and sampler as they are; too many such updates in a row stop the run."""
+        step = self.completed_steps + 1
+        if self._skipped.add(step, health.norm):
+            ranks = self.gather_objects(describe(self.policy, samples, health))
+            run_dir = self.trainer.default_root_dir
+            path = write_report(run_dir, step, health.norm, ranks if self.trainer.is_global_zero else [])
+            raise stop_because(self._skipped.limit, step, health.norm, path)
+        self._skip_update()
 
     # ---- parts of an update ----
 
     def _micro_batches(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
+        if packs(self.policy):
+            return [
+                pack(sequences, members).to(self.device) for members in cut_packed(sequences, self.micro_batch_tokens)
+            ]
         groups = cut_by_tokens([len(sequence) for sequence in sequences], self.micro_batch_tokens)
         return [build(sequences, members).to(self.device) for members in groups]
 
@@ -508,6 +536,7 @@ class AsymGRPOModule(LightningModule):
         self.evaluations[batch.set_name].update(outcomes_of(rollouts, rollouts.answers) if rollouts else [])
 
     def on_validation_epoch_end(self) -> None:
+        self.validation_pending = False
         values: dict[str, float] = {}
         for name, metric in self.evaluations.items():
             for key, estimate in metric.compute().items():

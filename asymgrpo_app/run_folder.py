@@ -1,10 +1,24 @@
-"""The folder of a run: what is in it, and when a new run may use it."""
+"""The folder of a run: what is in it, when a run may use it, and that only one does."""
 
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from asymgrpo_app.errors import UserError
 
 CONFIG_NAME = "config.yaml"
+DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+)
+"""What a full disk, a quota, a lost mount and the like raise in the middle of a run."""
+_RESUMED = re.compile(r"config\.resumed-(\d+)\.yaml")
 
 
 def tensorboard_folder(run_dir: str | Path) -> Path:
@@ -36,12 +50,114 @@ def refuse_used(run_dir: str | Path) -> None:
         )
 
 
-def config_path(run_dir: str | Path) -> Path:
-    """A free name for the resolved config: a resumed run does not overwrite what it was started with."""
-    first = Path(run_dir) / CONFIG_NAME
+def refuse_unusable(run_dir: str | Path) -> None:
+    """Raise `UserError` for a folder that no run can write to, as far as that shows without writing."""
+    if "://" in str(run_dir):
+        raise UserError(
+            f"run_dir {run_dir} is an address: give a local folder (a mounted one will do), and copy it from there."
+        )
+    nearest = Path(run_dir).absolute()
+    try:
+        while not nearest.exists():
+            nearest = nearest.parent
+    except OSError as error:
+        raise UserError(f"run_dir {run_dir} cannot be used: {error.strerror}.") from error
+    if not nearest.is_dir():
+        raise UserError(f"run_dir {run_dir} cannot be made: {nearest} is a file.")
+    if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+        raise UserError(f"run_dir {run_dir} cannot be written: no permission to write in {nearest}.")
+
+
+class FolderClaim:
+    """A run's hold on its folder: it can be written, and no other process trains in it.
+
+    The lock is on the folder itself and ends with the process, however it ends; nothing is left behind. Some network
+    file systems have no locks: there, nothing stops a second run.
+
+    Args:
+        run_dir: The folder; it is made if it is not there.
+
+    Raises:
+        UserError: It cannot be written, or another process trains in it.
+    """
+
+    def __init__(self, run_dir: str | Path) -> None:
+        try:
+            Path(run_dir).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=run_dir) as probe:  # permissions alone do not tell, nor does a full disk
+                probe.write(bytes(4096))
+            self._descriptor = os.open(run_dir, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"run_dir {run_dir} cannot be written: {(error.strerror or str(error)).lower()}."
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise UserError(
+                f"run_dir {run_dir} is in use, another process trains in it: wait for its end, or choose another "
+                "folder with --run_dir."
+            ) from error
+        except OSError:  # no locks here
+            pass
+
+    def release(self) -> None:
+        """Let others use the folder. Safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def record_config(run_dir: str | Path, text: str) -> None:
+    """Write down the resolved config of a run that starts or goes on.
+
+    The first one is `config.yaml`. A resumed run never overwrites what it was started with: it adds
+    `config.resumed-<n>.yaml`, if it differs from the newest one in more than the checkpoint it goes on from.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = sorted(int(match[1]) for path in folder.iterdir() if (match := _RESUMED.fullmatch(path.name)))
+    first = folder / CONFIG_NAME
     if not first.exists():
-        return first
-    number = 1
-    while (candidate := Path(run_dir) / f"config.resumed-{number}.yaml").exists():
-        number += 1
-    return candidate
+        write_atomically(first, text)
+        return
+    newest = folder / f"config.resumed-{numbers[-1]}.yaml" if numbers else first
+    if _settings(newest.read_text(encoding="utf-8")) != _settings(text):
+        write_atomically(folder / f"config.resumed-{(numbers or [0])[-1] + 1}.yaml", text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text so that `path` is absent or whole, whenever the process ends.
+
+    Raises:
+        OSError: It cannot be written; nothing is left behind.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sweep_configs(run_dir: str | Path) -> None:
+    """Remove configs that a killed process left half-written."""
+    for part in Path(run_dir).glob(".config*.yaml.part"):
+        part.unlink(missing_ok=True)
+
+
+def _settings(text: str) -> Any:
+    """A config but for the checkpoint it goes on from; None if it cannot be read."""
+    settings: Any = None
+    with contextlib.suppress(yaml.YAMLError):
+        settings = yaml.safe_load(text)
+    if isinstance(settings, dict):
+        settings.pop("ckpt_path", None)
+    return settings

@@ -261,7 +261,7 @@ class Reference:
                 tokens += of_tokens
             norms.append(self._optimize(of.lr[self.completed]))
         values = self._of_tokens(tokens) | means({"actor/grad_norm": norms, "actor/loss_divisor": divisors})
-        values |= {"actor/lr": of.lr[self.completed], "actor/entropy_coef": coefficient}
+        values |= {"actor/lr": of.lr[self.completed], "actor/entropy_coef": coefficient, "actor/skipped_updates": 0.0}
         self.entropy_is_low = values["actor/entropy"] < of.entropy_target
         self.entropy_coef += of.entropy_delta if self.entropy_is_low else -of.entropy_delta
         return values

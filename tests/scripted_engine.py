@@ -1,10 +1,16 @@
-"""Whole runs through the command without vLLM: the sampler answers by a script."""
+"""Whole runs through the command without vLLM: the sampler answers by a script.
+
+Also a script for several processes: torchrun --nproc_per_node 2 -m tests.scripted_engine ARGUMENTS... is `asymgrpo
+ARGUMENTS...` with that sampler.
+"""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy import load_tokenizer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
@@ -20,6 +26,8 @@ class ScriptedEngine:
 
     So there is a group of every accuracy. A right one has two tokens, a wrong one four, the end token included.
     """
+
+    keeps_weights = True
 
     def __init__(self, model: str, *_: Any) -> None:
         tokenizer = load_tokenizer(model)
@@ -45,6 +53,12 @@ def fit(monkeypatch: Any, folder: Path, *arguments: str, rows: int = 100) -> Pat
         rows: Size of the source of training prompts.
     """
     monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", ScriptedEngine)
+    assert main([*command(folder, rows), *arguments]) == 0
+    return folder / "run"
+
+
+def command(folder: Path, rows: int = 100) -> list[str]:
+    """Arguments of such a run, without putting the scripted engine in place."""
     folder.mkdir(parents=True, exist_ok=True)
     problems = folder / "problems.jsonl"
     lines = (json.dumps({"prompt": f"{number}>", "answer": RIGHT}) for number in range(rows))
@@ -61,7 +75,10 @@ def fit(monkeypatch: Any, folder: Path, *arguments: str, rows: int = 100) -> Pat
         "trainer": {"val_check_interval": 1, "accelerator": "cpu"},
     }
     small.write_text(json.dumps(settings))
-    run_dir = folder / "run"
     configs = [f"--config={REPOSITORY / 'configs/quickstart.yaml'}", f"--config={small}"]
-    assert main(["fit", *configs, f"--model.policy={POLICY}", f"--run_dir={run_dir}", *arguments]) == 0
-    return run_dir
+    return ["fit", *configs, f"--model.policy={POLICY}", f"--run_dir={folder / 'run'}"]
+
+
+if __name__ == "__main__":
+    rollout.VLLMEngine = ScriptedEngine  # type: ignore[misc, assignment]
+    sys.exit(main(sys.argv[1:]))

@@ -1,19 +1,34 @@
 """Checkpoints by RL step."""
 
-import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
-import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.callbacks.event_log import begin_at, force_to_disk
+from asymgrpo_app.checkpoints.files import Label
+from asymgrpo_app.checkpoints.folder import (
+    BestCheckpoints,
+    checkpoint_path,
+    labels,
+    list_checkpoints,
+    obsolete,
+    reason,
+    set_aside,
+    sweep,
+)
+from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
+from asymgrpo_app.console import say
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.run_folder import FolderClaim, sweep_configs
 
-_NAME = re.compile(r"step-(\d{8})\.ckpt")
+_MOST_FAILURES = 3  # saves that fail one after the other; then the run stops
 
 
 class RunCheckpoint(Checkpoint):
@@ -23,76 +38,191 @@ class RunCheckpoint(Checkpoint):
     steps, and saves between steps, when the state is whole. A step that is validated is saved after its validation,
     so a resumed run neither repeats nor misses one.
 
+    A checkpoint that cannot be written leaves the older ones as they are, and training goes on; the run stops when that
+    happens three times in a row, or with the last one.
+
     Args:
         every_n_steps: RL steps between checkpoints, at least 1.
         keep: How many of the newest checkpoints to keep, at least 1; null keeps all.
+        best: Checkpoints to keep because of a validation metric; null: none.
     """
 
-    def __init__(self, every_n_steps: int = 50, keep: int | None = 2) -> None:
+    def __init__(self, every_n_steps: int = 50, keep: int | None = 2, best: BestCheckpoints | None = None) -> None:
         if every_n_steps < 1:
             raise UserError(f"checkpoint.every_n_steps must be at least 1, got {every_n_steps}.")
         if keep is not None and keep < 1:
             raise UserError(f"checkpoint.keep must be at least 1 or null, got {keep}.")
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self.best = best
+        self._saved_step: int | None = None  # by this process
+        self._failures = 0  # in a row
+        self._claim: FolderClaim | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """A run that continues from an older checkpoint leaves the branch of the newer ones."""
-        for step, path in list_checkpoints(checkpoint_folder(trainer.default_root_dir)):
-            if step > pl_module.completed_steps and trainer.is_global_zero:
-                path.rename(path.with_name(f"{path.name}.abandoned"))
+    # ---- the run's folder ----
+
+    @rank_zero_only
+    def claim(self, run_dir: str) -> None:
+        """Take hold of the run's folder until the run ends, on the first rank. Safe to call twice.
+
+        Raises:
+            UserError: It cannot be written, or another process trains in it.
+        """
+        if self._claim is None:
+            self._claim = FolderClaim(run_dir)
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """See to it that all checkpoints are written our way."""
+        if not isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO | WholeCheckpointIO):
+            raise UserError(
+                f"trainer.plugins has {type(trainer.strategy.checkpoint_io).__name__}, but checkpoints are written by "
+                "asymgrpo's own: leave it out."
+            )
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Tidy up after a process that was killed, and leave the branch of newer checkpoints and events."""
+        _on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._release()  # Lightning calls no teardown after an exception
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
+
+    # ---- when to save ----
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not pl_module.validation_due(pl_module.completed_steps):
-            self._save_if_due(trainer, pl_module)
+        if not pl_module.validation_due(pl_module.completed_steps) and self._due(pl_module):
+            self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and pl_module.completed_steps > 0:
-            self._save_if_due(trainer, pl_module)
+        if trainer.state.fn != TrainerFn.FITTING or pl_module.completed_steps == 0:
+            return
+        values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
+        if self._due(pl_module) or self._among_the_best(trainer, Label(pl_module.completed_steps, values)):
+            self.save(trainer, pl_module, values)
 
-    def _save_if_due(self, trainer: Trainer, pl_module: Any) -> None:
-        step = pl_module.completed_steps
-        if step % self.every_n_steps and step != pl_module.total_steps:
+    def _due(self, pl_module: Any) -> bool:
+        step: int = pl_module.completed_steps
+        return step % self.every_n_steps == 0 or step >= pl_module.total_steps
+
+    def _among_the_best(self, trainer: Trainer, candidate: Label) -> bool:
+        takes = False
+        if self.best is not None and trainer.is_global_zero:
+            takes = self.best.takes(candidate, labels(trainer.default_root_dir).values())
+        return bool(trainer.strategy.broadcast(takes))
+
+    # ---- saving ----
+
+    def save(
+        self, trainer: Trainer, pl_module: Any, validation: Mapping[str, float] | None = None, *, last: bool = False
+    ) -> None:
+        """Save the state after the last completed step, if that was not done already. Every rank takes part.
+
+        Args:
+            trainer: Of the run.
+            pl_module: Of the run.
+            validation: The values of the validation after this step, by tag; None: there was none.
+            last: The process is about to end, so that no later save makes up for this one. The last step of a run is
+                always such.
+
+        Raises:
+            RunError: It cannot be written, and it was the last one or the third failure in a row.
+        """
+        label = Label(pl_module.completed_steps, validation or {})
+        if label.step == self._saved_step:
             return
         started = perf_counter()
-        folder = checkpoint_folder(trainer.default_root_dir)
-        trainer.save_checkpoint(folder / f"step-{step:08d}.ckpt")
-        if self.keep is not None and trainer.is_global_zero:
-            for _, old in list_checkpoints(folder)[: -self.keep]:
-                old.unlink(missing_ok=True)
-        pl_module.write({"timing_s/save_checkpoint": perf_counter() - started})
+        failure = _written(trainer, label)
+        if failure is None:
+            self._saved_step, self._failures = label.step, 0
+            if trainer.is_global_zero:
+                self._prune(trainer.default_root_dir)
+            pl_module.write({"timing_s/save_checkpoint": perf_counter() - started})
+            return
+        self._failures += 1
+        newest = list(list_checkpoints(trainer.default_root_dir).values())[-1:]
+        kept = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        message = f"The checkpoint of RL step {label.step} could not be written ({failure}); {kept}"
+        if last or label.step >= pl_module.total_steps or self._failures >= _MOST_FAILURES:
+            raise RunError(f"{message}. Make room or repair the folder, and continue with --ckpt_path last.")
+        say(f"WARNING: {message}. Training goes on, and the next save tries again.")
+
+    def _prune(self, run_dir: str) -> None:
+        for path in obsolete(labels(run_dir), self.keep, self.best):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                say(f"WARNING: {path} cannot be removed: {reason(error)}.")
+
+    # ---- the best ones ----
+
+    def check_metric(self, known: Sequence[str]) -> None:
+        """Refuse a metric that no validation of this run gives.
+
+        Raises:
+            UserError: It names the ones there are.
+        """
+        if self.best is not None and self.best.metric not in known:
+            there = f"there are {', '.join(known)}" if known else "data.validation is empty"
+            raise UserError(f"checkpoint.best.metric is {self.best.metric}, which this run does not have: {there}.")
+
+    def best_of(self, run_dir: str | Path) -> tuple[Path, float] | None:
+        """The best checkpoint there is, with its value; None without a metric to go by."""
+        if self.best is None:
+            return None
+        found = labels(run_dir)
+        ranked = self.best.ranked(found.values())
+        if not ranked:
+            return None
+        return checkpoint_path(run_dir, ranked[0].step), ranked[0].validation[self.best.metric]
 
 
-def checkpoint_folder(run_dir: str | Path) -> Path:
-    """Where a run keeps its checkpoints."""
-    return Path(run_dir) / "checkpoints"
-
-
-def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Checkpoints of a run with their RL step, oldest first."""
-    if not folder.is_dir():
-        return []
-    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), path) for match, path in matches if match)
-
-
-def newest_checkpoint(run_dir: str | Path) -> Path | None:
-    """The checkpoint of the highest step, or None if there is none yet."""
-    found = list_checkpoints(checkpoint_folder(run_dir))
-    return found[-1][1] if found else None
-
-
-def completed_steps_in(path: Path) -> int:
-    """RL steps completed when a checkpoint was written.
-
-    Raises:
-        UserError: The file is no checkpoint of this program, or it is damaged.
-    """
+def _begin(trainer: Trainer, done: int) -> None:
+    run_dir = trainer.default_root_dir
     try:
-        # Mapped, so that only the directory of the file is read and not its weights.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(state["asymgrpo"]["completed_steps"])
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnpicklingError) as error:
-        raise UserError(
-            f"--ckpt_path {path}: not a checkpoint of asymgrpo, or damaged ({type(error).__name__})."
-        ) from error
+        sweep(run_dir)
+        sweep_configs(run_dir)
+        set_aside(run_dir, after=done)
+    except OSError as error:
+        raise RunError(f"The folder {run_dir} of the run cannot be tidied up: {reason(error)}.") from error
+    # After that: as long as newer checkpoints are there, a process that is killed now resumes from them.
+    begin_at(trainer.loggers, done + 1 if trainer.ckpt_path else 0)
+
+
+def _written(trainer: Trainer, label: Label) -> str | None:
+    """Write a checkpoint; None, or why it could not be written, on every rank."""
+    failure = None
+    if trainer.is_global_zero:
+        try:
+            force_to_disk(trainer.loggers)
+        except OSError as error:
+            failure = reason(error)
+    failure = trainer.strategy.broadcast(failure)
+    if failure is None:
+        try:
+            trainer.save_checkpoint(checkpoint_path(trainer.default_root_dir, label.step), storage_options=label)
+        except OSError as error:  # on the first rank, which alone writes; the others wait at the end of the save
+            trainer.strategy.barrier()
+            failure = reason(error)
+        failure = trainer.strategy.broadcast(failure)
+    return failure
+
+
+def _on_first_rank(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Let the first rank do something; if it fails, every rank does."""
+    failure = None
+    if trainer.is_global_zero:
+        try:
+            action()
+        except (UserError, RunError) as error:
+            failure = error
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise failure

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.console import say
@@ -81,9 +80,6 @@ class EvaluationReport(Callback):
         if self._writer is not None:
             everything = [prediction for part in parts for prediction in part]
             self._writer.write(sorted(everything, key=lambda prediction: (prediction.index, prediction.sample)))
-        if any(pl_module.gather_objects(trainer.received_sigterm)):
-            self._close()
-            raise SIGTERMException
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         if self._writer is None:

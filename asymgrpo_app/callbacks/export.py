@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from safetensors import SafetensorError
 
+from asymgrpo_app.config_files import one_line
+from asymgrpo_app.errors import RunError
 from asymgrpo_app.export import ModelCard, write_export
 
 
@@ -26,7 +29,14 @@ class ExportCallback(Callback):
                     if tag.startswith("val/")
                 },
             )
-            write_export(export_folder(trainer.default_root_dir), pl_module.policy, data.tokenizer, card)
+            folder = export_folder(trainer.default_root_dir)
+            try:
+                write_export(folder, pl_module.policy, data.tokenizer, card)
+            except (OSError, SafetensorError) as error:
+                raise RunError(
+                    f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "
+                    "room, and run the command again with --ckpt_path last."
+                ) from error
 
 
 def export_folder(run_dir: str | Path) -> Path:

@@ -6,8 +6,9 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from asymgrpo_app.callbacks.checkpoint import newest_checkpoint
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
 from asymgrpo_app.callbacks.export import export_folder
+from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.console import say
 from asymgrpo_app.run_folder import tensorboard_folder
 
@@ -37,17 +38,21 @@ class RunSummary(Callback):
         self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps))
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        keeper = next((own for own in callbacks if isinstance(own, RunCheckpoint)), None)
+        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, keeper))
 
-    def text(self, run_dir: Path, steps: int) -> str:
-        """The summary of a run of `steps` RL steps."""
+    def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint | None = None) -> str:
+        """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` goes by a metric."""
         lines = ["", f"Run finished: {steps} RL steps, {run_dir}", ""]
         lines += self._accuracy() + self._time()
-        checkpoint = newest_checkpoint(run_dir)
+        checkpoints = list(list_checkpoints(run_dir).values())
         lines += [
             f"  TensorBoard   tensorboard --logdir {tensorboard_folder(run_dir)}",
-            f"  Checkpoint    {checkpoint or 'none was written'}",
+            f"  Checkpoint    {checkpoints[-1] if checkpoints else 'none was written'}",
         ]
+        if keeper is not None and keeper.best is not None and (best := keeper.best_of(run_dir)):
+            lines.append(f"  Best          {best[0]}  ({keeper.best.metric} {best[1]:.3f})")
         if export_folder(run_dir).is_dir():
             lines.append(f"  Model         {export_folder(run_dir)}  (Hugging Face format)")
         return "\n".join([*lines, ""])

@@ -54,6 +54,7 @@ LAYOUT = {
         "KL to the old policy and to the reference": [_MULTILINE, ["actor/ppo_kl", "actor/kl_loss"]],
         "clipped tokens": [_MULTILINE, ["actor/pg_clipfrac.*", "actor/kl_cov_frac"]],
         "ratio to the old policy by sign": [_MULTILINE, ["actor/ratio_pos", "actor/ratio_neg"]],
+        "updates left out as not finite": [_MULTILINE, ["actor/skipped_updates"]],
         "largest ratio": [_MULTILINE, ["actor/ratio_max"]],
         "learning rate and entropy bonus": [_MULTILINE, ["actor/lr", "actor/entropy_coef"]],
         "sampler against trainer: means": [_MULTILINE, ["rollout_corr/kl", "rollout_corr/logprob_abs_diff_mean"]],

@@ -1,0 +1,42 @@
+"""TensorBoard's events and checkpoints agree, however a run ends and wherever it goes on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+
+def begin_at(loggers: Sequence[Logger], step: int) -> None:
+    """Mark that events from `step` on are written anew: what is there of these steps was lost with the weights.
+
+    TensorBoard's own reader takes the first mark of a folder for the beginning of the run and drops nothing there, so a
+    fresh run needs one, too: else the first resume would go unnoticed.
+    """
+    for logger in _tensorboards(loggers):
+        event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+        logger.experiment.file_writer.add_event(event)
+
+
+def force_to_disk(loggers: Sequence[Logger]) -> None:
+    """Write out what loggers hold back, so that a checkpoint never knows of steps that the events do not.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.save()
+    for logger in _tensorboards(loggers):
+        logger.experiment.flush()
+        for path in Path(logger.log_dir).glob("events.out.tfevents.*"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _tensorboards(loggers: Sequence[Logger]) -> list[TensorBoardLogger]:
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]

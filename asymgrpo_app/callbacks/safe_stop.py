@@ -1,0 +1,146 @@
+"""Stopping a run by a signal or a time limit so that it goes on later as if nothing had happened."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
+from asymgrpo_app.checkpoints.folder import checkpoint_path
+from asymgrpo_app.console import say
+from asymgrpo_app.errors import RunError
+from asymgrpo_app.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
+
+
+class SafeStop(Callback):
+    """Decides where a run may stop, and saves what it stopped at.
+
+    Between the end of a step and the first optimizer update of the next one, policy, optimizer and all else that a
+    checkpoint holds are those of the whole step: sampling, verifying, forward and backward passes and validation change
+    none of it. There a run is given up at once, and the state of the last whole step is saved. From the first update on
+    the step is finished, which takes no more than the other updates of that step. So no state in between is ever saved.
+
+    With several ranks a stop is agreed: after the rollouts, before the first update, before a validation and after each
+    of its batches every rank learns whether one of them was asked.
+
+    A run of one process that fails where its state is whole is saved as well.
+
+    Args:
+        time_limit_s: Seconds from the start of the process after which it is asked to stop; None: no limit.
+    """
+
+    def __init__(self, time_limit_s: float | None = None) -> None:
+        self.time_limit_s = time_limit_s
+        self._watch: StopWatch | None = None
+        self._whole = False  # whether the state is that of a whole step
+        self._kept: tuple[int, bool] | None = None  # step of the newest checkpoint, and whether its validation is due
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
+        connector: Any = trainer._signal_connector
+        connector.register_signal_handlers = _nothing
+        if trainer.world_size > 1:
+            switch.must_finish()
+        if self._watch is None and (self.time_limit_s is not None or trainer.world_size > 1):
+            deadline = None if self.time_limit_s is None else time.monotonic() + self.time_limit_s - age_s()
+            self._watch = StopWatch(deadline, _common_store() if trainer.world_size > 1 else None)
+            self._watch.start()
+
+    # ---- training ----
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        switch.must_finish()  # the config is written, checkpoints of another branch are set aside
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["asymgrpo"]
+        self._kept = (int(state["completed_steps"]), bool(state.get("validation_pending", False)))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._whole = True
+        self._may_stop(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        if self._whole:  # the step's first update: nothing has changed yet
+            switch.check_together(pl_module.gather_objects)
+            switch.must_finish(FINISHED)
+            self._whole = False
+
+    # ---- validation ----
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._whole = trainer.state.fn == TrainerFn.FITTING
+        switch.check_together(pl_module.gather_objects)
+        self._may_stop(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        switch.must_finish()
+        self._whole = False  # until the results are written and the checkpoint of this step, too
+
+    # ---- prediction ----
+
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        self._may_stop(trainer)
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        switch.must_finish()  # completions are written to the file
+
+    # ---- what is kept ----
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Have Lightning's counters stand at the end of a step, wherever in its loop the run was stopped.
+
+        Its validations go by these counters. Whether one is still due after the step is our own entry.
+        """
+        self._kept = (pl_module.completed_steps, pl_module.validation_pending)
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_loop.batch_progress"][part] for part in ("total", "current")):
+            counts.update(dict.fromkeys(counts, pl_module.completed_steps))
+        for counts in (loop["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
+            counts.update(dict.fromkeys(counts, 0))  # a validation begins with its first batch
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        switch.must_finish()
+        if self._whole and isinstance(exception, StopRun):  # not while a checkpoint was being restored
+            exception.outcome = self._keep(trainer, pl_module)
+        elif self._whole and isinstance(exception, Exception) and trainer.world_size == 1:
+            say(self._keep(trainer, pl_module))
+        self._end_watch()
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._end_watch()
+
+    def _keep(self, trainer: Trainer, pl_module: Any) -> str:
+        """Save the state of the last whole step unless that is done; what there is to say about it."""
+        step = pl_module.completed_steps
+        if step == 0:
+            return "No step was complete yet: with --ckpt_path last the run starts from its beginning."
+        path = checkpoint_path(trainer.default_root_dir, step)
+        if self._kept != (step, pl_module.validation_pending) or not path.exists():
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            try:
+                next(own for own in callbacks if isinstance(own, RunCheckpoint)).save(trainer, pl_module, last=True)
+            except RunError as error:
+                return str(error)
+        return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."
+
+    def _may_stop(self, trainer: Trainer) -> None:
+        """Several ranks stop at places that they agree on."""
+        if trainer.world_size == 1:
+            switch.may_stop(GIVEN_UP)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+
+
+def _nothing() -> None:
+    """Registers no signal handlers."""
+
+
+def _common_store() -> Any:
+    """The key-value store that the ranks met in."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()

@@ -1,0 +1,131 @@
+"""What changed in the config since a checkpoint was written: refused, shown, or nobody's business."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import yaml
+
+from asymgrpo_app.errors import UserError
+
+_SHOWN_CHARS = 100
+
+
+class Effect(Enum):
+    """What a change does to a run that goes on."""
+
+    REFUSED = auto()  # the state in the checkpoint would mean something else
+    SHOWN = auto()  # the run goes on as another experiment
+    NONE = auto()  # the numbers stay as they are, but for rounding
+
+
+_CURSOR = "the place in the training data is counted with it"
+_RESTORED = "its state comes from the checkpoint"
+
+# By the longest beginning of a key. What is not listed here is shown.
+_EFFECTS: dict[str, tuple[Effect, str]] = {
+    "seed_everything": (Effect.REFUSED, _CURSOR),
+    "data.prompts_per_step": (Effect.REFUSED, _CURSOR),
+    "data.repeat_steps": (Effect.REFUSED, _CURSOR),
+    "data.train": (Effect.REFUSED, _CURSOR),
+    "model.optimizer": (Effect.REFUSED, _RESTORED),
+    "model.lr_scheduler": (Effect.REFUSED, _RESTORED),
+    "data.train.init_args.path": (Effect.SHOWN, ""),  # a file may have moved; the number of its rows is compared
+    "data.train.init_args.verifier": (Effect.SHOWN, ""),
+    "data.train.init_args.prompt_field": (Effect.SHOWN, ""),
+    "data.train.init_args.answer_field": (Effect.SHOWN, ""),
+    "data.bad_rows": (Effect.NONE, ""),
+    "data.verifiers.workers": (Effect.NONE, ""),
+    "model.micro_batch_tokens": (Effect.NONE, ""),
+    "model.max_skipped_updates": (Effect.NONE, ""),
+    "model.gradient_checkpointing": (Effect.NONE, ""),
+    "model.attention": (Effect.NONE, ""),
+    "rollout.engine": (Effect.NONE, ""),
+    "rollout.engine.dtype": (Effect.SHOWN, ""),
+    "rollout.transformers": (Effect.NONE, ""),
+    "rollout.transformers.dtype": (Effect.SHOWN, ""),
+    "rollout.server": (Effect.NONE, ""),
+    "rollout.max_engine_restarts": (Effect.NONE, ""),
+    "rollout.max_verifier_failures": (Effect.NONE, ""),
+    "rollout.canary": (Effect.NONE, ""),
+    "trainer": (Effect.NONE, ""),
+    "trainer.precision": (Effect.SHOWN, ""),
+    "checkpoint": (Effect.NONE, ""),
+    "tensorboard": (Effect.NONE, ""),
+    "time_limit": (Effect.NONE, ""),
+    "run_dir": (Effect.NONE, ""),
+    "ckpt_path": (Effect.NONE, ""),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key whose value is not the one in the checkpoint.
+
+    Attributes:
+        key: With dots.
+        old: Value in the checkpoint.
+        new: Value now.
+        one_sided: One of the two configs does not have the key at all: the other one sets more, or it was written by
+            another version.
+    """
+
+    key: str
+    old: Any
+    new: Any
+    one_sided: bool = False
+
+    @property
+    def rule(self) -> tuple[Effect, str]:
+        """The effect, and the reason where it is refused."""
+        parts = self.key.split(".")
+        beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        effect, why = next((_EFFECTS[own] for own in beginnings if own in _EFFECTS), (Effect.SHOWN, ""))
+        return (Effect.SHOWN, "") if self.one_sided and effect is Effect.REFUSED else (effect, why)
+
+    def __str__(self) -> str:
+        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+
+
+def config_changes(old: str, new: str) -> list[Change]:
+    """The keys in which two configs, both in YAML, differ; in the order of the new one."""
+    return list(_changes(yaml.safe_load(old), yaml.safe_load(new), ""))
+
+
+def accept_changes(changes: list[Change], checkpoint: str) -> list[str]:
+    """What a user should know of the changes, one line each.
+
+    Raises:
+        UserError: One of them does not go together with the state in the checkpoint.
+    """
+    for change in changes:
+        effect, why = change.rule
+        if effect is Effect.REFUSED:
+            raise UserError(
+                f"{change.key} is {_shown(change.new)}, but {checkpoint} was made with {_shown(change.old)} and {why}: "
+                "keep the setting, or start a new run from the exported policy (asymgrpo export)."
+            )
+    return [str(change) for change in changes if change.rule[0] is Effect.SHOWN]
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[Change]:
+    for key in [*new, *(key for key in old if key not in new)]:
+        name = f"{prefix}{key}"
+        if (key in old) != (key in new):
+            yield Change(name, old.get(key), new.get(key), one_sided=True)
+        elif isinstance(old[key], Mapping) and isinstance(new[key], Mapping) and _same_class(old[key], new[key]):
+            yield from _changes(old[key], new[key], f"{name}.")
+        elif old[key] != new[key]:
+            yield Change(name, old[key], new[key])
+
+
+def _same_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Arguments of two different classes are not compared one by one."""
+    return bool(old.get("class_path") == new.get("class_path"))
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} ..."

@@ -1,0 +1,175 @@
+"""The folder of a run's checkpoints: what is in it, which one a resume takes, and which ones stay."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from asymgrpo_app.checkpoints.files import (
+    PART_SUFFIX,
+    DamagedCheckpointError,
+    Label,
+    read_label,
+    verify,
+)
+from asymgrpo_app.errors import UserError
+
+_NAME = re.compile(r"step-(\d{8,})\.ckpt")
+_SHOWN = 3  # damaged checkpoints that a refusal names
+
+
+@dataclass(frozen=True)
+class BestCheckpoints:
+    """Checkpoints that are kept because of what they reach in validation, beside the newest ones.
+
+    A validation that is better than those of the kept ones is saved, whether or not a checkpoint is due.
+
+    Attributes:
+        metric: A metric of an evaluation set, by its name in TensorBoard, e.g. `val/countdown/avg@8`.
+        keep: How many to keep, at least 1.
+        mode: Whether the largest values are the best, or the smallest.
+    """
+
+    metric: str
+    keep: int = 1
+    mode: Literal["max", "min"] = "max"
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise UserError(f"checkpoint.best.keep must be at least 1, got {self.keep}.")
+
+    def ranked(self, labels: Iterable[Label]) -> list[Label]:
+        """Those with a value, best first; of equal ones the earlier is the better."""
+        sign = -1 if self.mode == "max" else 1
+        valued = [label for label in labels if not math.isnan(label.validation.get(self.metric, math.nan))]
+        return sorted(valued, key=lambda label: (sign * label.validation[self.metric], label.step))
+
+    def takes(self, candidate: Label, kept: Iterable[Label]) -> bool:
+        """Whether a checkpoint would be one of the best."""
+        return candidate in self.ranked([*kept, candidate])[: self.keep]
+
+
+def checkpoint_folder(run_dir: str | Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return Path(run_dir) / "checkpoints"
+
+
+def checkpoint_path(run_dir: str | Path, step: int) -> Path:
+    """The checkpoint of a step."""
+    return checkpoint_folder(run_dir) / f"step-{step:08d}.ckpt"
+
+
+def list_checkpoints(run_dir: str | Path) -> dict[int, Path]:
+    """Checkpoints of a run by their RL step, oldest first, whole or not.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    folder = checkpoint_folder(run_dir)
+    try:
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
+    matches = sorted(filter(None, map(_NAME.fullmatch, names)), key=lambda match: int(match[1]))
+    return {int(match[1]): folder / match[0] for match in matches}
+
+
+def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """What `last` means: the checkpoint of the highest step that is whole, never one chosen by a metric.
+
+    Returns:
+        It, or None in a run that has no checkpoint yet; and for each newer one that is not whole its name and why.
+
+    Raises:
+        UserError: There are checkpoints, but none is whole.
+    """
+    skipped: list[str] = []
+    for step, path in reversed(list_checkpoints(run_dir).items()):
+        try:
+            if (found := verify(path).step) != step:
+                raise DamagedCheckpointError(f"it is the checkpoint of step {found}")
+        except (DamagedCheckpointError, OSError) as damage:
+            skipped.append(f"{path.name}: {reason(damage)}")
+        else:
+            return path, skipped
+    if skipped:
+        shown = "; ".join(skipped[:_SHOWN]) + " ..." * (len(skipped) > _SHOWN)
+        raise UserError(
+            f"--ckpt_path last: no checkpoint in {checkpoint_folder(run_dir)} is whole ({shown}): put a whole one "
+            "there, or start again in another folder with --run_dir."
+        )
+    return None, []
+
+
+def check_whole(path: str | Path) -> Label:
+    """The label of a checkpoint that was named by a user.
+
+    Raises:
+        UserError: It is not there, no checkpoint of this program, or damaged.
+    """
+    if "://" in str(path):
+        raise UserError(f"--ckpt_path {path} is an address: copy the checkpoint to a local folder and name it there.")
+    try:
+        if not Path(path).exists():
+            raise UserError(f"--ckpt_path {path}: there is no such checkpoint.")
+        return verify(Path(path))
+    except (DamagedCheckpointError, OSError) as damage:
+        raise UserError(f"--ckpt_path {path}: not a checkpoint of asymgrpo, or damaged: {reason(damage)}.") from damage
+
+
+def labels(run_dir: str | Path) -> dict[Path, Label]:
+    """The checkpoints of a run with their labels, oldest first; those whose label cannot be read are left out."""
+    found = {}
+    for path in list_checkpoints(run_dir).values():
+        try:
+            found[path] = read_label(path)
+        except (DamagedCheckpointError, OSError):
+            continue
+    return found
+
+
+def obsolete(found: Mapping[Path, Label], keep: int | None, best: BestCheckpoints | None) -> list[Path]:
+    """What may go: neither among the newest `keep` nor among the best. Oldest first."""
+    if keep is None:
+        return []
+    in_order = sorted(found, key=lambda path: found[path].step)
+    kept = {found[path].step for path in in_order[-keep:]}
+    if best is not None:
+        kept |= {label.step for label in best.ranked(found.values())[: best.keep]}
+    return [path for path in in_order if found[path].step not in kept]
+
+
+def sweep(run_dir: str | Path) -> None:
+    """Remove what a killed process left half-written.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    folder = checkpoint_folder(run_dir)
+    for part in folder.glob(f".step-*{PART_SUFFIX}"):
+        if _NAME.fullmatch(part.name.removeprefix(".").removesuffix(PART_SUFFIX)):
+            part.unlink(missing_ok=True)
+
+
+def set_aside(run_dir: str | Path, after: int) -> None:
+    """Rename the checkpoints beyond a step: a run that continues from there leaves their branch.
+
+    The newest goes first. If the process is killed in between, what is left is the older part of the same branch.
+
+    Raises:
+        OSError: One cannot be renamed.
+    """
+    for step, path in reversed(list_checkpoints(run_dir).items()):
+        if step > after:
+            names = (path.with_name(f"{path.name}.abandoned" + f"-{n}" * (n > 1)) for n in count(1))
+            path.rename(next(name for name in names if not name.exists()))
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be used, in a few words."""
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return str(error)
