@@ -4,12 +4,12 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from asymgrpo_app.config_files import one_line
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.parser_messages import plain
 
 
 class CommandParser(ArgumentParser):
     """A parser whose complaints are one line and go through `UserError`."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise UserError(one_line(message)) from ex
+        raise UserError(plain(message)) from ex

@@ -9,6 +9,8 @@ import yaml
 
 from asymgrpo_app.errors import UserError
 
+_SECTIONS = ("model", "data", "rollout", "checkpoint", "tensorboard", "trainer")
+
 
 def config_paths(arguments: Sequence[str]) -> list[Path]:
     """The files given with `--config` or `-c`, in order."""
@@ -37,6 +39,12 @@ def check_config_file(path: Path) -> None:
         raise UserError(f"--config {path}: {one_line(str(error))}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}.")
+    for section in _SECTIONS:
+        if not isinstance(content.get(section, {}), dict | str):  # the parser would drop what other files set there
+            raise UserError(
+                f"--config {path}: {section} must be keys with values, got {content[section]}: leave it out for its "
+                "defaults."
+            )
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -1,13 +1,18 @@
 """Prompts for training and evaluation."""
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
+from math import inf
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
@@ -26,6 +31,8 @@ from asymgrpo_app.rollout.types import EncodedPrompt, PromptBatch
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
 _WRITTEN_TOGETHER = 256  # completions of a prediction that are sampled in one call: what an interruption may lose
 _ATTEMPTS = 50  # prompts tried in one place of a step before the source is called unusable
+
+_SET_NAME = re.compile(r"[\w.+-]+")
 
 Place = tuple[int, int]
 """A place of a step: the index of its prompt over all ranks, and the update it belongs to."""
@@ -62,9 +69,10 @@ class EvaluationSet:
             raise UserError(f"samples of an evaluation set must be at least 1, got {self.samples}.")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit of an evaluation set must be at least 1 or null, got {self.limit}.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < inf or not 0 < self.top_p <= 1:
             raise UserError(
-                f"an evaluation set needs temperature >= 0 and top_p in (0, 1], got {self.temperature}, {self.top_p}."
+                "an evaluation set needs a finite temperature >= 0 and top_p in (0, 1], got "
+                f"{self.temperature}, {self.top_p}."
             )
         for name, ks in {"pass_at": self.ks, "majority_at": self.majority_ks}.items():
             if too_large := [k for k in ks if not 1 <= k <= self.samples]:
@@ -148,6 +156,12 @@ class PromptDataModule(LightningDataModule):
                 f"data.prompts_per_step ({prompts_per_step}) must be a multiple of model.updates_per_step "
                 f"({updates_per_step}), so that every update gets an equal share."
             )
+        for name in validation or {}:
+            if not _SET_NAME.fullmatch(name):
+                raise UserError(
+                    f"data.validation: {name!r} cannot be the name of a set, which becomes part of the metrics' names: "
+                    "use letters, digits, and . _ - +"
+                )
         self.tokenizer_path = tokenizer
         self.train_source = train
         self.prompts_per_step = prompts_per_step
@@ -356,6 +370,30 @@ class PromptDataModule(LightningDataModule):
 
     # ---- Lightning ----
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint's token ids and its place in the data refer to; the place itself is the step."""
+        rows = self.train_source.size if self.train_source is not None else None
+        return {"vocabulary": _vocabulary_digest(self.tokenizer), "rows": rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with a checkpoint.
+
+        Raises:
+            UserError: The policy's tokenizer is another one, or the training data have another number of rows.
+        """
+        if state_dict["vocabulary"] != _vocabulary_digest(self.tokenizer):
+            raise UserError(
+                f"The tokenizer of {self.tokenizer_path} has another vocabulary than that of the checkpoint: set "
+                "model.policy to the model that the checkpoint was trained from."
+            )
+        mine, theirs = self.state_dict()["rows"], state_dict["rows"]
+        fitting = self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if fitting and mine != theirs:
+            raise UserError(
+                f"data.train has {_rows(mine)}, but the checkpoint counts its place in {_rows(theirs)}: give the same "
+                "data, or start a new run from the exported policy (asymgrpo export)."
+            )
+
     def close(self) -> None:
         """End the verifiers' processes. Safe to call twice."""
         self.pool.close()
@@ -411,6 +449,16 @@ class _TrainingSteps(IterableDataset[PromptBatch]):
         trainer: Any = self.data.trainer
         for step in count(trainer.lightning_module.completed_steps):
             yield self.data.training_batch(step, trainer.global_rank, trainer.world_size)
+
+
+def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for tokenizers that give every token the same id."""
+    tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
+
+
+def _rows(number: int | None) -> str:
+    return "no end" if number is None else f"{number:,} rows"
 
 
 def _add_shares(batch: PromptBatch, tally: Tally) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from traceback import walk_tb
 from types import NoneType
 from typing import Any, get_args
 
@@ -16,30 +17,42 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
-from asymgrpo_app.callbacks.checkpoint import (
-    RunCheckpoint,
-    checkpoint_folder,
-    completed_steps_in,
-    newest_checkpoint,
-)
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
 from asymgrpo_app.callbacks.epochs import EpochShares
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport
 from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
+from asymgrpo_app.callbacks.safe_stop import SafeStop
 from asymgrpo_app.callbacks.summary import RunSummary
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
+from asymgrpo_app.checkpoints.config_changes import accept_changes, config_changes
+from asymgrpo_app.checkpoints.files import read_checkpoint
+from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, newest_whole
 from asymgrpo_app.config_files import check_config_file, config_paths, one_line
 from asymgrpo_app.console import printable, quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
-from asymgrpo_app.errors import ExitCode, UserError
+from asymgrpo_app.errors import ExitCode, RunError, UserError
 from asymgrpo_app.evaluation.files import refuse_existing
+from asymgrpo_app.evaluation.outcomes import ACCURACIES
+from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.optimization_check import check_optimization
+from asymgrpo_app.parser_messages import plain
 from asymgrpo_app.policy import load_config
 from asymgrpo_app.prompts.inspection import EVERYTHING
 from asymgrpo_app.prompts.screening import Reason
-from asymgrpo_app.rollout.vllm_engine import require_vllm
-from asymgrpo_app.run_folder import config_path, is_used, refuse_used, tensorboard_folder
+from asymgrpo_app.rollout.samplers import installed_sampler
+from asymgrpo_app.rollout.vllm_engine import check_in_process, require_vllm, resolve_dtype
+from asymgrpo_app.run_folder import (
+    DISK_TROUBLE,
+    is_used,
+    record_config,
+    refuse_unusable,
+    refuse_used,
+    tensorboard_folder,
+)
+from asymgrpo_app.stopping import seconds_of
 
 # Trainer options that mean something else here, with the key to use instead.
 _REPLACED = {
@@ -47,37 +60,45 @@ _REPLACED = {
     "min_steps": "steps",
     "max_epochs": "steps, which counts RL steps",
     "min_epochs": "steps",
-    "max_time": "steps",
+    "max_time": "time_limit",
     "gradient_clip_val": "model.max_grad_norm",
     "gradient_clip_algorithm": "model.max_grad_norm",
     "default_root_dir": "run_dir",
     "enable_checkpointing": "checkpoint.every_n_steps",
 }
+_CUTS_NOTHING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+_SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of them
 _DERIVED = {
-    "overfit_batches": (0.0, "data.repeat_steps"),
-    "accumulate_grad_batches": (1, "model.micro_batch_tokens"),
-    "use_distributed_sampler": (False, "nothing"),
+    "overfit_batches": (0.0, "set data.repeat_steps"),
+    "accumulate_grad_batches": (1, "set model.micro_batch_tokens"),
+    "use_distributed_sampler": (False, "leave it out"),
+    "fast_dev_run": (False, "set steps"),
+    "limit_train_batches": (None, "set steps"),
+    "check_val_every_n_epoch": (None, "set trainer.val_check_interval"),
+    "num_sanity_val_steps": (0, "a run validates before its first step by itself"),
+    "reload_dataloaders_every_n_epochs": (0, "leave it out"),
+    "barebones": (False, "leave it out"),
 }
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parse, check and run one subcommand; returns the exit code."""
     quiet_libraries()
-    _find_own_classes()
+    find_own_classes()
     return AsymGRPOCLI(arguments).exit_code
 
 
 def check(arguments: Sequence[str]) -> int:
     """`asymgrpo check`: everything `fit` does before it loads a model, and a look at every row of the training data."""
     quiet_libraries()
-    _find_own_classes()
+    find_own_classes()
     return AsymGRPOCLI(["fit", *arguments], dry_run=True).exit_code
 
 
-def _find_own_classes() -> None:
+def find_own_classes() -> None:
     """Let `class_path` name a user's own classes in the working directory; at the end, so they shadow no package."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
@@ -87,7 +108,7 @@ class _Parser(LightningArgumentParser):
     """A parser whose complaints are one line and go through `UserError`."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise UserError(one_line(message)) from ex
+        raise UserError(plain(message)) from ex
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
@@ -110,17 +131,17 @@ class SaveRunConfig(SaveConfigCallback):
         """Nothing yet: a run that fails while its model loads leaves no config behind."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.text = self.parser.dump(self.config, skip_none=False)
         if trainer.is_global_zero:
-            path = config_path(trainer.default_root_dir)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_none=False, overwrite=False, multifile=False)
-            self.text = path.read_text(encoding="utf-8")
+            record_config(trainer.default_root_dir, self.text)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 indented = "".join(f"    {line}\n" for line in self.text.splitlines())  # Markdown's code block
-                logger.experiment.add_text("config", indented, pl_module.completed_steps)
+                # A resumed run's is that of its next step: if it dies and resumes there once more, its text goes, too.
+                first = pl_module.completed_steps + 1 if trainer.ckpt_path else 0
+                logger.experiment.add_text("config", indented, first)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """The run's numbers and choices beside its final validation, for the tab HParams."""
@@ -139,7 +160,6 @@ class AsymGRPOCLI(LightningCLI):
     def __init__(self, arguments: Sequence[str], dry_run: bool = False) -> None:
         self.arguments = list(arguments)
         self.dry_run = dry_run
-        self.purge_step: int | None = None
         for path in config_paths(self.arguments):
             check_config_file(path)
         super().__init__(
@@ -149,9 +169,9 @@ class AsymGRPOCLI(LightningCLI):
             parser_kwargs={
                 "prog": "asymgrpo",
                 "description": "Train and evaluate language models with AsymGRPO. Beside the subcommands below there "
-                "are `asymgrpo check`, the dry run of a fit; `asymgrpo score`, which judges a file of completions; "
-                "`asymgrpo compare`, which compares evaluations; and `asymgrpo export`, which turns a checkpoint into "
-                "a model.",
+                "are `asymgrpo check`, the dry run of a fit; `asymgrpo serve`, a sampler server for one; `asymgrpo "
+                "score`, which judges a file of completions; `asymgrpo compare`, which compares evaluations; and "
+                "`asymgrpo export`, which turns a checkpoint into a model.",
             },
             save_config_callback=SaveRunConfig,
             trainer_defaults={
@@ -204,6 +224,13 @@ class AsymGRPOCLI(LightningCLI):
             default=None,
             help="Folder of the run: config, checkpoints, TensorBoard events, export. Default: runs/<config name>.",
         )
+        parser.add_argument(
+            "--time_limit",
+            type=str | int | None,
+            default=None,
+            help="Wall time of this process, HH:MM:SS or D-HH:MM:SS or in seconds; then the run saves its state and "
+            "ends with exit code 75, to be continued with --ckpt_path last. Null: no limit.",
+        )
         parser.add_lightning_class_args(VLLMRolloutCallback, "rollout")
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TensorBoardDetails, "tensorboard")
@@ -232,61 +259,89 @@ class AsymGRPOCLI(LightningCLI):
         """Resolve `last`, and look at the checkpoint before anything expensive; its settings are not the config's."""
         section, fitting = self._section, self.config["subcommand"] == "fit"
         names = config_paths(self.arguments)
+        if section.run_dir == "":
+            raise UserError("run_dir is empty: name a folder, or leave the key out.")
         section.run_dir = section.run_dir or f"runs/{names[0].stem if names else 'asymgrpo'}"
+        if fitting:
+            refuse_unusable(section.run_dir)
         continued = section.ckpt_path == "last"
         if continued:
-            newest = newest_checkpoint(section.run_dir)
+            newest, skipped = newest_whole(section.run_dir)
+            for line in skipped:
+                say(f"Skipped: {line}.")
             section.ckpt_path = str(newest) if newest else None
             if newest is None and not fitting:
                 raise UserError(f"--ckpt_path last: there is no checkpoint in {section.run_dir}.")
-        if section.ckpt_path is not None:
-            if not Path(section.ckpt_path).exists():
-                raise UserError(f"--ckpt_path {section.ckpt_path}: there is no such checkpoint.")
-            # A resumed run goes on after the checkpoint's step: TensorBoard drops what was written beyond it.
-            self.purge_step = completed_steps_in(Path(section.ckpt_path)) + 1
+            if newest is None and is_used(section.run_dir):
+                say(f"There is no checkpoint in {section.run_dir} yet: starting from the beginning.")
+        elif section.ckpt_path is not None:
+            check_whole(section.ckpt_path)
             folder = checkpoint_folder(section.run_dir).resolve()
             continued = Path(section.ckpt_path).resolve().is_relative_to(folder)
-        elif continued and is_used(section.run_dir):
-            say(f"There is no checkpoint in {section.run_dir} yet: starting from the beginning.")
-            self.purge_step = 0
         if fitting and not continued:
             refuse_used(section.run_dir)
+        if fitting and section.ckpt_path is not None:
+            self._compare_with_checkpoint()
+
+    def _compare_with_checkpoint(self) -> None:
+        """Say what the config changes in the run that goes on, or refuse it."""
+        section = self._section
+        state = read_checkpoint(Path(section.ckpt_path), mapped=True)["asymgrpo"]
+        done = int(state["completed_steps"])
+        if section.steps < done:
+            raise UserError(
+                f"steps is {section.steps}, but {section.ckpt_path} has completed {done} RL steps already: raise it, "
+                "or name an earlier checkpoint."
+            )
+        if lines := accept_changes(config_changes(state["config"], self._config_text()), section.ckpt_path):
+            say("\n".join(["Changed since the checkpoint was written:", *(f"  {line}" for line in lines)]))
+
+    def _config_text(self) -> str:
+        """The resolved config as YAML."""
+        return str(self._parser(self.config["subcommand"]).dump(self._section, skip_none=False))
+
+    def _set_seed(self) -> None:
+        seed = self._section.seed_everything
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything must be in [0, 2**32), got {seed}.")
+        super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         self._refuse_nulls()
         section = self._section
-        for name, instead in _REPLACED.items():
-            if section.trainer.get(name) not in (None, -1):
-                raise UserError(f"trainer.{name} is not used here: set {instead}.")
-        for name, (value, instead) in _DERIVED.items():
-            if section.trainer.get(name) != value:
-                raise UserError(f"trainer.{name} must stay {value}: set {instead}.")
+        self._check_trainer_options()
         if section.steps < 1:
             raise UserError(f"steps must be at least 1, got {section.steps}.")
-        if not 0 <= section.seed_everything < 2**32:
-            raise UserError(f"seed_everything must be in [0, 2**32), got {section.seed_everything}.")
-        if section.trainer.log_every_n_steps < 1:
-            raise UserError(f"trainer.log_every_n_steps must be at least 1, got {section.trainer.log_every_n_steps}.")
-        interval = section.trainer.val_check_interval
-        if not isinstance(interval, int) or interval < 1:
-            raise UserError(f"trainer.val_check_interval must be a whole number of RL steps >= 1, got {interval}.")
         scheduler = section.model.lr_scheduler
         if scheduler is not None and "ReduceLROnPlateau" in scheduler.class_path:
             raise UserError(f"model.lr_scheduler may not be {scheduler.class_path}: use one that goes by steps.")
-        require_vllm()
+        if section.rollout.sampler == "vllm":
+            require_vllm()
+
+    def _check_trainer_options(self) -> None:
+        options = self._section.trainer
+        for name, instead in _REPLACED.items():
+            if options.get(name) not in (None, -1):
+                raise UserError(f"trainer.{name} is not used here: set {instead}.")
+        for name, (value, instead) in _DERIVED.items():
+            if options.get(name) != value:
+                raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
+        if (precision := options.precision) not in (*_PRECISIONS, *_SAME_PRECISIONS):
+            raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision}.")
+        if (every := options.log_every_n_steps) is None or every < 1:
+            raise UserError(f"trainer.log_every_n_steps must be at least 1, got {every}.")
+        interval = options.val_check_interval
+        if not isinstance(interval, int) or interval < 1:
+            raise UserError(f"trainer.val_check_interval must be a whole number of RL steps >= 1, got {interval}.")
 
     def instantiate_classes(self) -> None:
         """Build the objects of the config; what a constructor refuses is the user's input."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (UserError, ValueError, TypeError, MisconfigurationException) as error:
             # The parser wraps a constructor's complaint about an optional or nested class in one of its own.
-            raise _user_error_in(error) or UserError(one_line(str(error))) from error
-        settings = self._section.model
-        self.model.optimization = {
-            name: settings[name].as_dict() if settings[name] is not None else None
-            for name in ("optimizer", "lr_scheduler")
-        }
+            raise UserError(_with_key(str(_user_error_in(error) or plain(str(error))), _key_of(error))) from error
+        self.model.config_text = self._config_text()
 
     def _refuse_nulls(self) -> None:
         """The parser takes null for every key; only optional ones may have it."""
@@ -303,13 +358,20 @@ class AsymGRPOCLI(LightningCLI):
         if configured.logger in (None, True):
             # Only a training run writes events: an evaluation must not touch those of the run it evaluates.
             derived["logger"] = self._tensorboard() if fitting else False
-        trainer = super().instantiate_trainer(**derived, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(**derived, **kwargs)
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+            options = {name: configured.get(name) for name in ("accelerator", "devices", "strategy", "profiler")}
+            shown = ", ".join(f"trainer.{name}: {value}" for name, value in options.items() if value is not None)
+            raise UserError(f"The trainer cannot be set up with {shown}: {one_line(str(error))}") from error
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         callbacks[:] = _ordered([*callbacks])
         return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        own: list[Callback] = [EpochShares(), ExportCallback(), RunSummary()]
+        limit = self._section.time_limit
+        own: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
+        own += [EpochShares(), ExportCallback(), RunSummary()]
         if (verb := self.config["subcommand"]) != "fit":
             own.append(
                 EvaluationReport(self._output_folder(), self._section.ckpt_path, predict=verb == "predict"),
@@ -332,22 +394,17 @@ class AsymGRPOCLI(LightningCLI):
 
     def _tensorboard(self) -> TensorBoardLogger:
         folder = tensorboard_folder(self._section.run_dir)
-        purge: dict[str, Any] = {} if self.purge_step is None else {"purge_step": self.purge_step}
-        return TensorBoardLogger(folder.parent, name="", version=folder.name, **purge)
+        return TensorBoardLogger(folder.parent, name="", version=folder.name)
 
     # ---- running ----
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run it; a signal ends with its usual exit code, where Lightning has 1 for SIGINT and 0 for SIGTERM."""
+        """Run it; what a weight file does not fit is the user's input."""
         try:
             if self.dry_run:
                 self.before_fit()
             else:
                 super()._run_subcommand(subcommand)
-        except SystemExit:
-            if not self.trainer.interrupted:
-                raise
-            self.exit_code = ExitCode.INTERRUPTED
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
@@ -355,24 +412,31 @@ class AsymGRPOCLI(LightningCLI):
                 f"--ckpt_path {self._section.ckpt_path} does not fit model.policy {self.model.policy_path}: "
                 f"{one_line(str(error))}"
             ) from error
+        except OSError as error:
+            if error.errno not in DISK_TROUBLE:
+                raise
+            raise RunError(
+                f"A file of the run in {self._section.run_dir} cannot be written: {one_line(str(error))}; make room or "
+                "repair the folder, and continue with --ckpt_path last."
+            ) from error
         finally:
             self.datamodule.close()
-        if self.trainer.received_sigterm:
-            self.exit_code = ExitCode.TERMINATED
 
     def before_fit(self) -> None:
-        data, trainer = self.datamodule, self.trainer
+        data = self.datamodule
         if data.train_source is None:
             raise UserError("data.train is not set: fit needs a source of prompts.")
-        if trainer.precision not in _PRECISIONS:
-            raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {trainer.precision}.")
         self._check_processes()
         self._check_method()
+        check_optimization(self.model.make_optimizer, self.model.make_lr_scheduler, self._section.model)
         self._check_lengths()
+        self._check_best()
         notes = self._check_all_data() if self.dry_run else data.check()
-        say("\n".join([self._arithmetic(), *notes, "", *_preview(data)]))
+        say("\n".join([self._arithmetic(), *self._memory(), *notes, "", *_preview(data)]))
         if self.dry_run:
             say("Nothing stands in the way of this run.")
+        else:
+            self._keeper().claim(self._section.run_dir)  # loggers write before any hook of a callback
 
     def before_validate(self) -> None:
         if not self.datamodule.evaluation_sets:
@@ -418,6 +482,9 @@ class AsymGRPOCLI(LightningCLI):
             )
         if processes > 1 and self.trainer.strategy.root_device.type == "cuda":
             raise UserError(f"trainer.devices asks for {processes} GPUs: several GPUs are not supported yet, use one.")
+        rollout = self._section.rollout
+        if rollout.sampler in ("vllm", "auto"):
+            check_in_process(rollout.engine, processes, on_gpu=self.trainer.strategy.root_device.type == "cuda")
 
     def _check_lengths(self) -> None:
         """The longest sequence against what the architecture takes."""
@@ -437,10 +504,22 @@ class AsymGRPOCLI(LightningCLI):
                 f"data.max_prompt_tokens ({prompt}) and rollout.max_completion_tokens ({completion}) add up to more "
                 f"than the {limit} positions of {self.model.policy_path}."
             )
+        own_limit = self._section.rollout.engine.max_model_len
+        if own_limit is not None and own_limit < prompt + completion:
+            raise UserError(
+                f"rollout.engine.max_model_len is {own_limit}, less than data.max_prompt_tokens ({prompt}) and the "
+                f"longest completion ({completion}) together."
+            )
 
     def _check_method(self) -> None:
         """What shows only where sections meet; a variant of the user's own is tried on every group there is."""
         module, rollout = self.model, self._section.rollout
+        cuts = [f"rollout.{name} ({rollout[name]})" for name, value in _CUTS_NOTHING.items() if rollout[name] != value]
+        if cuts and module.loss.correction.mode == "off":
+            raise UserError(
+                f"{' and '.join(cuts)} cuts the distribution that training samples from, which biases the ratio of "
+                f"policy and sampler: leave it out, or set model.loss.correction.mode."
+            )
         if rollout.dynamic_sampling is not None and module.advantage.uses_degenerate_groups:
             raise UserError(
                 f"rollout.dynamic_sampling replaces groups that are all right or all wrong, but model.advantage "
@@ -454,7 +533,25 @@ class AsymGRPOCLI(LightningCLI):
         size = rollout.group_size
         rewards = torch.tensor([[float(place < k) for place in range(size)] for k in range(size + 1)])
         for progress in (0.0, 1.0):
-            checked_advantages(module.advantage, GroupRewards(rewards, torch.ones_like(rewards).bool(), progress))
+            try:
+                checked_advantages(module.advantage, GroupRewards(rewards, torch.ones_like(rewards).bool(), progress))
+            except UserError as error:
+                raise UserError(_with_key(str(error), "model.advantage")) from error
+
+    def _check_best(self) -> None:
+        """The metric that checkpoints are kept by is one that validation gives."""
+        self._keeper().check_metric(
+            [
+                f"val/{name}/{key}"
+                for name, chosen in self.datamodule.evaluation_sets.items()
+                for key in chosen.metrics().choice.names(chosen.samples)
+                if key.partition("@")[0] in ACCURACIES
+            ]
+        )
+
+    def _keeper(self) -> RunCheckpoint:
+        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(own for own in callbacks if isinstance(own, RunCheckpoint))
 
     def _arithmetic(self) -> str:
         """The batch sizes in one line each."""
@@ -468,6 +565,31 @@ class AsymGRPOCLI(LightningCLI):
             f"{data.prompts_per_step // module.updates_per_step * group_size} completions; "
             f"{self.trainer.world_size} process{'es' * (self.trainer.world_size > 1)}, {self.trainer.precision}"
         )
+
+    def _memory(self) -> list[str]:
+        """What the run will hold in memory, with a warning where that does not fit."""
+        module, rollout, data = self.model, self._section.rollout, self.datamodule
+        precision, device = str(self.trainer.precision), self.trainer.strategy.root_device.type
+        inside = installed_sampler(rollout.sampler) == "vllm"
+        cache = int(rollout.engine.kv_cache_gib * 2**30)
+        if device == "cuda":
+            cache = int(rollout.engine.gpu_memory_utilization * device_memory(device))
+        settings = MemorySettings(
+            precision=precision,
+            attention=module.attention,
+            gradient_checkpointing=module.gradient_checkpointing,
+            micro_batch_tokens=module.micro_batch_tokens,
+            max_prompt_tokens=data.max_prompt_tokens,
+            max_completion_tokens=rollout.max_completion_tokens,
+            group_size=rollout.group_size,
+            completions_per_update=data.prompts_per_step // module.updates_per_step * rollout.group_size,
+            optimizer_copies=optimizer_copies(module.make_optimizer),
+            reference=module.loss.kl_coef > 0,
+            sampler_dtype=resolve_dtype(rollout.engine.dtype, precision) if inside else None,
+            sampler_cache=cache if inside else 0,
+            device="cuda" if device == "cuda" else "cpu",
+        )
+        return memory_lines(load_config(module.policy_path), settings)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)
@@ -494,6 +616,20 @@ def _preview(data: PromptDataModule) -> list[str]:
     return lines
 
 
+def _key_of(error: BaseException) -> str | None:
+    """The key of the config whose object the parser was making when this was raised, as far as it can be told."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
+    keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)
+    return next((str(key) for key in keys if key), None)
+
+
+def _with_key(message: str, key: str | None) -> str:
+    """The message with the key in front, unless it names one of that section."""
+    if key is None or f"{key.partition('.')[0]}." in message:
+        return message
+    return f"{key}: {message}"
+
+
 def _user_error_in(error: BaseException) -> UserError | None:
     """The first `UserError` among an exception and its causes."""
     seen: BaseException | None = error
@@ -505,5 +641,6 @@ def _user_error_in(error: BaseException) -> UserError | None:
 
 
 def _ordered(callbacks: list[Callback]) -> list[Callback]:
-    """Rollouts before everything that looks at a batch; checkpoints stay last, as Lightning has them."""
-    return sorted(callbacks, key=lambda callback: not isinstance(callback, VLLMRolloutCallback))
+    """Whether to stop is asked before all else, then rollouts; checkpoints stay last, as Lightning has them."""
+    first = (SafeStop, VLLMRolloutCallback)
+    return sorted(callbacks, key=lambda callback: next((n for n, k in enumerate(first) if isinstance(callback, k)), 9))

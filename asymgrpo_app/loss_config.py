@@ -1,7 +1,7 @@
 """What surrounds the objective: aggregation, KL, entropy, length penalty and the sampler's correction."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
 from asymgrpo_app.algorithm.aggregation import Aggregation
@@ -47,9 +47,9 @@ class EntropyAdvantageConfig:
     kappa: float = 2.0
 
     def __post_init__(self) -> None:
-        if not (self.alpha > 0 and self.kappa > 1):
+        if not (0 < self.alpha < inf and 1 < self.kappa < inf):
             raise UserError(
-                f"model.loss.entropy_advantage needs alpha > 0 and kappa > 1, got {self.alpha} and {self.kappa}."
+                f"model.loss.entropy_advantage needs finite alpha > 0 and kappa > 1, got {self.alpha} and {self.kappa}."
             )
 
 

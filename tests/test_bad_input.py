@@ -1,162 +1,96 @@
-"""Bad input ends with one sentence and code 2, before anything is written or loaded."""
+"""Bad input ends with one sentence and code 2, before anything is written, and without vLLM or a model's weights."""
 
+import json
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import transformers
 
-from asymgrpo_app.cli import main
+from asymgrpo_app.parser_messages import plain
+from tests.bad_inputs.run_all import SOUND, cases
+from tests.conftest import REPOSITORY
 
-ARGUMENTS = {
-    "misspelt key": (["--data.promts_per_step=3"], "data.promts_per_step"),
-    "misspelt section": (["--modle.policy=x"], "modle.policy"),
-    "wrong type": (["--data.prompts_per_step=many"], "data.prompts_per_step", "many"),
-    "wrong type of a float": (["--rollout.temperature=warm"], "rollout.temperature", "warm"),
-    "wrong choice": (["--model.loss.aggregation=median"], "model.loss.aggregation", "median"),
-    "unknown class": (["--model.advantage=NoSuchAdvantage"], "model.advantage", "NoSuchAdvantage"),
-    "unknown argument of a class": (["--model.advantage.gamma=1"], "gamma"),
-    "group of one": (["--rollout.group_size=1"], "rollout.group_size", "1"),
-    "no completion tokens": (["--rollout.max_completion_tokens=0"], "rollout.max_completion_tokens", "0"),
-    "greedy training": (["--rollout.temperature=0"], "rollout.temperature", "0"),
-    "no sequences": (["--rollout.engine.max_num_seqs=0"], "rollout.engine.max_num_seqs", "0"),
-    "reserved engine option": (["--rollout.engine.extra.load_format=auto"], "rollout.engine.extra", "load_format"),
-    "negative exponent": (["--model.advantage.beta_pos=-1"], "beta_pos", "-1"),
-    "clip out of range": (["--model.objective.clip_low=2"], "clip_low", "2"),
-    "negative KL": (["--model.loss.kl_coef=-0.1"], "model.loss.kl_coef", "-0.1"),
-    "no updates": (["--model.updates_per_step=0"], "model.updates_per_step", "0"),
-    "uneven updates": (["--model.updates_per_step=7"], "data.prompts_per_step", "64", "7"),
-    "no gradient norm": (["--model.max_grad_norm=0"], "model.max_grad_norm", "0"),
-    "missing model": (["--model.policy=./no/such/model"], "model.policy", "./no/such/model"),
-    "no steps": (["--steps=0"], "steps", "0"),
-    "wrong seed": (["--seed_everything=x"], "seed_everything", "x"),
-    "Lightning's length": (["--trainer.max_steps=5"], "trainer.max_steps", "steps"),
-    "Lightning's epochs": (["--trainer.max_epochs=5"], "trainer.max_epochs", "steps"),
-    "Lightning's clipping": (["--trainer.gradient_clip_val=1"], "trainer.gradient_clip_val", "model.max_grad_norm"),
-    "Lightning's accumulation": (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches"),
-    "no checkpoints": (["--checkpoint.every_n_steps=0"], "checkpoint.every_n_steps", "0"),
-    "keeps none": (["--checkpoint.keep=0"], "checkpoint.keep", "0"),
-    "missing checkpoint": (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt"),
-    "missing config": (["--config=nowhere.yaml"], "nowhere.yaml"),
-    "missing prompt file": (
-        ["--data.train=asymgrpo_app.prompts.JsonLines", "--data.train.path=nowhere.jsonl"],
-        "nowhere.jsonl",
+PROCESSES = 2
+CASES = cases()
+
+
+@pytest.fixture(scope="module")
+def results():
+    """What every case did, from processes of their own: in this one another test may have imported vLLM."""
+    command = [sys.executable, "-m", "tests.bad_inputs.run_all"]
+    running = [
+        subprocess.Popen(
+            [*command, str(part), str(PROCESSES)],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for part in range(PROCESSES)
+    ]
+    found = {}
+    for process in running:
+        out, error = process.communicate(timeout=900)
+        assert process.returncode == 0, error
+        found |= json.loads(out)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_sentence_names_key_and_value_and_nothing_is_touched(name, results):
+    case, did = CASES[name][1], results[name]
+    assert did["crash"] == ""
+    assert did["code"] == 2
+    assert did["out"] == ""
+    (line,) = did["error"].splitlines()
+    assert line.startswith("asymgrpo: error: ")
+    for told in case.told:
+        assert told in line
+    assert "typing." not in line
+    assert "<class" not in line
+    assert not did["written"]
+    assert case.opens or did["weights"] == []
+    assert not did["vllm"]
+
+
+def test_there_are_cases_for_every_command():
+    assert len(CASES) > 400
+    verbs = {arguments[0] for arguments, _ in CASES.values()}
+    assert verbs >= {"fit", "check", "validate", "predict", "score", "export", "compare"}
+
+
+def test_check_says_what_fit_says(results):
+    pairs = [(name, f"fit:{name.removeprefix('check:')}") for name in CASES if name.startswith("check:")]
+    assert len(pairs) > 100
+    # `check` looks at every row, and counts the broken ones before it names them.
+    sentences = {name: results[name]["error"].removeprefix("asymgrpo: error: ").strip() for name in CASES}
+    assert [name for name, fit in pairs if sentences[fit] not in sentences[name]] == []
+
+
+def test_a_sound_config_passes_and_touches_nothing_either(results):
+    did = results[SOUND]
+    assert (did["code"], did["error"], did["crash"]) == (0, "", "")
+    assert did["out"].endswith("Nothing stands in the way of this run.\n")
+    assert not did["written"]
+    assert did["weights"] == []
+    assert not did["vllm"]
+
+
+MESSAGES = {
+    "Parser key \"steps\": Expected a <class 'int'>. Got value: 1.5": "steps must be a whole number, got 1.5.",
+    "Parser key \"model.attention\": Expected a typing.Literal['sdpa', 'eager']. Got value: flash": (
+        "model.attention must be one of sdpa, eager, got flash."
     ),
-    "Pass@K beyond the group": (
-        ["--model.advantage=asymgrpo_app.algorithm.baselines.PassAtK", "--model.advantage.k=9"],
-        "k is 9",
+    'Parser key "data.verifiers.workers":\n  Does not validate against any of the Union subtypes\n'
+    "  Subtypes: [<class 'int'>, <class 'NoneType'>]\n  Errors:\n    - Expected a <class 'int'>\n"
+    "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: 1.5": (
+        "data.verifiers.workers must be a whole number, got 1.5."
     ),
-    "ramp beyond the limit": (["--model.loss.overlong_buffer=11"], "model.loss.overlong_buffer", "11", "10"),
-    "two entropy bonuses": (
-        ["--model.loss.entropy_coef=0.1", "--model.loss.adaptive_entropy={}"],
-        "model.loss.entropy_coef",
-        "0.1",
-    ),
-    "corrected twice": (
-        ["--model.loss.old_logprobs=sampler", "--model.loss.correction.mode=mask"],
-        "model.loss.correction.mode",
-        "mask",
-    ),
-    "refilling groups that teach": (
-        ["--rollout.dynamic_sampling={}", "--model.advantage.degenerate_groups=keep", "--model.advantage.beta_pos=0"],
-        "rollout.dynamic_sampling",
-    ),
-    "no rounds": (["--rollout.dynamic_sampling.max_rounds=0"], "max_rounds", "0"),
-    "negative cap": (["--model.advantage.cap=-1"], "cap", "-1"),
-    "unfinished schedule": (["--model.advantage.beta_pos={kind: linear, start: 0.5}"], "linear", "end"),
-    "shaped twice": (
-        ["--model.loss.entropy_advantage={}", "--model.objective=asymgrpo_app.algorithm.covariance.ClipCov"],
-        "model.loss.entropy_advantage",
-        "ClipCov",
-    ),
-    "unknown split": (["--data.train.split=test"], "split", "test"),
+    "something else\nthat nobody foresaw": "something else that nobody foresaw",
+    'Parser key "a": in words that nobody foresaw': "a: in words that nobody foresaw",
 }
 
 
-@pytest.fixture(autouse=True)
-def _nothing_expensive(monkeypatch, tmp_path):
-    """Run in an empty folder; loading a model would fail the test."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", _must_not_load)
-
-
-def _must_not_load(*args, **kwargs):
-    raise AssertionError("a model was loaded before the input was checked")
-
-
-def refusal(arguments, capsys) -> str:
-    """Run the command, check that it refuses as promised, and return its sentence."""
-    before = sorted(Path.cwd().rglob("*"))
-    had_vllm = "vllm" in sys.modules
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, captured.err
-    assert lines[0].startswith("asymgrpo: error: ")
-    assert captured.out == ""
-    assert sorted(Path.cwd().rglob("*")) == before
-    assert had_vllm or "vllm" not in sys.modules
-    return lines[0]
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_one_sentence_names_key_and_value(name, quickstart, capsys):
-    arguments, *expected = ARGUMENTS[name]
-    sentence = refusal([*quickstart, *arguments], capsys)
-    for part in expected:
-        assert part in sentence
-
-
-CONFIGS = {
-    "unknown key": ("modle:\n  policy: x\n", "modle"),
-    "unknown nested key": ("rollout:\n  groupsize: 8\n", "groupsize"),
-    "key set twice": ("steps: 5\ndata:\n  prompts_per_step: 8\nsteps: 6\n", "line 4", "steps"),
-    "nested key set twice": ("data:\n  prompts_per_step: 8\n  prompts_per_step: 9\n", "line 3", "prompts_per_step"),
-    "broken YAML": ("steps: [1\n", "broken.yaml"),
-    "not a mapping": ("- 1\n- 2\n", "broken.yaml", "list"),
-    "null for a number": ("data:\n  prompts_per_step: null\n", "prompts_per_step"),
-    "evaluation without samples": (
-        "data:\n  validation:\n    a:\n      source: asymgrpo_app.prompts.Countdown\n      samples: 0\n",
-        "samples",
-        "0",
-    ),
-    "pass@k beyond the samples": (
-        "data:\n  validation:\n    a:\n      source: asymgrpo_app.prompts.Countdown\n      pass_at: [16]\n",
-        "pass_at",
-        "16",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_broken_configs(name, quickstart, capsys, tmp_path):
-    content, *expected = CONFIGS[name]
-    (tmp_path / "broken.yaml").write_text(content)
-    sentence = refusal([*quickstart, "--config=broken.yaml"], capsys)
-    for part in expected:
-        assert part in sentence
-
-
-def test_broken_line_of_a_prompt_file(quickstart, capsys, tmp_path):
-    (tmp_path / "mine.jsonl").write_text('{"prompt": "1+1>", "answer": "2"}\n{"prompt": "2+2>", \n')
-    sentence = refusal(
-        [*quickstart, "--data.train=asymgrpo_app.prompts.JsonLines", "--data.train.path=mine.jsonl"], capsys
-    )
-    assert "mine.jsonl" in sentence
-    assert "line 2" in sentence
-
-
-def test_folder_that_is_no_checkpoint(quickstart, capsys, tmp_path):
-    (tmp_path / "empty_model").mkdir()
-    assert "config.json" in refusal([*quickstart, "--model.policy=./empty_model"], capsys)
-
-
-def test_used_run_folder_names_the_ways_out(quickstart, capsys, tmp_path):
-    (tmp_path / "mine/checkpoints").mkdir(parents=True)
-    sentence = refusal([*quickstart, "--run_dir=mine"], capsys)
-    assert "run_dir mine" in sentence
-    assert "--ckpt_path last" in sentence
-
-
-def test_validating_a_run_without_checkpoint(quickstart, capsys):
-    assert "no checkpoint" in refusal(["validate", *quickstart[1:], "--ckpt_path=last"], capsys)
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_of_the_parser_in_plain_words(message):
+    assert plain(message) == MESSAGES[message]

@@ -198,7 +198,7 @@ def test_bad_lines_are_named(folder, content, message):
         (["--output=none/out.jsonl"], "--output none/out.jsonl: the folder none does not exist."),
         (["--pool.workers=0"], "workers must be a whole number from 1 to 256 or null, got 0."),
         (["--pool.timeout_s=-1"], "timeout_s must be a number of seconds above 0, got -1.0."),
-        (["--verifier=Nothing"], 'Parser key "verifier": Expected a dot import path string: Nothing'),
+        (["--verifier=Nothing"], "verifier must name a class, got Nothing."),
         (["--nothing=1"], "unrecognized arguments: --nothing=1"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import permutations
+from math import comb
 from typing import Literal, get_args
 
 from asymgrpo_app.errors import UserError
@@ -17,6 +18,7 @@ _LARGEST_NUMBER = 9
 _OPERATORS = "+-*"
 _ORDERS = tuple(permutations(range(_NUMBERS_PER_PROBLEM)))
 _FIXED_SEED = 0
+_MOST_PROBLEMS = comb(_LARGEST_NUMBER + _NUMBERS_PER_PROBLEM - 1, _NUMBERS_PER_PROBLEM) * (MAX_TARGET + 1)
 
 _SCANNED_PER_FIXED = 20
 """`fixed` gives up after this many positions per problem asked for: a split is finite."""
@@ -66,6 +68,10 @@ class Countdown(PromptSource):
         """
         if limit is None or limit < 1:
             raise UserError(f"Countdown is endless and needs a positive limit for evaluation, not {limit}.")
+        if limit > _MOST_PROBLEMS:
+            raise UserError(
+                f"Countdown has fewer than {_MOST_PROBLEMS:,} distinct problems, a limit of {limit} is too large."
+            )
         distinct: dict[tuple[tuple[int, ...], int], Prompt] = {}
         for position in range(_SCANNED_PER_FIXED * limit):
             prompt = self.at(position, _FIXED_SEED)
