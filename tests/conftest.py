@@ -46,12 +46,11 @@ def engine():
     engine.close()
 
 
-@pytest.fixture
-def shared_engine(engine, monkeypatch):
-    """Runs of this test sample with the session's engine, which stays when they end."""
-    from asymgrpo_app.callbacks import rollout
+def kept(engine):
+    """The engine for one run more: closing it leaves it as it is."""
 
     class Kept:
+        keeps_weights = True
         load_weights = staticmethod(engine.load_weights)
         digest = staticmethod(engine.digest)
         generate = staticmethod(engine.generate)
@@ -59,4 +58,12 @@ def shared_engine(engine, monkeypatch):
         def close(self) -> None:
             """Stays for the next run."""
 
-    monkeypatch.setattr(rollout, "VLLMEngine", lambda *arguments: Kept())
+    return Kept()
+
+
+@pytest.fixture
+def shared_engine(engine, monkeypatch):
+    """Runs of this test sample with the module's engine, which stays when they end."""
+    from asymgrpo_app.callbacks import rollout
+
+    monkeypatch.setattr(rollout, "VLLMEngine", lambda *arguments: kept(engine))

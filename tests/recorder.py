@@ -4,26 +4,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
+
+from asymgrpo_app.policy import named_weights
+from asymgrpo_app.rollout.digest import policy_digest
 
 
 class Recorder(Callback):
     """Appends one JSON line per batch to `path`: set, step, prompts, and every completion with its verdict.
 
     `groups` holds (token ids, verdict, the sampler's log-probabilities) of each completion; `truncated`, `statuses` and
-    `texts` have the same shape.
+    `texts` have the same shape. `rank` says which process wrote the line, and `weights` what the policy was at its end.
     """
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._write(batch)
+        self._write(trainer, pl_module, batch)
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self._write(batch)
+        self._write(trainer, pl_module, batch)
 
-    def _write(self, batch: Any) -> None:
+    def _write(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         groups = batch.rollouts.groups
         line = {
             "set": batch.set_name,
@@ -33,6 +37,8 @@ class Recorder(Callback):
             "truncated": [[c.completion.truncated for c in group] for group in groups],
             "statuses": [[str(c.verdict.status) for c in group] for group in groups],
             "texts": [[c.text for c in group] for group in groups],
+            "rank": trainer.global_rank,
+            "weights": str(policy_digest(named_weights(pl_module.policy), [], None, torch.float32, 0)),
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -127,6 +127,8 @@ class RecordingEngine:
     rounding.
     """
 
+    keeps_weights = True
+
     def __init__(self, engine: Any, path: Path) -> None:
         self.engine = engine
         self.path = path
@@ -150,6 +152,8 @@ class RecordingEngine:
 
 class ReplayEngine:
     """Answers from a recording: a seed that comes again, as in validation, gets its next answer."""
+
+    keeps_weights = True
 
     def __init__(self, path: str) -> None:
         answers = json.loads(Path(path).read_text())

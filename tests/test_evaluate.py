@@ -85,7 +85,7 @@ def test_an_interrupted_prediction_goes_on_and_the_file_is_the_same(command, eng
     calls[:] = [0, 0]
     capsys.readouterr()
     assert main(["predict", *parted]) == 0
-    assert "64 problems are in " in capsys.readouterr().out
+    assert "32 problems are in " in capsys.readouterr().out
     assert (tmp_path / "parted/predictions.jsonl").read_bytes() == whole
     sets = [read_results(tmp_path / name / "results.json").sets for name in ("whole", "parted")]
     assert sets[0] == sets[1]

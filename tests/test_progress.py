@@ -45,6 +45,7 @@ def test_the_bar(monkeypatch, tmp_path):
     values = r"reward=0\.500, val=0\.500, entropy=\d\.\d{3}, s/step=\d+\.\d{3}"
     assert any(re.fullmatch(rf"step 1/2 \|.+\| \d\d:\d\d left, {values}", line) for line in shown)
     assert re.fullmatch(rf"step 2/2 \|.+\| 00:00 left, {values}", shown[-1])
+    assert any(re.search(r"\| sampler warms up, .* left", line) for line in shown)
     # What else is said stands on lines of its own.
     assert "\rStarting vLLM ...\r\n" in printed
     assert printed.index("Run finished") > printed.rindex(shown[-1])

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
-_BAR = "step {n_fmt}/{total_fmt} |{bar}| {remaining} left{postfix}"  # in 80 columns with all that is shown
+_BAR = "step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left{postfix}"  # in 80 columns with all that is shown
 _ACCURACY = re.compile(r"val/(.+)/(?:avg@\d+|greedy)")
 
 
@@ -45,9 +45,15 @@ class RunProgress(TQDMProgressBar):
             return
         self.train_progress_bar.reset(self.total_train_batches)
         self.train_progress_bar.bar_format = _BAR
+        self.train_progress_bar.set_description_str("", refresh=False)
         self.train_progress_bar.initial = done
         self.train_progress_bar.n = done
         self.train_progress_bar.refresh()
+
+    def announce(self, text: str) -> None:
+        """Show on the bar what the run waits for; nothing if empty. Where there is no terminal it is not repeated."""
+        if self.terminal and self._train_progress_bar is not None:
+            self.train_progress_bar.set_description_str(f"{text}, " if text else "")
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Lightning would start the bar anew here; an epoch means nothing for an endless stream."""

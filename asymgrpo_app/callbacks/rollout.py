@@ -1,25 +1,29 @@
 """The callback that owns the sampler: it refreshes rollouts each step and keeps the sampler's weights current."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.policy import linear_weights, named_weights, stop_token_ids
-from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
-from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge, sample
-from asymgrpo_app.rollout.digest import policy_digest
+from asymgrpo_app.policy import stop_token_ids
+from asymgrpo_app.rollout.canary import CanaryConfig
+from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.failures import FailureCount
-from asymgrpo_app.rollout.microbatch import TokenSequence
+from asymgrpo_app.rollout.policy_sampler import PolicySampler
+from asymgrpo_app.rollout.samplers import SamplerName, installed_sampler
 from asymgrpo_app.rollout.seeds import evaluation_seed, training_seed
+from asymgrpo_app.rollout.server.auth import read_token
+from asymgrpo_app.rollout.server.config import ServerConfig
+from asymgrpo_app.rollout.server.engine import Ranks, ServerEngine
+from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
 from asymgrpo_app.rollout.types import (
-    Completion,
     EncodedPrompt,
     JudgedCompletion,
     PromptBatch,
@@ -27,6 +31,8 @@ from asymgrpo_app.rollout.types import (
     SamplingSettings,
 )
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
+from asymgrpo_app.rollout.warnings import DegenerateWarnings
+from asymgrpo_app.stopping import switch
 
 Treatment = Literal["wrong", "exclude"]
 
@@ -41,12 +47,21 @@ class VLLMRolloutCallback(Callback):
         group_size: Completions per training prompt, the method's G; at least 2.
         max_completion_tokens: Longest completion in tokens, the end token included.
         temperature: Sampling temperature of training, > 0.
+        top_p: Nucleus size of training, in (0, 1]. Less than 1 makes the sampler's distribution another than the
+            policy's, as do `top_k` and `min_p`: allowed only with a correction (`model.loss.correction`).
+        top_k: Most tokens to choose from in training; 0: all.
+        min_p: Least probability of a token in training, relative to the likeliest one's, in [0, 1); 0: any.
         truncated: Whether a completion cut at the limit counts as `wrong` or is left out of its group (`exclude`).
         verifier_failure: The same for a completion whose verifier timed out or failed.
         max_verifier_failures: Largest share of verifier failures among the verdicts of a step or of an evaluation;
             beyond it the run stops with an example.
         dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
-        engine: Options of the vLLM engine.
+        sampler: What samples: `vllm` in this process, vLLM on a `server`, `transformers` (slow), or `auto`: vllm where
+            it is installed, transformers where not.
+        engine: Options of vLLM, in this process or of `asymgrpo serve`.
+        server: Where sampler servers are.
+        transformers: Options of sampling with transformers.
+        max_engine_restarts: How often in a row vLLM in this process is started anew when it fails.
         canary: What is checked after each push of weights to the sampler.
         seed: Seed of sampling; follows `seed_everything`.
     """
@@ -56,11 +71,18 @@ class VLLMRolloutCallback(Callback):
         group_size: int = 8,
         max_completion_tokens: int = 1024,
         temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
         truncated: Treatment = "wrong",
         verifier_failure: Treatment = "wrong",
         max_verifier_failures: float = 0.2,
         dynamic_sampling: DynamicSampling | None = None,
+        sampler: SamplerName = "vllm",
         engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
+        server: ServerConfig | None = None,
+        transformers: TransformersEngineConfig = TransformersEngineConfig(),  # noqa: B008 (frozen)
+        max_engine_restarts: int = 1,
         canary: CanaryConfig = CanaryConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
@@ -70,33 +92,56 @@ class VLLMRolloutCallback(Callback):
             )
         if max_completion_tokens < 1:
             raise UserError(f"rollout.max_completion_tokens must be at least 1, got {max_completion_tokens}.")
-        if not 0 < temperature < float("inf"):
-            raise UserError(f"rollout.temperature must be a finite number > 0, got {temperature}.")
+        _check_sampling(temperature, top_p, top_k, min_p)
+        if dynamic_sampling is not None and engine.tensor_parallel_size > 1 and sampler != "server":
+            raise UserError(
+                f"rollout.engine.tensor_parallel_size is {engine.tensor_parallel_size}, but with "
+                "rollout.dynamic_sampling each process samples as often as its prompts need: turn one of the two off, "
+                "or sample on a server."
+            )
+        if max_engine_restarts < 0:
+            raise UserError(f"rollout.max_engine_restarts must be 0 or more, got {max_engine_restarts}.")
+        if sampler == "server":
+            if server is None:
+                raise UserError("rollout.sampler is server, but rollout.server is not set: name the servers there.")
+            read_token(server.token_file, "rollout.server.token_file")
         self.group_size = group_size
         self.max_completion_tokens = max_completion_tokens
         self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.min_p = min_p
         self.truncated = truncated
         if not 0 <= max_verifier_failures <= 1:
             raise UserError(f"rollout.max_verifier_failures must be in [0, 1], got {max_verifier_failures}.")
         self.verifier_failure = verifier_failure
         self.max_verifier_failures = max_verifier_failures
         self.dynamic_sampling = dynamic_sampling
+        self.sampler = installed_sampler(sampler)
         self.engine_config = engine
+        self.server = server
+        self.transformers = transformers
+        self.max_engine_restarts = max_engine_restarts
         self.canary = canary
         self.seed = seed
-        self._engine: RolloutEngine | None = None
-        self._engine_version: int | None = None  # the module's weight version that the engine holds
-        self._comparable = True  # whether the engine's digest and the policy's can be compared
-        self._unproven = False  # whether weights were pushed since log-probabilities were compared
+        self._sampler: PolicySampler | None = None
         self._stop_token_ids: tuple[int, ...] = ()
         self._failures = FailureCount()
+        self._warnings = DegenerateWarnings()
 
     # ---- hooks ----
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, batch_idx: int
     ) -> None:
-        settings = SamplingSettings(self.temperature, self.max_completion_tokens, self._stops(trainer, pl_module))
+        settings = SamplingSettings(
+            self.temperature,
+            self.max_completion_tokens,
+            self._stops(trainer, pl_module),
+            self.top_p,
+            self.top_k,
+            self.min_p,
+        )
 
         def draw(prompts: Sequence[EncodedPrompt], round_number: int = 0) -> list[list[JudgedCompletion]]:
             def seed_of(prompt_index: int, number: int) -> int:
@@ -112,10 +157,13 @@ class VLLMRolloutCallback(Callback):
 
         batch.started = perf_counter()
         self._failures = FailureCount()
-        batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
-        if self.dynamic_sampling is not None:
-            batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
+        with self._alone(trainer, pl_module, batch):
+            batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
+            if self.dynamic_sampling is not None:
+                batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
         self._stop_if_failing(pl_module)
+        module: Any = pl_module
+        self._warnings.look_at(batch.rollouts, batch.step + 1, module.gather_objects)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._failures = FailureCount()
@@ -131,15 +179,27 @@ class VLLMRolloutCallback(Callback):
         def seed_of(prompt_index: int, number: int) -> int:
             return evaluation_seed(self.seed, batch.set_name, prompt_index, number)
 
-        if not batch.prompts:  # an evaluation slice may leave a rank without problems
-            return
+        with self._alone(trainer, pl_module, batch):
+            # An evaluation slice may leave a rank without problems.
+            if batch.prompts:
+                self._evaluate(trainer, pl_module, batch, seed_of)
+            elif self._shares_engine:
+                settings = self._evaluation_settings(trainer, pl_module, batch)
+                sampler = self._policy_sampler(trainer, pl_module)
+                sampler.sample(pl_module, [], 1, settings, seed_of, Stopwatch(batch.metrics))
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, seed_of: SeedOf) -> None:
         chosen = _data(trainer).evaluation_sets[batch.set_name]
-        limit = chosen.max_completion_tokens or self.max_completion_tokens
-        settings = SamplingSettings(chosen.temperature, limit, self._stops(trainer, pl_module), chosen.top_p)
+        settings = self._evaluation_settings(trainer, pl_module, batch)
         groups = self._judged(trainer, pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
         batch.rollouts = self._rollouts(batch.prompts, groups, settings)
         if chosen.majority_ks:
             batch.rollouts.answers = answer_classes(batch.prompts, groups, _data(trainer).pool)
+
+    def _evaluation_settings(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> SamplingSettings:
+        chosen = _data(trainer).evaluation_sets[batch.set_name]
+        limit = chosen.max_completion_tokens or self.max_completion_tokens
+        return SamplingSettings(chosen.temperature, limit, self._stops(trainer, pl_module), chosen.top_p)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_if_failing(pl_module)
@@ -157,11 +217,27 @@ class VLLMRolloutCallback(Callback):
     # ---- work ----
 
     def close(self) -> None:
-        """Shut the engine down. Safe to call twice."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-            self._engine_version = None
+        """Shut the sampler down. Safe to call twice."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+    @contextmanager
+    def _alone(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> Iterator[None]:
+        """What each of several ranks does without the others, given up on all when one is asked to stop.
+
+        A single process is asked by `SafeStop`. Before and after, the ranks meet: new weights may take an exchange.
+        """
+        if trainer.world_size == 1:
+            yield
+            return
+        self._policy_sampler(trainer, pl_module).synchronize(pl_module, Stopwatch(batch.metrics))
+        if not self._shares_engine:
+            with switch.own_work(pl_module.gather_objects):
+                yield
+        else:  # ranks that share a model exchange something for every token
+            yield
+            switch.check_together(pl_module.gather_objects)
 
     def _judged(
         self,
@@ -174,14 +250,9 @@ class VLLMRolloutCallback(Callback):
         seed_of: SeedOf,
     ) -> list[list[JudgedCompletion]]:
         """Sample and judge groups for some prompts; the seconds it took are added to the batch's metrics."""
-        engine = self._ready_engine(trainer, pl_module)
         clock = Stopwatch(batch.metrics)
-        self._synchronize(engine, pl_module)
-        clock.lap("update_weights")
-        completions = sample(engine, prompts, group_size, settings, seed_of)
-        clock.lap("gen")
-        self._check_logprobs(trainer, pl_module, prompts, completions, settings)
-        clock.lap("update_weights")  # checking a push is part of its price
+        sampler = self._policy_sampler(trainer, pl_module)
+        completions = sampler.sample(pl_module, prompts, group_size, settings, seed_of, clock)
         groups = judge(prompts, completions, _data(trainer).tokenizer, _data(trainer).pool)
         clock.lap("reward")
         self._failures.add(prompts, groups)
@@ -197,80 +268,69 @@ class VLLMRolloutCallback(Callback):
             list(prompts), groups, settings, self.truncated == "wrong", self.verifier_failure == "wrong"
         )
 
-    def _synchronize(self, engine: RolloutEngine, pl_module: Any) -> None:
-        """Push the policy's weights if the engine holds others."""
-        if self._engine_version != pl_module.weight_version:
-            engine.load_weights(named_weights(pl_module.policy))
-            first, self._engine_version = self._engine_version is None, pl_module.weight_version
-            self._unproven = True
-            self._check_digest(engine, pl_module, first=first)
-
-    def _check_digest(self, engine: RolloutEngine, pl_module: Any, *, first: bool) -> None:
-        """Compare the weights the engine holds with the policy's, bit by bit."""
-        if not (self.canary.digest and self._comparable):
-            return
-        version, policy = pl_module.weight_version, pl_module.policy
-        found = engine.digest(version)
-        if found is None:
-            return
-        dtype = getattr(torch, self._dtype(pl_module.trainer))
-        expected = policy_digest(named_weights(policy), *linear_weights(policy), dtype, version)
-        if first and found != expected:
-            # Some architectures are stored in another form (merged experts, say). Only their log-probabilities tell.
-            self._comparable = False
-            say(
-                "The weights of this architecture cannot be compared one to one with the sampler's: "
-                "rollout.canary checks log-probabilities alone."
-            )
-            return
-        check_digest(expected, found, pl_module.completed_steps)
-
-    def _check_logprobs(
-        self,
-        trainer: Trainer,
-        pl_module: Any,
-        prompts: Sequence[EncodedPrompt],
-        completions: Sequence[Completion],
-        settings: SamplingSettings,
-    ) -> None:
-        """After a push of weights, score a few completions with the policy and compare."""
-        number = min(self.canary.completions, len(completions))
-        # Where the sampler cuts its distribution (greedy, top-p), its log-probabilities are others by design.
-        if not (self._unproven and number and settings.temperature > 0 and settings.top_p == 1):
-            return
-        places = [index * len(completions) // number for index in range(number)]
-        group_size = len(completions) // len(prompts)
-        sequences = [TokenSequence(prompts[i // group_size].token_ids, completions[i].token_ids) for i in places]
-        check_logprobs(
-            pl_module.score_sequences(sequences, settings.temperature),
-            [torch.tensor(completions[i].logprobs) for i in places],
-            self.canary.limit(self._dtype(trainer)),
-            pl_module.completed_steps,
-        )
-        self._unproven = False
-
     def _dtype(self, trainer: Trainer) -> str:
         """The type that the sampler computes in."""
-        return resolve_dtype(self.engine_config.dtype, str(trainer.precision))
+        config = self.transformers if self.sampler == "transformers" else self.engine_config
+        return resolve_dtype(config.dtype, str(trainer.precision))
 
-    def _ready_engine(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
-        if self._engine is None:
-            say("Starting vLLM ...")
-            sets = _data(trainer).evaluation_sets.values()
-            limits = [self.max_completion_tokens, *(own.max_completion_tokens or 0 for own in sets)]
-            max_model_len = _data(trainer).max_prompt_tokens + max(limits)
-            self._engine = VLLMEngine(
-                pl_module.policy_path,
-                self.engine_config,
+    @property
+    def _shares_engine(self) -> bool:
+        """Whether ranks share one copy of the model in vLLM, and hence make every call together."""
+        return self.sampler == "vllm" and self.engine_config.tensor_parallel_size > 1
+
+    def _policy_sampler(self, trainer: Trainer, pl_module: Any) -> PolicySampler:
+        if self._sampler is None:
+            self._sampler = PolicySampler(
+                lambda: self._start(trainer, pl_module),
                 self._dtype(trainer),
-                max_model_len,
+                self.canary,
+                0 if self._shares_engine else self.max_engine_restarts,
+                lambda text: _announce(trainer, text),
             )
-        return self._engine
+        return self._sampler
+
+    def _start(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
+        """An engine with room for the longest prompt and completion that are asked for."""
+        sets = _data(trainer).evaluation_sets.values()
+        limits = [self.max_completion_tokens, *(own.max_completion_tokens or 0 for own in sets)]
+        max_model_len = _data(trainer).max_prompt_tokens + max(limits)
+        dtype = self._dtype(trainer)
+        if self.sampler == "transformers":
+            return TransformersEngine(pl_module.policy_path, self.transformers, dtype, max_model_len)
+        if self.sampler == "server":
+            assert self.server is not None
+            say(f"Sampling on {', '.join(self.server.urls)} ...")
+            ranks = Ranks(trainer.global_rank, pl_module.gather_objects)
+            return ServerEngine(self.server, dtype, max_model_len, str(trainer.default_root_dir), ranks)
+        say("Starting vLLM ...")
+        return VLLMEngine(pl_module.policy_path, self.engine_config, dtype, max_model_len)
 
     def _stops(self, trainer: Trainer, pl_module: Any) -> tuple[int, ...]:
         if not self._stop_token_ids:
             self._stop_token_ids = stop_token_ids(pl_module.policy_path, _data(trainer).tokenizer)
         return self._stop_token_ids
+
+
+def _check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -> None:
+    """Refuse what is no way to sample.
+
+    Raises:
+        UserError: With the key and the value.
+    """
+    if not 0 < temperature < float("inf"):
+        raise UserError(f"rollout.temperature must be a finite number > 0, got {temperature}.")
+    if not 0 < top_p <= 1:
+        raise UserError(f"rollout.top_p must be in (0, 1], got {top_p}.")
+    if top_k < 0:
+        raise UserError(f"rollout.top_k must be 0 or more, got {top_k}.")
+    if not 0 <= min_p < 1:
+        raise UserError(f"rollout.min_p must be in [0, 1), got {min_p}.")
+
+
+def _announce(trainer: Trainer, text: str) -> None:
+    """Say on the progress bar what a run waits for; nothing clears it."""
+    if isinstance(bar := trainer.progress_bar_callback, RunProgress):
+        bar.announce(text)
 
 
 def _data(trainer: Trainer) -> Any:

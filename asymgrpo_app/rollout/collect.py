@@ -70,6 +70,10 @@ class Stopwatch:
         self.seconds: dict[str, float] = {} if seconds is None else seconds
         self._start = perf_counter()
 
+    def restart(self) -> None:
+        """Forget the time since the last lap."""
+        self._start = perf_counter()
+
     def lap(self, name: str) -> None:
         """Book the time since the last lap (or the start) under `name`, added to what is there."""
         now = perf_counter()

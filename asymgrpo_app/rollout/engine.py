@@ -10,7 +10,13 @@ from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettin
 
 
 class RolloutEngine(Protocol):
-    """Draws completions from a copy of the policy's weights. Knows tokens, never rewards."""
+    """Draws completions from a copy of the policy's weights. Knows tokens, never rewards.
+
+    Attributes:
+        keeps_weights: Whether the weights are still there after a generation; if not, they are pushed before each one.
+    """
+
+    keeps_weights: bool
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights (Hugging Face names) and forget everything calculated from the old ones."""

@@ -39,12 +39,21 @@ class SamplingSettings:
         max_tokens: Longest completion in tokens, the end token included.
         stop_token_ids: Tokens that end a completion (and are part of it).
         top_p: Nucleus size in (0, 1]; 1 samples from the whole distribution.
+        top_k: Most tokens to choose from; 0: all.
+        min_p: Least probability of a token, relative to the likeliest one's, in [0, 1); 0: any.
     """
 
     temperature: float
     max_tokens: int
     stop_token_ids: tuple[int, ...]
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether tokens are left out of the distribution, so that the sampler's log-probabilities are others."""
+        return self.temperature == 0 or self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 @dataclass(frozen=True)

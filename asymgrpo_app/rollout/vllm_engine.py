@@ -7,49 +7,79 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import isfinite
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
-# Set by us and not to be changed through `extra`: each one is needed for right training numbers.
+# Set by us and not to be changed through `extra`: each one is needed for right training numbers, or has a key here.
 _RESERVED = frozenset(
-    {"model", "dtype", "load_format", "logprobs_mode", "generation_config", "skip_tokenizer_init", "trust_remote_code"}
+    {
+        "model",
+        "dtype",
+        "load_format",
+        "logprobs_mode",
+        "generation_config",
+        "skip_tokenizer_init",
+        "trust_remote_code",
+        "max_model_len",
+        "max_num_seqs",
+        "tensor_parallel_size",
+        "data_parallel_size",
+        "distributed_executor_backend",
+        "enable_sleep_mode",
+        "kv_cache_memory_bytes",
+        "worker_extension_cls",
+    }
 )
+
+
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+"""vLLM's own setting for the size of the cache on CPU, which our config replaces."""
 
 
 @dataclass(frozen=True)
 class VLLMEngineConfig:
-    """Options of the in-process vLLM engine.
+    """Options of vLLM, in this process or in a server that `asymgrpo serve` starts with them.
 
     Args:
         dtype: Compute type of the sampler; `auto` follows `trainer.precision` (bfloat16 or float32).
         max_num_seqs: Most completions sampled at the same time.
-        kv_cache_gib: Size of the key-value cache on CPU in GiB, a whole number.
+        max_model_len: Longest prompt plus completion in tokens; null: what the config's limits add up to.
+        tensor_parallel_size: GPUs (or processes on CPU) that share one copy of the model. In training it must divide
+            the number of processes, and each group of so many consecutive ones samples together.
+        kv_cache_gib: Size of the key-value cache on CPU in GiB.
         gpu_memory_utilization: Share of the GPU's memory that vLLM may take, cache included, in (0, 1].
         enforce_eager: Run without CUDA graphs; always on for CPU.
         enable_prefix_caching: Compute the prompt that a group shares once.
+        sleep_level: What vLLM gives back to the GPU between generations, in training in one process: nothing (0), the
+            cache, with the weights moved to the CPU (1), or cache and weights (2).
         extra: Further keyword arguments for `vllm.LLM`.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_num_seqs: int = 256
-    kv_cache_gib: int = 1
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    kv_cache_gib: float = 1.0
     gpu_memory_utilization: float = 0.4
     enforce_eager: bool = True
     enable_prefix_caching: bool = True
+    sleep_level: Literal[0, 1, 2] = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.max_num_seqs < 1:
-            raise UserError(f"rollout.engine.max_num_seqs must be at least 1, got {self.max_num_seqs}.")
-        if self.kv_cache_gib < 1:
-            raise UserError(f"rollout.engine.kv_cache_gib must be at least 1, got {self.kv_cache_gib}.")
+        for name in ("max_num_seqs", "max_model_len", "tensor_parallel_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"rollout.engine.{name} must be at least 1, got {value}.")
+        if not (isfinite(self.kv_cache_gib) and self.kv_cache_gib > 0):
+            raise UserError(f"rollout.engine.kv_cache_gib must be a finite number > 0, got {self.kv_cache_gib}.")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise UserError(
                 f"rollout.engine.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}."
@@ -67,6 +97,30 @@ def require_vllm() -> None:
         )
 
 
+def check_in_process(config: VLLMEngineConfig, processes: int, *, on_gpu: bool) -> None:
+    """Refuse options of an engine in the training processes that cannot work there.
+
+    Args:
+        config: Engine options.
+        processes: Processes of the run.
+        on_gpu: Whether it trains on GPUs.
+
+    Raises:
+        UserError: With the key and the value.
+    """
+    if processes % config.tensor_parallel_size:
+        raise UserError(
+            f"rollout.engine.tensor_parallel_size is {config.tensor_parallel_size}, which does not divide the number "
+            f"of processes, {processes} (trainer.devices x trainer.num_nodes)."
+        )
+    if config.sleep_level and not on_gpu:
+        raise UserError(f"rollout.engine.sleep_level is {config.sleep_level}, but only a GPU's memory can be freed.")
+
+
+class EngineError(RunError):
+    """vLLM failed while it sampled; a fresh engine may succeed."""
+
+
 class VLLMEngine:
     """Samples with `vllm.LLM` from weights that the trainer pushes in place.
 
@@ -78,36 +132,60 @@ class VLLMEngine:
     """
 
     def __init__(self, model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> None:
-        _quiet_environment(config)
+        if config.sleep_level and not torch.cuda.is_available():
+            raise UserError(
+                f"rollout.engine.sleep_level is {config.sleep_level}, but only a GPU's memory can be freed."
+            )
+        self.keeps_weights = config.sleep_level < 2
+        self._sleep_level = config.sleep_level
+        self._asleep: list[str] = []  # what is, by vLLM's tags
+        self._group = TensorParallelGroup(config.tensor_parallel_size)
+        _quiet_environment()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
             import vllm
 
             _compile_nothing_on_cpu()
+            _meet_in_memory()
             self._vllm = vllm
+            arguments = engine_arguments(model, config, dtype, max_model_len) | _in_process(config)
             try:
-                self._llm: Any = vllm.LLM(**_engine_arguments(model, config, dtype, max_model_len))
+                self._llm: Any = vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises its own, undocumented types
                 raise RunError(f"vLLM could not start with {model}: {_first_line(error)}") from error
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
-        named = [(name, tensor.detach()) for name, tensor in weights]
-        self._llm.collective_rpc(reload_weights, args=(named,))
+        self._wake("weights")
+        self._llm.collective_rpc(reload_weights, args=(_detached(weights),))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept keys and values of the old weights: its prefix cache could not be reset.")
 
     def digest(self, version: int) -> WeightDigest | None:
         """See `RolloutEngine`. None where the weights are spread over several processes."""
+        if self._group.size > 1:
+            return None
         found: list[WeightDigest] = self._llm.collective_rpc(read_digest, args=(version,))
         return found[0] if len(found) == 1 else None
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
-        """One completion per request, in the order of the requests; log-probabilities include the temperature."""
-        prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in requests]
-        params = [self._sampling_params(request.seed, settings) for request in requests]
-        outputs = self._llm.generate(prompts, params, use_tqdm=False)
-        return [_completion(output.outputs[0]) for output in outputs]
+        """One completion per request, in the order of the requests; log-probabilities include the temperature.
+
+        Raises:
+            EngineError: vLLM failed.
+        """
+        everyones, own = self._group.together(requests)
+        prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in everyones]
+        params = [self._vllm.SamplingParams(**sampling_arguments(r.seed, settings)) for r in everyones]
+        self._wake("weights", "kv_cache")
+        try:
+            outputs = self._llm.generate(prompts, params, use_tqdm=False)
+        except Exception as error:  # vLLM raises its own, undocumented types
+            raise EngineError(f"vLLM failed while it sampled: {_first_line(error)}") from error
+        if self._sleep_level:
+            self._llm.sleep(level=self._sleep_level)
+            self._asleep = ["weights", "kv_cache"]
+        return [_completion(output.outputs[0]) for output in outputs[own]]
 
     def close(self) -> None:
         """Shut the engine down and free its cache. Safe to call twice."""
@@ -115,16 +193,59 @@ class VLLMEngine:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
 
-    def _sampling_params(self, seed: int, settings: SamplingSettings) -> Any:
-        return self._vllm.SamplingParams(
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            max_tokens=settings.max_tokens,
-            seed=seed if settings.temperature > 0 else None,
-            stop_token_ids=list(settings.stop_token_ids),
-            logprobs=0,  # the sampled token's own
-            detokenize=False,
-        )
+    def _wake(self, *tags: str) -> None:
+        if waking := [tag for tag in tags if tag in self._asleep]:
+            self._llm.wake_up(tags=waking)
+            self._asleep = [tag for tag in self._asleep if tag not in waking]
+
+
+class TensorParallelGroup:
+    """Consecutive ranks of a run that share one copy of the model in vLLM, and hence sample everything together.
+
+    Args:
+        size: Ranks of a group, a divisor of their number; with 1 every rank samples for itself.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._group: Any = None
+        if size == 1:
+            return
+        ranks = distributed.get_world_size()
+        for first in range(0, ranks, size):  # every rank takes part in making every group
+            members = list(range(first, first + size))
+            made = distributed.new_group(members, backend="gloo")
+            if distributed.get_rank() in members:
+                self._group = made
+
+    def together(self, requests: Sequence[SampleRequest]) -> tuple[list[SampleRequest], slice]:
+        """The requests of all ranks of the group, in the order of the ranks, and where this rank's own are."""
+        if self._group is None:
+            return list(requests), slice(0, len(requests))
+        parts: list[Any] = [None] * self.size
+        distributed.all_gather_object(parts, list(requests), group=self._group)
+        before = sum(len(part) for part in parts[: distributed.get_rank(self._group)])
+        return [request for part in parts for request in part], slice(before, before + len(requests))
+
+
+def sampling_arguments(seed: int, settings: SamplingSettings) -> dict[str, Any]:
+    """vLLM's sampling parameters of one completion."""
+    return {
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "min_p": settings.min_p,
+        "max_tokens": settings.max_tokens,
+        "seed": seed if settings.temperature > 0 else None,
+        "ignore_eos": True,  # these alone end a completion, and never the checkpoint's own end token as well:
+        "stop_token_ids": list(settings.stop_token_ids),
+        "logprobs": 0,  # the sampled token's own
+        "detokenize": False,
+    }
+
+
+def _detached(weights: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    return [(name, tensor.detach()) for name, tensor in weights]
 
 
 def resolve_dtype(configured: str, precision: str) -> str:
@@ -134,13 +255,23 @@ def resolve_dtype(configured: str, precision: str) -> str:
     return "bfloat16" if "bf16" in precision else "float32"
 
 
-def _quiet_environment(config: VLLMEngineConfig) -> None:
+def _quiet_environment() -> None:
     """vLLM reads these once, when it is imported; what the user's own environment sets stays."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are pushed inside this process
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)  # the config decides, whatever was set before
+    os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+
+
+def _meet_in_memory() -> None:
+    """Let vLLM's one process meet itself in a file in memory: another one would stay behind when it is killed."""
+    from vllm.v1.executor import uniproc_executor
+
+    def rendezvous() -> str:
+        return f"file:///proc/self/fd/{os.memfd_create('asymgrpo-vllm')}"  # open for as long as the process lives
+
+    uniproc_executor.get_file_store_init_method = rendezvous
 
 
 def _compile_nothing_on_cpu() -> None:
@@ -155,7 +286,24 @@ def _compile_nothing_on_cpu() -> None:
         current_platform.simple_compile_backend = "eager"
 
 
-def _engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
+def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
+    """Keyword arguments of vLLM, in this process or as options of a server.
+
+    Args:
+        model: Folder or hub id.
+        config: Engine options.
+        dtype: The resolved compute type.
+        max_model_len: What the config's limits add up to, in tokens.
+
+    Raises:
+        UserError: `config.max_model_len` is smaller.
+    """
+    if config.max_model_len is not None and config.max_model_len < max_model_len:
+        raise UserError(
+            f"rollout.engine.max_model_len is {config.max_model_len}, but prompts and completions have up to "
+            f"{max_model_len} tokens."
+        )
+    max_model_len = config.max_model_len or max_model_len
     arguments: dict[str, Any] = {
         "model": model,
         "dtype": dtype,
@@ -174,10 +322,27 @@ def _engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_mode
     if torch.cuda.is_available():
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:
+        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
         # A split prefill breaks seeded sampling on CPU ("CPU Generator does not use offset").
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(max_model_len, 8192)
     return arguments | config.extra
+
+
+def _in_process(config: VLLMEngineConfig) -> dict[str, Any]:
+    """What only an engine in a training process is given."""
+    arguments: dict[str, Any] = {"enable_sleep_mode": True} if config.sleep_level else {}
+    if config.tensor_parallel_size > 1:
+        # Each rank of the run is one worker, and all of them make the same calls. vLLM reads its place where torchrun
+        # writes it; Lightning's own launcher leaves the rank out.
+        os.environ.setdefault("RANK", str(distributed.get_rank()))
+        arguments |= {
+            "tensor_parallel_size": config.tensor_parallel_size,
+            "distributed_executor_backend": "external_launcher",
+        }
+        if (groups := distributed.get_world_size() // config.tensor_parallel_size) > 1:
+            arguments["data_parallel_size"] = groups
+    return arguments
 
 
 def _completion(output: Any) -> Completion:

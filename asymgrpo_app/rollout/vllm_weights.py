@@ -1,5 +1,6 @@
 """What runs inside vLLM's worker when weights change: loading them in place, and reading them back."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 from asymgrpo_app.rollout.digest import WeightDigest, bit_sum, columns
 
 
-def reload_weights(worker: Any, named: list[tuple[str, Tensor]]) -> None:
-    """Replace the weights of vLLM's model in place."""
+def reload_weights(worker: Any, named: Iterable[tuple[str, Tensor]]) -> None:
+    """Replace the weights of vLLM's model in place; `named` has every weight once, by its Hugging Face name."""
     runner = worker.model_runner
     runner.reload_weights(weights_iterator=iter(named))
     head = getattr(runner.get_model(), "lm_head", None)

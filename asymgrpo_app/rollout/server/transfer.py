@@ -1,0 +1,178 @@
+"""How a run's weights reach its sampler servers."""
+
+import contextlib
+import os
+import socket
+import tempfile
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
+
+
+class WeightTransfer(Protocol):
+    """Holds the newest weights and gives them to servers, to one that was started anew as well."""
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
+        """Take new weights (Hugging Face names); on ranks other than the first nothing but iterate them."""
+
+    async def send(self, server: SamplerServer) -> None:
+        """Bring the newest weights to one server. Raises `ServerDownError` where another try may succeed."""
+
+    def close(self) -> None:
+        """Leave nothing behind. Safe to call twice."""
+
+
+class FolderTransfer:
+    """Through a folder that the trainer's and the servers' machines share, each at a path of its own.
+
+    A file is complete as soon as it has its name, and the one before it is removed.
+
+    Args:
+        folder: The folder as this machine sees it.
+        label: Names the run, so that one that died leaves nothing that the next does not remove.
+        dtype: What the servers compute in; weights travel in it.
+        writes: Whether this is the rank that writes.
+    """
+
+    def __init__(self, folder: str, label: str, dtype: torch.dtype, *, writes: bool) -> None:
+        self._folder = Path(folder)
+        self._prefix = f"asymgrpo-{blake2b(label.encode(), digest_size=6).hexdigest()}-"
+        self._dtype = dtype
+        self._writes = writes
+        self._name: str | None = None
+        if writes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self._folder).close()
+            except OSError as error:
+                raise UserError(
+                    f"rollout.server.weights_folder {folder} cannot be written ({error.strerror})."
+                ) from error
+            self._remove_all()
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
+        tensors = {}
+        for name, tensor in weights:  # on every rank: to gather a sharded weight is a collective call
+            if self._writes:
+                tensors[name] = tensor.detach().to("cpu", self._dtype).contiguous()
+        previous, self._name = self._name, f"{self._prefix}{number:08d}.safetensors"
+        if not self._writes:
+            return
+        path = self._folder / self._name
+        partial = path.with_suffix(".partial")
+        try:
+            save_file(tensors, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except Exception as error:  # safetensors has its own type for a full disk
+            partial.unlink(missing_ok=True)
+            raise RunError(f"weights could not be written to {path} for the sampler servers: {error}.") from error
+        if previous is not None:
+            (self._folder / previous).unlink(missing_ok=True)
+
+    async def send(self, server: SamplerServer) -> None:
+        assert self._name is not None
+        await server.load_file(self._name)
+
+    def close(self) -> None:
+        if self._writes:
+            self._remove_all()
+
+    def _remove_all(self) -> None:
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob(f"{self._prefix}*"):
+                path.unlink(missing_ok=True)
+
+
+class NcclTransfer:
+    """Over NCCL, with vLLM's own engine for weight transfer: one group of the trainer and the workers of each server.
+
+    Written against vLLM 0.32's `vllm.distributed.weight_transfer`. It needs GPUs and has not been run on any.
+
+    Args:
+        address: This machine's address for the servers.
+        token: The servers' token.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self._address = address
+        self._token = token
+        self._named: list[tuple[str, Tensor]] = []
+        self._senders: dict[str, Any] = {}
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
+        self._named[:] = [(name, tensor.detach()) for name, tensor in weights]
+
+    async def send(self, server: SamplerServer) -> None:
+        try:
+            if server.url not in self._senders:
+                self._senders[server.url] = await self._connect(server)
+            self._senders[server.url].send_weights()
+        except (OSError, RuntimeError) as error:
+            # The group is of no use once a side has failed: the next try makes a new one.
+            if (sender := self._senders.pop(server.url, None)) is not None:
+                sender.shutdown()
+            raise ServerDownError(f"weights could not be sent over NCCL: {error}") from error
+
+    def close(self) -> None:
+        for sender in self._senders.values():
+            sender.shutdown()
+        self._senders.clear()
+        self._named.clear()
+
+    async def _connect(self, server: SamplerServer) -> Any:
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        info = NCCLTrainerInitInfo(
+            rank=0,
+            master_address=self._address,
+            master_port=_free_port(),
+            world_size=1 + await server.workers(),
+        )
+        return WeightTransferTrainerFactory.trainer_init(
+            info, client=_nccl_client(server.url, self._token), source=_source(self._named)
+        )
+
+
+def _nccl_client(url: str, token: str) -> Any:
+    """vLLM's client for the weight routes, with the token that our servers ask for."""
+    import requests
+    from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+
+    class Client(HTTPVLLMWeightSyncClient):  # type: ignore[misc]
+        def _post(self, path: str, json: dict[str, Any] | None = None) -> None:
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = requests.post(f"{self.base_url}/{path}", json=json, headers=headers, timeout=self.timeout)
+            answer.raise_for_status()
+
+    return Client(url)
+
+
+def _source(named: list[tuple[str, Tensor]]) -> Any:
+    """The list as vLLM wants weights to be handed over; what is in it may change between two rounds."""
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+    class Source(WeightSource):  # type: ignore[misc]
+        def metadata(self) -> list[Any]:
+            return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in named]
+
+        def __iter__(self) -> Any:
+            return iter(named)
+
+    return Source()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

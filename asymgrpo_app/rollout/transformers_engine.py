@@ -1,0 +1,249 @@
+"""transformers' own `generate` as the sampler: for machines without vLLM, and for looking at what a sampler does."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from asymgrpo_app.console import say
+from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.policy import linear_weights, load_config, named_weights
+from asymgrpo_app.rollout.digest import WeightDigest, policy_digest
+from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class TransformersEngineConfig:
+    """Options of the sampler that is transformers' `generate`.
+
+    Args:
+        dtype: Compute type of the sampler; `auto` follows `trainer.precision` (bfloat16 or float32).
+        batch_tokens: Most tokens (padded prompts and room for the longest completions) that are sampled at the same
+            time; bounds the memory of keys and values.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = 32768
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise UserError(f"rollout.transformers.batch_tokens must be at least 1, got {self.batch_tokens}.")
+
+
+class TransformersEngine:
+    """Samples with transformers from a copy of the policy of its own.
+
+    Args:
+        model: Folder or hub id whose architecture the engine takes; weights are pushed later.
+        config: Engine options.
+        dtype: The resolved compute type, `float32` or `bfloat16` or `float16`.
+        max_model_len: Longest prompt plus completion in tokens.
+    """
+
+    keeps_weights = True
+
+    def __init__(self, model: str, config: TransformersEngineConfig, dtype: str, max_model_len: int) -> None:
+        self._path = model
+        self._batch_tokens = config.batch_tokens
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._max_model_len = max_model_len
+        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else _CPU
+        self._model: PreTrainedModel | None = _empty_model(model, self._dtype, self._device)
+        say("Sampling with transformers' generate, which is slow: for real runs install vLLM.")
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace all weights (Hugging Face names); each is rounded to the engine's compute type.
+
+        Raises:
+            RunError: They are not the weights of the engine's architecture.
+        """
+        missing = dict(named_weights(self._ready()))
+        for name, weight in weights:
+            own = missing.pop(name, None)
+            if own is None or own.shape != weight.shape:
+                found = "no such weight" if own is None else f"one of shape {list(own.shape)}"
+                raise RunError(
+                    f"the policy's weight {name} {list(weight.shape)} cannot be sampled from: {self._path} has {found}."
+                )
+            own.copy_(weight)
+        if missing:
+            raise RunError(f"the policy sent no weight {next(iter(missing))}, which {self._path} has.")
+
+    def digest(self, version: int) -> WeightDigest:
+        """See `RolloutEngine`."""
+        model = self._ready()
+        return policy_digest(named_weights(model), *linear_weights(model), self._dtype, version)
+
+    def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
+        """One completion per request, in the order of the requests; log-probabilities include the temperature.
+
+        Raises:
+            RunError: The policy's probabilities are not finite, or a batch does not fit into memory.
+        """
+        completions: dict[int, Completion] = {}
+        for places in _batches(requests, settings.max_tokens, self._batch_tokens):
+            try:
+                drawn = self._draw([requests[place] for place in places], settings)
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    f"the sampler has no memory for {len(places)} completions at the same time: lower "
+                    f"rollout.transformers.batch_tokens, {self._batch_tokens} now."
+                ) from error
+            completions.update(zip(places, drawn, strict=True))
+        return [completions[place] for place in range(len(requests))]
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice."""
+        self._model = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _ready(self) -> PreTrainedModel:
+        if self._model is None:
+            raise RunError("the sampler was closed and cannot be used again.")
+        return self._model
+
+    def _draw(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
+        """Completions of one batch."""
+        # What a completion may have so that prompt and completion together stay within the engine's length.
+        limits = [min(settings.max_tokens, self._max_model_len - len(own.prompt_token_ids)) for own in requests]
+        if min(limits) < 1:
+            raise RunError(f"a prompt leaves no room for a completion within {self._max_model_len} tokens.")
+        input_ids, attention_mask = _left_padded([own.prompt_token_ids for own in requests])
+        choice = _Choice(settings, _uniforms([own.seed for own in requests], max(limits)).to(self._device))
+        generate: Any = self._ready().generate
+        sequences: Tensor = generate(
+            input_ids.to(self._device),
+            attention_mask=attention_mask.to(self._device),
+            generation_config=_generation_config(settings, max(limits)),
+            logits_processor=LogitsProcessorList([choice]),
+        )
+        tokens = sequences[:, input_ids.shape[1] :].tolist()
+        logprobs = torch.stack(choice.logprobs, dim=1)
+        if not logprobs.isfinite().all():
+            raise RunError(
+                "the policy gives probabilities that are not finite numbers: its weights have diverged, or "
+                f"its activations are too large for {self._dtype} (rollout.transformers.dtype)."
+            )
+        return [
+            _completion(*row, settings.stop_token_ids) for row in zip(tokens, logprobs.tolist(), limits, strict=True)
+        ]
+
+
+class _Choice(LogitsProcessor):
+    """Chooses each row's next token with the row's own random numbers, so that the row's company does not matter.
+
+    `generate` takes the likeliest token of what this returns, which is the chosen one.
+
+    Args:
+        settings: Temperature, and what is cut from the distribution (in the order in which vLLM cuts).
+        uniforms: [B, T] float64 in [0, 1), one per row and token.
+    """
+
+    def __init__(self, settings: SamplingSettings, uniforms: Tensor) -> None:
+        self.logprobs: list[Tensor] = []  # of the chosen tokens, [B] per step
+        self._greedy = settings.temperature == 0
+        self._uniforms = uniforms
+        self._warpers = LogitsProcessorList()
+        if self._greedy:
+            return
+        self._warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
+        if settings.min_p > 0:
+            self._warpers.append(MinPLogitsWarper(settings.min_p))
+        if settings.top_k > 0:
+            self._warpers.append(TopKLogitsWarper(settings.top_k))
+        if settings.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(settings.top_p))
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """See `LogitsProcessor`: 0 for the chosen token of each row, and minus infinity for the others."""
+        logprobs = self._warpers(input_ids, scores).float().log_softmax(dim=-1)
+        if self._greedy:
+            chosen = logprobs.argmax(dim=-1, keepdim=True)
+        else:
+            chosen = _inverse(logprobs, self._uniforms[:, len(self.logprobs)])
+        self.logprobs.append(logprobs.gather(1, chosen)[:, 0])
+        return torch.full_like(scores, -inf).scatter_(1, chosen, 0.0)
+
+
+def _inverse(logprobs: Tensor, uniforms: Tensor) -> Tensor:
+    """The tokens [B, 1] at which the distribution functions of `logprobs` [B, V] pass `uniforms` [B] in [0, 1)."""
+    passed = logprobs.double().exp().cumsum(dim=-1)
+    # Strictly above, so that a token without probability is never chosen. The bound is for sums that are no numbers.
+    chosen = torch.searchsorted(passed, (uniforms * passed[:, -1]).unsqueeze(-1), right=True)
+    return chosen.clamp(max=logprobs.shape[-1] - 1)
+
+
+def _uniforms(seeds: Sequence[int], length: int) -> Tensor:
+    """[B, length] float64 in [0, 1): each row a function of its seed, a longer one beginning with the shorter one."""
+    # Philox takes all bits of a seed; torch's generator on CPU would drop the upper half.
+    rows = [np.random.Generator(np.random.Philox(key=seed)).random(length) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+def _batches(requests: Sequence[SampleRequest], max_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
+    """The places of the requests in batches of similar prompt length that hold at most `batch_tokens` with padding."""
+    batch: list[int] = []
+    for place in sorted(range(len(requests)), key=lambda place: len(requests[place].prompt_token_ids)):
+        longest = len(requests[place].prompt_token_ids) + max_tokens
+        if batch and (len(batch) + 1) * longest > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, longest], with the padding in front."""
+    width = max(map(len, prompts))
+    input_ids = torch.tensor([[0] * (width - len(own)) + list(own) for own in prompts])
+    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
+    return input_ids, mask
+
+
+def _generation_config(settings: SamplingSettings, max_new_tokens: int) -> GenerationConfig:
+    """How long to generate. What is drawn is `_Choice`'s: the likeliest token of its result is the chosen one."""
+    stops = list(settings.stop_token_ids)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops or None,
+        pad_token_id=stops[0] if stops else 0,  # stands behind the end of a completion, and is cut off
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+    )
+
+
+def _completion(tokens: Sequence[int], logprobs: Sequence[float], limit: int, stops: Sequence[int]) -> Completion:
+    """A row of a batch up to its end: the first stop token, or the limit."""
+    end = next((place + 1 for place, token in enumerate(tokens[:limit]) if token in stops), None)
+    length = end or limit
+    return Completion(list(tokens[:length]), list(logprobs[:length]), truncated=end is None)
+
+
+def _empty_model(path: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The architecture with random weights, on the device; no file of weights is opened."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), device:  # the random weights take nothing from the run's own generators
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(load_config(path), dtype=dtype)
+    model.generation_config = GenerationConfig()  # never the sampling defaults of the checkpoint
+    model.eval().requires_grad_(False)
+    return model

@@ -1,0 +1,70 @@
+"""Two processes with an engine each sample together what one process samples, and hold one set of weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.recorder import recorded
+
+STEPS = 3
+
+
+def fit(folder: Path, *options: str) -> list[dict]:
+    """A run of its own processes; what it recorded."""
+    folder.mkdir()
+    command = [
+        *[sys.executable, "-m", "asymgrpo_app", "fit", f"--config={REPOSITORY / 'configs/quickstart.yaml'}"],
+        f"--model.policy={REPOSITORY / 'data/countdown_base'}",
+        f"--run_dir={folder / 'run'}",
+        f"--steps={STEPS}",
+        "--data.prompts_per_step=16",
+        "--data.validation={}",
+        "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
+        "--rollout.engine.max_num_seqs=128",
+        "--trainer.accelerator=cpu",
+        "--trainer.callbacks=tests.recorder.Recorder",
+        f"--trainer.callbacks.path={folder / 'record.jsonl'}",
+        *options,
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return recorded(folder / "record.jsonl")
+
+
+def completions(lines: list[dict], step: int) -> dict[tuple[int, ...], list[list[int]]]:
+    """The completions of a step by prompt."""
+    return {
+        tuple(prompt): [tokens for tokens, _, _ in group]
+        for line in lines
+        if line["step"] == step
+        for prompt, group in zip(line["prompts"], line["groups"], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("runs") / "alone")
+
+
+def check(lines: list[dict], alone: list[dict]) -> None:
+    for step in range(STEPS):
+        own = [line for line in lines if line["step"] == step]
+        assert sorted(line["rank"] for line in own) == [0, 1]
+        assert {len(line["prompts"]) for line in own} == {8}
+        assert len({line["weights"] for line in own}) == 1  # to the last bit
+        assert completions(lines, step) == completions(alone, step)
+    assert len({line["weights"] for line in lines}) == STEPS  # they do change
+
+
+@pytest.mark.long
+def test_two_processes_with_an_engine_each_sample_what_one_samples(alone, tmp_path):
+    check(fit(tmp_path / "two", "--trainer.devices=2", "--trainer.strategy=ddp"), alone)
+
+
+@pytest.mark.long
+def test_two_processes_that_share_an_engine_sample_what_one_samples(alone, tmp_path):
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--rollout.engine.tensor_parallel_size=2"]
+    check(fit(tmp_path / "shared", *options), alone)
