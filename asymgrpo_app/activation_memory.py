@@ -91,7 +91,7 @@ def _with_layers(config: Any, number: int) -> Any:
     changed = deepcopy(config)
     changed.num_hidden_layers = number
     if getattr(changed, "layer_types", None):
-        changed.layer_types = changed.layer_types[:number]
+        changed.layer_types = (list(changed.layer_types) * number)[:number]
     return changed
 
 

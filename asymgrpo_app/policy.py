@@ -189,7 +189,9 @@ def score_tokens(
     hidden = body(input_ids=batch.input_ids, use_cache=False, **attention_inputs(batch)).last_hidden_state
     head: Any = policy.get_output_embeddings()
     return completion_logprobs(
-        hidden.flatten(0, 1)[batch.predictors],
+        # A packed prompt's last token predicts in several completions. On CPU the backward pass of `index_select` adds
+        # these up in order; that of an index in brackets does so in whatever order its threads come.
+        hidden.flatten(0, 1).index_select(0, batch.predictors),
         head.weight,
         head.bias,
         batch.targets,

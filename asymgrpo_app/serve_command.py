@@ -13,7 +13,7 @@ from asymgrpo_app.console import quiet_libraries, say
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
-from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, require_vllm, resolve_dtype
+from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
 
 _DESCRIPTION = """Start a vLLM server for a run whose config says `rollout.sampler: server`.
 
@@ -66,6 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     token = _token(own.token_file)
     _check_port(own.host, own.port)
     os.environ.update(server_environment(command, token, folder))
+    os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
     say(f"Starting vLLM on http://{own.host}:{own.port} for {settings.model.policy}; every route asks for the token.")
     words = server_command(command, own.host, own.port)
     os.execv(words[0], words)  # signals and the exit code are the server's own from here on

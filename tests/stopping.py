@@ -67,7 +67,7 @@ def assert_same(found: Any, expected: Any, place: str = "") -> None:
         for number, (a, b) in enumerate(zip(found, expected, strict=True)):
             assert_same(a, b, f"{place}/{number}")
     elif isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), place
+        assert torch.equal(found, expected), f"{place}: largest difference {(found - expected).abs().max():.3g}"
     else:
         assert found == expected, place
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asymgrpo_app.checkpoints.files import Label, write_checkpoint
 from asymgrpo_app.cli import main
 from asymgrpo_app.evaluation import pass_at_k
 from asymgrpo_app.evaluation.results import read_results
@@ -149,7 +150,7 @@ def test_what_cannot_be_evaluated(command, quickstart, tmp_path, capsys, reposit
 @pytest.mark.usefixtures("shared_engine")
 def test_a_checkpoint_of_another_model(command, tmp_path, capsys):
     other = {"state_dict": {"policy.model.norm.weight": torch.ones(3)}, "pytorch-lightning_version": "2.6.6"}
-    state = {"version": "0.1.0", "optimization": {}, "completed_steps": 1, "adaptive_entropy": None}
-    torch.save(other | {"asymgrpo": state}, tmp_path / "other.ckpt")
+    state = {"version": "0.1.0", "config": "", "completed_steps": 1, "adaptive_entropy": None}
+    write_checkpoint(other | {"asymgrpo": state}, tmp_path / "other.ckpt", Label(1))
     sentence = refused(["validate", *command, f"--ckpt_path={tmp_path / 'other.ckpt'}"], capsys)
     assert "does not fit model.policy" in sentence

@@ -44,7 +44,7 @@ def settings(**changes) -> MemorySettings:
 
 # The largest micro-batch of the settings, forward and backward, twice; memory above what was there before.
 MEASURE = """
-import json, sys, psutil, resource, torch
+import json, sys, psutil, torch
 from dataclasses import replace
 from asymgrpo_app.memory import MemorySettings, largest_micro_batch
 from asymgrpo_app.policy import load_config, load_policy, score_tokens
@@ -61,7 +61,9 @@ update(replace(settings, micro_batch_tokens=200))  # the libraries' own memory; 
 before = psutil.Process().memory_info().rss
 for _ in range(2):
     update(settings)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+# Not `ru_maxrss`, in which a process that was started by a larger one begins with that one's size.
+(peak,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(int(peak.split()[1]) * 1024 - before)
 """
 
 

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from itertools import count
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def _users_folder(monkeypatch, tmp_path):
 @pytest.fixture
 def parse(quickstart, monkeypatch):
     """Run the command up to where training would start, and return what it built."""
-    built = []
+    built, numbers = [], count()
 
     class Parsed(AsymGRPOCLI):
         def _run_subcommand(self, subcommand: str) -> None:
@@ -48,7 +49,7 @@ def parse(quickstart, monkeypatch):
     monkeypatch.setattr("asymgrpo_app.lightning_cli.AsymGRPOCLI", Parsed)
 
     def run(*arguments: str) -> AsymGRPOModule:
-        assert main([*quickstart, *arguments]) == 0
+        assert main([*quickstart, *arguments, f"--run_dir=runs/{next(numbers)}"]) == 0
         return built.pop()
 
     return run
@@ -79,7 +80,7 @@ def test_own_advantage(parse):
 
 def test_own_arguments_are_checked_like_all_others(quickstart, capsys):
     assert main([*quickstart, "--config=focal.yaml", "--model.advantage.gamma=-1"]) == 2
-    assert capsys.readouterr().err == "asymgrpo: error: gamma is -1.0: give an exponent >= 0\n"
+    assert capsys.readouterr().err == "asymgrpo: error: model.advantage: gamma is -1.0: give an exponent >= 0\n"
     assert main([*quickstart, "--config=focal.yaml", "--model.advantage.gama=1"]) == 2
     assert "gama" in capsys.readouterr().err
 
@@ -146,7 +147,7 @@ def test_a_broken_advantage_is_refused_before_the_run(name, quickstart, tmp_path
     assert main([*quickstart, "--model.advantage=mine.Mine", f"--run_dir={run_dir}"]) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1
-    assert captured.err.startswith("asymgrpo: error: advantages of Mine")
+    assert captured.err.startswith("asymgrpo: error: model.advantage: advantages of Mine")
     assert complaint in captured.err
     assert not run_dir.exists()
 

@@ -172,3 +172,20 @@ def test_only_the_attention_that_can_is_asked_for(request):
     path = str(request.config.rootpath / "data/countdown_base")
     assert packs(load_policy(path, "sdpa"))
     assert not packs(load_policy(path, "eager"))
+
+
+def test_gradients_are_the_same_each_time():
+    """Several completions read the state of their prompt's last token: its gradient is a sum, in one order."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(small_config("llama"), attn_implementation=packed_attention.NAME)
+    width = model.config.hidden_size
+    sequences = [TokenSequence([2, 3, 4], [5 + place % 7] * 12) for place in range(2 * 2**15 // (11 * width))]
+    batch = pack(sequences, list(range(len(sequences))))
+    assert batch.input_ids.numel() * width > 2**15  # above it torch works on a CPU with several threads
+    gradients = []
+    for _ in range(20):
+        model.zero_grad()
+        score_tokens(model, batch, temperature=1.0)[0].sum().backward()
+        gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+    for later in gradients[1:]:
+        assert all(torch.equal(later[name], first) for name, first in gradients[0].items())

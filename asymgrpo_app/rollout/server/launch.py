@@ -11,7 +11,7 @@ import torch
 
 from asymgrpo_app.rollout.server.auth import INFO_VARIABLE, TOKEN_VARIABLE, info_json
 from asymgrpo_app.rollout.server.worker import WEIGHTS_VARIABLE
-from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, engine_arguments
+from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
 
 _MIDDLEWARE = "asymgrpo_app.rollout.server.auth.TokenMiddleware"
 _WORKER = "asymgrpo_app.rollout.server.worker.SamplerWorker"
@@ -66,7 +66,7 @@ def server_environment(arguments: Mapping[str, Any], token: str, weights_folder:
         INFO_VARIABLE: info_json(info),
         WEIGHTS_VARIABLE: str(weights_folder.absolute()) if weights_folder else "",
         "VLLM_SERVER_DEV_MODE": "1",  # the routes that load weights
-        CACHE_VARIABLE: "",  # it would go before the options
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # what an engine in this process would have turned off
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
