@@ -52,7 +52,7 @@ def test_debugging_overlays_run(quickstart, tmp_path):
     table = (tmp_path / "profile/tensorboard/fit-profile.txt").read_text()
     assert "VLLMRolloutCallback.on_train_batch_start" in table
     overlay = f"--config={folder / 'overfit_one_batch.yaml'}"
-    options = ["--model.optimizer.lr=1e-3", "--data.prompts_per_step=8", "--steps=30"]
-    assert main([*quickstart, overlay, f"--run_dir={tmp_path / 'overfit'}", *options]) == 0
+    assert main([*quickstart, overlay, f"--run_dir={tmp_path / 'overfit'}"]) == 0
     accuracy = scalars(tmp_path / "overfit")["reward/mean"]
-    assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.3
+    assert len(accuracy) == 60
+    assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.15
