@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
-from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.epochs import EpochShares
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport
 from asymgrpo_app.callbacks.export import ExportCallback
@@ -436,7 +436,7 @@ class AsymGRPOCLI(LightningCLI):
         if self.dry_run:
             say("Nothing stands in the way of this run.")
         else:
-            self._keeper().claim(self._section.run_dir)  # loggers write before any hook of a callback
+            run_checkpoint(self.trainer).claim(self._section.run_dir)  # loggers write before any hook of a callback
 
     def before_validate(self) -> None:
         if not self.datamodule.evaluation_sets:
@@ -540,7 +540,7 @@ class AsymGRPOCLI(LightningCLI):
 
     def _check_best(self) -> None:
         """The metric that checkpoints are kept by is one that validation gives."""
-        self._keeper().check_metric(
+        run_checkpoint(self.trainer).check_metric(
             [
                 f"val/{name}/{key}"
                 for name, chosen in self.datamodule.evaluation_sets.items()
@@ -548,10 +548,6 @@ class AsymGRPOCLI(LightningCLI):
                 if key.partition("@")[0] in ACCURACIES
             ]
         )
-
-    def _keeper(self) -> RunCheckpoint:
-        callbacks: Any = self.trainer.callbacks  # type: ignore[attr-defined]
-        return next(own for own in callbacks if isinstance(own, RunCheckpoint))
 
     def _arithmetic(self) -> str:
         """The batch sizes in one line each."""

@@ -226,3 +226,8 @@ def _on_first_rank(trainer: Trainer, action: Callable[[], None]) -> None:
     failure = trainer.strategy.broadcast(failure)
     if failure is not None:
         raise failure
+
+
+def run_checkpoint(trainer: Trainer) -> RunCheckpoint:
+    """The run's own, among whatever other callbacks for checkpoints a user may have added."""
+    return next(own for own in trainer.checkpoint_callbacks if isinstance(own, RunCheckpoint))

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
+from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError
@@ -117,9 +117,8 @@ class SafeStop(Callback):
             return "No step was complete yet: with --ckpt_path last the run starts from its beginning."
         path = checkpoint_path(trainer.default_root_dir, step)
         if self._kept != (step, pl_module.validation_pending) or not path.exists():
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             try:
-                next(own for own in callbacks if isinstance(own, RunCheckpoint)).save(trainer, pl_module, last=True)
+                run_checkpoint(trainer).save(trainer, pl_module, last=True)
             except RunError as error:
                 return str(error)
         return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.export import export_folder
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.console import say
@@ -38,9 +38,7 @@ class RunSummary(Callback):
         self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-        keeper = next((own for own in callbacks if isinstance(own, RunCheckpoint)), None)
-        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, keeper))
+        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, run_checkpoint(trainer)))
 
     def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint | None = None) -> str:
         """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` goes by a metric."""

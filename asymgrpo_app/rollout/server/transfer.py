@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -73,7 +74,7 @@ class FolderTransfer:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.rename(path)
-        except Exception as error:  # safetensors has its own type for a full disk
+        except (OSError, SafetensorError) as error:
             partial.unlink(missing_ok=True)
             raise RunError(f"weights could not be written to {path} for the sampler servers: {error}.") from error
         if previous is not None:
