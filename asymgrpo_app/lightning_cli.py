@@ -19,7 +19,7 @@ from tqdm import tqdm
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.epochs import EpochShares
-from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport
+from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport, FinalResults
 from asymgrpo_app.callbacks.export import ExportCallback
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
@@ -371,7 +371,7 @@ class AsymGRPOCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         limit = self._section.time_limit
         own: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
-        own += [EpochShares(), ExportCallback(), RunSummary()]
+        own += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
         if (verb := self.config["subcommand"]) != "fit":
             own.append(
                 EvaluationReport(self._output_folder(), self._section.ckpt_path, predict=verb == "predict"),

@@ -47,7 +47,26 @@ def test_the_last_step_is_validated_saved_and_exported(command, tmp_path, capsys
     assert [step for step, _ in points(run, "val/countdown/avg@2")] == [0, 2, 3]
     assert checkpoints(run) == ["step-00000002.ckpt", "step-00000003.ckpt"]
     assert (run / "export/model.safetensors").is_file()
-    assert re.search(r"validation +step 0 +step 3 +change", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.search(r"validation +step 0 +step 3 +change", printed)
+    assert f"Results       {run / 'results.json'}" in printed
+    final = read_results(run / "results.json")
+    assert final.run.checkpoint == str(run / "checkpoints/step-00000003.ckpt")
+    assert final.sets["countdown"].protocol.problems == 16
+    last = dict(points(run, "val/countdown/avg@2"))[3]
+    assert final.sets["countdown"].metrics["avg@2"].value == pytest.approx(last, abs=1e-7)
+
+
+def test_results_are_those_of_the_end(command, tmp_path):
+    """A run of two steps that goes on to four has the results of the fourth; one that is not validated has none."""
+    run = tmp_path / "run"
+    assert main([*command, "--steps=2"]) == 0
+    assert read_results(run / "results.json").run.checkpoint == str(run / "checkpoints/step-00000002.ckpt")
+    assert main([*command, "--steps=4", "--ckpt_path=last"]) == 0
+    assert read_results(run / "results.json").run.checkpoint == str(run / "checkpoints/step-00000004.ckpt")
+    other = tmp_path / "other"
+    assert main([*command[:-1], f"--run_dir={other}", "--steps=1", "--data.validation=null"]) == 0
+    assert not (other / "results.json").exists()
 
 
 def test_a_finished_run_that_is_resumed_only_exports(command, tmp_path):

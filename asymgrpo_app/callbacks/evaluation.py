@@ -7,12 +7,14 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
+from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.console import say
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
 from asymgrpo_app.evaluation.results import (
     EvaluationProtocol,
     EvaluationRun,
+    Results,
     SetResult,
     code_commit,
     problems_digest,
@@ -50,7 +52,7 @@ class EvaluationReport(Callback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero:
-            header = PredictionHeader(self._run(pl_module, data), self._protocols(trainer))
+            header = PredictionHeader(_run(pl_module, data, self.checkpoint), _protocols(trainer))
             self._writer = PredictionWriter(self.folder / PREDICTIONS_NAME, header, resume=True)
         complete = None
         if self._writer is not None:
@@ -107,16 +109,7 @@ class EvaluationReport(Callback):
             self._writer.close()
 
     def _report(self, trainer: Trainer, pl_module: Any, evaluations: Mapping[str, SetMetrics]) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        protocols = self._protocols(trainer)
-        sets: dict[str, SetResult] = {}
-        for name, metrics in evaluations.items():
-            assert metrics.problems is not None
-            uids = {problem.index: problem.prompt.uid for problem in data.evaluation_problems(name)}
-            sets[name] = set_result(
-                protocols[name], [uids[i] for i in metrics.problems.indices], metrics.problems.values
-            )
-        content = results(self._run(pl_module, data), sets)
+        content = _results(trainer, pl_module, evaluations, self.checkpoint)
         path = self.folder / RESULTS_NAME
         write_results(path, content, overwrite=self.predict)  # the same completions, counted again
         lines = ["", table(content), "", f"  Results       {path}"]
@@ -124,23 +117,57 @@ class EvaluationReport(Callback):
             lines.append(f"  Completions   {self.folder / PREDICTIONS_NAME}")
         say("\n".join([*lines, ""]))
 
-    def _run(self, pl_module: Any, data: Any) -> EvaluationRun:
-        return EvaluationRun(pl_module.policy_path, self.checkpoint, data.seed, commit=code_commit())
 
-    def _protocols(self, trainer: Trainer) -> dict[str, EvaluationProtocol]:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-        rollout = next(own for own in callbacks if isinstance(own, VLLMRolloutCallback))
-        protocols = {}
-        for name, chosen in data.evaluation_sets.items():
-            problems = data.evaluation_problems(name)
-            protocols[name] = EvaluationProtocol(
-                problems=len(problems),
-                samples=chosen.samples,
-                temperature=chosen.temperature,
-                top_p=chosen.top_p,
-                max_tokens=chosen.max_completion_tokens or rollout.max_completion_tokens,
-                template=type(chosen.template or data.template).__name__,
-                digest=problems_digest(problem.prompt.text for problem in problems),
-            )
-        return protocols
+class FinalResults(Callback):
+    """Leaves the validation after a run's last step in `<run_dir>/results.json`, as `validate` would."""
+
+    def __init__(self) -> None:
+        self._validated_at: int | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._validated_at = pl_module.completed_steps
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        complete = pl_module.completed_steps == pl_module.total_steps == self._validated_at
+        if complete and pl_module.evaluations and trainer.is_global_zero:
+            run_dir = Path(trainer.default_root_dir)
+            checkpoint = str(checkpoint_path(run_dir, pl_module.completed_steps))
+            # A run that is continued for more steps replaces what its earlier end left.
+            content = _results(trainer, pl_module, pl_module.evaluations, checkpoint)
+            write_results(run_dir / RESULTS_NAME, content, overwrite=True)
+
+
+def _results(
+    trainer: Trainer, pl_module: Any, evaluations: Mapping[str, SetMetrics], checkpoint: str | None
+) -> Results:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    protocols = _protocols(trainer)
+    sets: dict[str, SetResult] = {}
+    for name, metrics in evaluations.items():
+        assert metrics.problems is not None
+        uids = {problem.index: problem.prompt.uid for problem in data.evaluation_problems(name)}
+        sets[name] = set_result(protocols[name], [uids[i] for i in metrics.problems.indices], metrics.problems.values)
+    return results(_run(pl_module, data, checkpoint), sets)
+
+
+def _run(pl_module: Any, data: Any, checkpoint: str | None) -> EvaluationRun:
+    return EvaluationRun(pl_module.policy_path, checkpoint, data.seed, commit=code_commit())
+
+
+def _protocols(trainer: Trainer) -> dict[str, EvaluationProtocol]:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    rollout = next(own for own in callbacks if isinstance(own, VLLMRolloutCallback))
+    protocols = {}
+    for name, chosen in data.evaluation_sets.items():
+        problems = data.evaluation_problems(name)
+        protocols[name] = EvaluationProtocol(
+            problems=len(problems),
+            samples=chosen.samples,
+            temperature=chosen.temperature,
+            top_p=chosen.top_p,
+            max_tokens=chosen.max_completion_tokens or rollout.max_completion_tokens,
+            template=type(chosen.template or data.template).__name__,
+            digest=problems_digest(problem.prompt.text for problem in problems),
+        )
+    return protocols

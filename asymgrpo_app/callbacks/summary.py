@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
+from asymgrpo_app.callbacks.evaluation import RESULTS_NAME
 from asymgrpo_app.callbacks.export import export_folder
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.console import say
@@ -51,6 +52,8 @@ class RunSummary(Callback):
         ]
         if keeper is not None and keeper.best is not None and (best := keeper.best_of(run_dir)):
             lines.append(f"  Best          {best[0]}  ({keeper.best.metric} {best[1]:.3f})")
+        if (run_dir / RESULTS_NAME).exists():
+            lines.append(f"  Results       {run_dir / RESULTS_NAME}  (for `asymgrpo compare`)")
         if export_folder(run_dir).is_dir():
             lines.append(f"  Model         {export_folder(run_dir)}  (Hugging Face format)")
         return "\n".join([*lines, ""])

@@ -1,5 +1,6 @@
 """Prompt sources, which hand out problems together with the verifier that knows their answers."""
 
+from asymgrpo_app.prompts.addition import Addition
 from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
 from asymgrpo_app.prompts.countdown import Countdown
 from asymgrpo_app.prompts.hub import HubDataset
@@ -9,6 +10,7 @@ from asymgrpo_app.prompts.parquet import ParquetFiles
 from asymgrpo_app.prompts.reasoning_gym import ReasoningGym
 
 __all__ = [
+    "Addition",
     "BadRow",
     "Countdown",
     "HubDataset",

@@ -1,30 +1,22 @@
 """Countdown: reach a target from four numbers, each used exactly once, with + - * and no brackets."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 from itertools import permutations
 from math import comb
-from typing import Literal, get_args
 
-from asymgrpo_app.errors import UserError
-from asymgrpo_app.prompts.base import Prompt, PromptSource
+from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.procedural import ProceduralSource, Split, hash_of, split_by_hash
 from asymgrpo_app.rewards.countdown import CountdownVerifier, parse_expression
-
-Split = Literal["train", "validation"]
 
 MAX_TARGET = 99
 _NUMBERS_PER_PROBLEM = 4
 _LARGEST_NUMBER = 9
 _OPERATORS = "+-*"
 _ORDERS = tuple(permutations(range(_NUMBERS_PER_PROBLEM)))
-_FIXED_SEED = 0
 _MOST_PROBLEMS = comb(_LARGEST_NUMBER + _NUMBERS_PER_PROBLEM - 1, _NUMBERS_PER_PROBLEM) * (MAX_TARGET + 1)
 
-_SCANNED_PER_FIXED = 20
-"""`fixed` gives up after this many positions per problem asked for: a split is finite."""
 
-
-class Countdown(PromptSource):
+class Countdown(ProceduralSource):
     """Endless procedural problems: four numbers 1 to 9 and a target 0 to 99, written `3 5 2 7 17>`.
 
     A problem is made from a random expression, so every problem has a solution; most have several, and all of them are
@@ -37,9 +29,7 @@ class Countdown(PromptSource):
     """
 
     def __init__(self, split: Split = "train") -> None:
-        if split not in get_args(Split):
-            raise UserError(f"Countdown has no split {split!r}: use 'train' or 'validation'.")
-        self.split = split
+        super().__init__(split, _MOST_PROBLEMS)
         self.verifier = CountdownVerifier()
 
     def at(self, position: int, seed: int) -> Prompt:
@@ -60,39 +50,19 @@ class Countdown(PromptSource):
             verifier=self.verifier,
         )
 
-    def fixed(self, limit: int | None) -> Sequence[Prompt]:
-        """The first `limit` problems of a constant seed that differ in their sorted numbers or their target.
-
-        Raises:
-            UserError: `limit` is None, not positive, or (nearly) more than the problems the split has.
-        """
-        if limit is None or limit < 1:
-            raise UserError(f"Countdown is endless and needs a positive limit for evaluation, not {limit}.")
-        if limit > _MOST_PROBLEMS:
-            raise UserError(
-                f"Countdown has fewer than {_MOST_PROBLEMS:,} distinct problems, a limit of {limit} is too large."
-            )
-        distinct: dict[tuple[tuple[int, ...], int], Prompt] = {}
-        for position in range(_SCANNED_PER_FIXED * limit):
-            prompt = self.at(position, _FIXED_SEED)
-            distinct.setdefault((tuple(sorted(prompt.row["numbers"])), prompt.row["target"]), prompt)
-            if len(distinct) == limit:
-                return list(distinct.values())
-        raise UserError(
-            f"Countdown's {self.split} split is too small for a limit of {limit} distinct problems: "
-            f"{len(distinct)} were found, ask for fewer."
-        )
+    def identity(self, prompt: Prompt) -> tuple[tuple[int, ...], int]:
+        """Its sorted numbers and its target."""
+        return tuple(sorted(prompt.row["numbers"])), prompt.row["target"]
 
 
 def split_of(numbers: Sequence[int], target: int) -> Split:
     """The side a problem is on, whatever the order of its numbers: about one in ten is for validation."""
-    return "validation" if _hash(f"countdown split {sorted(numbers)} {target}") % 10 == 0 else "train"
+    return split_by_hash(f"countdown split {sorted(numbers)} {target}")
 
 
 def _draw(position: int, seed: int, attempt: int) -> tuple[list[int], int, str]:
     """Draw a random expression; returns its numbers in a random order, its value and itself."""
-    # Digits of a hash and not `random`: Python does not promise the same `choice` and `shuffle` in every version.
-    bits = _hash(f"countdown problem {seed} {position} {attempt}")
+    bits = hash_of(f"countdown problem {seed} {position} {attempt}")
     bits, order = divmod(bits, len(_ORDERS))
     numbers: list[int] = []
     expression = ""
@@ -106,7 +76,3 @@ def _draw(position: int, seed: int, attempt: int) -> tuple[list[int], int, str]:
     parsed = parse_expression(expression)
     assert parsed is not None
     return [numbers[index] for index in _ORDERS[order]], parsed.value, expression
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "big")

@@ -118,7 +118,7 @@ def test_fixed_needs_a_positive_limit(limit: int | None) -> None:
 
 
 def test_fixed_ends_with_an_error_where_the_split_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asymgrpo_app.prompts.countdown._SCANNED_PER_FIXED", 2)
+    monkeypatch.setattr("asymgrpo_app.prompts.procedural._SCANNED_PER_FIXED", 2)
     with pytest.raises(UserError, match=r"validation split is too small for a limit of 1000 .* ask for fewer"):
         Countdown(split="validation").fixed(1_000)
 

@@ -1,0 +1,1 @@
+"""Methods against each other on several seeds: runs, kept results, tables and figures."""
