@@ -3,6 +3,7 @@
 import ctypes
 import sys
 
+_LEAST_RETURNED = 2**29
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _KEPT_BYTES = 2**31 - 1
 
@@ -20,3 +21,28 @@ def reuse_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
+    ] + [("keepcost", ctypes.c_size_t)]
+
+
+def return_freed_memory() -> bool:
+    """Give freed memory back to the system where 512 MiB or more of it lie about.
+
+    What sampling freed lies in pieces that the update cannot use, and the other way round; kept, the peak of a run
+    would be nearly the sum of the two. Does nothing, and returns False, with little of it or a glibc before 2.33.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    info, trim = getattr(library, "mallinfo2", None), getattr(library, "malloc_trim", None)
+    if info is None or trim is None:
+        return False
+    info.restype = _MallocInfo
+    return info().fordblks >= _LEAST_RETURNED and bool(trim(0))

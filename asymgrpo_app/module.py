@@ -22,7 +22,7 @@ from asymgrpo_app.algorithm.entropy import entropy_advantage
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
-from asymgrpo_app.allocator import reuse_freed_memory
+from asymgrpo_app.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
@@ -231,6 +231,7 @@ class AsymGRPOModule(LightningModule):
         """Rollouts to advantages, advantages to updates."""
         rollouts = _attached(batch)
         metrics, clock = StepMetrics(), Stopwatch()
+        self._return_freed_memory()
         groups = GroupRewards(rollouts.rewards(), rollouts.valid(), self.progress)
         advantages = checked_advantages(self.advantage, groups)
         record_groups(metrics, rollouts, groups, advantages)
@@ -244,11 +245,17 @@ class AsymGRPOModule(LightningModule):
         for number in range(self.passes_per_step * self.updates_per_step):
             members = [sample for sample in samples if sample.update == number % self.updates_per_step]
             self._update(members, batch, metrics, on_policy=number == 0)
+        self._return_freed_memory()
         clock.lap("update_actor")
         record_sampler_gap(metrics, samples)
         record_by_accuracy(metrics, groups, advantages, samples)
         self.last_step = StepRecord(groups, advantages, samples, rollouts.settings.temperature)
         self._finish_step(batch, metrics, clock)
+
+    def _return_freed_memory(self) -> None:
+        """Between sampling and update, which ask for blocks of other sizes."""
+        if self.device.type == "cpu":
+            return_freed_memory()
 
     def _finish_step(self, batch: PromptBatch, metrics: StepMetrics, clock: Stopwatch) -> None:
         values = self.combined(metrics)

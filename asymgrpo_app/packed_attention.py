@@ -10,6 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from asymgrpo_app.rollout.microbatch import PackedAttention
+from asymgrpo_app.short_attention import fits, short_attention
 
 NAME = "asymgrpo_packed_sdpa"
 """What transformers knows this attention as."""
@@ -67,11 +68,17 @@ def packed_attention(
     # A token's query works in one of its copies alone, so that the others' results are never read.
     spread = [_Spread.apply(row, packing) for row in rows]  # type: ignore[no-untyped-call]
     results = [
-        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True).transpose(1, 2)
+        _attend(q, k, v, scaling).transpose(1, 2)
         for q, k, v in zip(*(_batches(part, packing) for part in spread), strict=True)
     ]
     flat = torch.cat([result.flatten(0, 1) for result in results]) if len(results) > 1 else results[0].flatten(0, 1)
     return _Collect.apply(flat, packing).unsqueeze(0), None  # type: ignore[no-untyped-call]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    if fits(query):
+        return short_attention(query, key, value, scaling)
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
 
 
 def _batches(spread: Tensor, packing: PackedAttention) -> list[Tensor]:

@@ -41,7 +41,8 @@ PHASES = {
     "reward": "verifying",
     "old_log_prob": "old log-probabilities",
     "update_actor": "policy update",
-    "update_weights": "weights to the sampler",
+    "update_weights": "weights to the sampler, and read back",
+    "canary": "canary: completions scored once more",
     "step": "whole step",
 }
 

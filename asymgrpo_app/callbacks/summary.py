@@ -19,6 +19,7 @@ _PHASES = {
     "old_log_prob": "old log-probabilities",
     "update_actor": "policy update",
     "update_weights": "weights to vLLM",
+    "canary": "canary",
 }
 
 

@@ -62,7 +62,13 @@ LAYOUT = {
         "dynamic sampling": [_MULTILINE, ["dynamic_sampling/.*"]],
         "seconds beside the phases": [
             _MULTILINE,
-            ["timing_s/old_log_prob", "timing_s/update_weights", "timing_s/testing", "timing_s/save_checkpoint"],
+            [
+                "timing_s/old_log_prob",
+                "timing_s/update_weights",
+                "timing_s/canary",
+                "timing_s/testing",
+                "timing_s/save_checkpoint",
+            ],
         ],
         "tokens per second": [_MULTILINE, ["perf/throughput"]],
         "memory": [_MULTILINE, ["perf/cpu_memory_gb", "perf/max_memory_gb"]],
