@@ -6,6 +6,9 @@ SHELL := /bin/bash
 
 # The Python that .venv is made with; found by itself if empty.
 PYTHON ?=
+# The environment: cpu or gpu. By default the one that .venv was built for, or cpu.
+BUILT := $(or $(shell cat .venv/device 2>/dev/null),cpu)
+DEVICE ?= $(BUILT)
 # Where the CPU build of torch comes from on machines whose pip does not find it by itself.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Further options for the resolver, e.g. --upgrade-package torchmetrics.
@@ -17,8 +20,11 @@ BIN := .venv/bin
 help: ## List what there is to do
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/ready: requirements/cpu.lock pyproject.toml
-	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup_venv.sh
+.venv/ready: requirements/$(DEVICE).lock pyproject.toml
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" tools/setup_venv.sh "$(DEVICE)"
+ifneq ($(DEVICE),$(BUILT))
+.PHONY: .venv/ready
+endif
 
 .PHONY: quickstart
 quickstart: .venv/ready ## Train the small policy on Countdown and report what it learned
@@ -46,17 +52,27 @@ format: .venv/ready ## Format the code and repair what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# uv does not read pip's settings; a folder of wheels that pip knows is passed on.
 .PHONY: lock
-lock: .venv/ready ## Resolve requirements/cpu.lock again, keeping the pins that fit
+lock: lock-cpu lock-gpu ## Resolve the lock files again, keeping the pins that fit
+
+RESOLVE = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
+  --no-annotate --custom-compile-command "make lock" --extra dev --extra reasoning --override requirements/overrides.txt
+
+# uv does not read pip's settings; a folder of wheels that pip knows is passed on.
+.PHONY: lock-cpu
+lock-cpu: .venv/ready
 	@compile() { \
-	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(BIN)/uv pip compile --quiet --python-version 3.11 \
-	    --python-platform x86_64-manylinux_2_31 --only-binary :all: --no-annotate --custom-compile-command "make lock" \
-	    --extra cpu --extra dev --extra reasoning --override requirements/overrides.txt --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
+	  UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" $(RESOLVE) --extra cpu \
+	    --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
 	    --output-file requirements/cpu.lock pyproject.toml requirements/cpu.in $(LOCK) "$$@"; \
 	}; \
 	compile || { echo "Once more, with $(TORCH_INDEX)."; \
 	  compile --index "$(TORCH_INDEX)" --index-strategy unsafe-best-match; }
+
+# No such folder here: a build of torch for the CPU that lies in it would be taken for the newer one.
+.PHONY: lock-gpu
+lock-gpu: .venv/ready
+	@env -u UV_FIND_LINKS $(RESOLVE) --extra gpu --output-file requirements/gpu.lock pyproject.toml requirements/common.in $(LOCK)
 
 .PHONY: base-policy
 base-policy: .venv/ready ## Make data/countdown_base again from nothing (a few minutes)

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Build .venv from requirements/cpu.lock and install the project into it in editable mode. `make` calls this when
-# .venv/ready is missing or older than the lock file or pyproject.toml; it can be called by hand too.
+# Build .venv from a lock file and install the project into it in editable mode. `make` calls this when .venv/ready is
+# missing or older than the lock file or pyproject.toml; it can be called by hand too.
+#
+#   tools/setup_venv.sh [cpu|gpu]    from requirements/cpu.lock or gpu.lock (default: what .venv was built for, or cpu)
 #
 # Environment:
 #   PYTHON       the Python to use (default: python3 if it is suitable, otherwise the newest python3.X that is)
@@ -8,8 +10,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly lock=requirements/cpu.lock
 readonly venv=.venv
+readonly marker=$venv/device # what the environment was built for; one without it is older than the choice
+built=$(cat "$marker" 2>/dev/null || echo cpu)
+readonly built
+readonly device=${1:-$built}
+readonly lock=requirements/$device.lock
 readonly ready=$venv/ready              # written last: only a finished environment has it
 readonly installed=$venv/installed.lock # the lock file this environment was built from
 readonly log=$venv/setup.log
@@ -22,9 +28,10 @@ refuse() {
 }
 
 check_machine() {
+  [[ $# -le 1 && $device =~ ^(cpu|gpu)$ ]] || refuse "The environment is cpu or gpu, not $*."
   [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] ||
-    refuse "The CPU environment is for Linux on x86-64, and this is $(uname -s) on $(uname -m)."
-  [[ ! -r /proc/cpuinfo ]] || grep -qw avx2 /proc/cpuinfo ||
+    refuse "The ${device^^} environment is for Linux on x86-64, and this is $(uname -s) on $(uname -m)."
+  [[ $device == gpu || ! -r /proc/cpuinfo ]] || grep -qw avx2 /proc/cpuinfo ||
     refuse "vLLM's CPU build needs a processor with AVX2, and /proc/cpuinfo does not list it."
 }
 
@@ -73,9 +80,15 @@ check_libraries() {
 import platform, sys
 name, version = platform.libc_ver()
 sys.exit(name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 31))' ||
-    refuse "The wheels of the CPU environment need glibc 2.31 or later (Debian 11, Ubuntu 20.04, RHEL 9 or newer)."
-  "$1" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
-    refuse "vLLM needs the system library libnuma.so.1 (package libnuma1 on Debian, numactl-libs on Fedora)."
+    refuse "The wheels of the environment need glibc 2.31 or later (Debian 11, Ubuntu 20.04, RHEL 9 or newer)."
+  if [[ $device == cpu ]]; then
+    "$1" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+      refuse "vLLM needs the system library libnuma.so.1 (package libnuma1 on Debian, numactl-libs on Fedora)."
+  else
+    # No reason to refuse: images are built on machines without a GPU.
+    "$1" -c 'import ctypes; ctypes.CDLL("libcuda.so.1")' 2>/dev/null ||
+      echo "Note: there is no NVIDIA driver (libcuda.so.1) here; training on a GPU needs one that knows CUDA 13 (580 or newer)."
+  fi
 }
 
 # Let one set-up at a time run in this folder.
@@ -88,7 +101,7 @@ wait_for_other_setup() {
 }
 
 up_to_date() {
-  [[ $ready -nt $lock && $ready -nt pyproject.toml ]]
+  [[ $built == "$device" && $ready -nt $lock && $ready -nt pyproject.toml ]]
 }
 
 pip_install() {
@@ -101,30 +114,46 @@ fail() {
   exit 1
 }
 
-install_lock() {
-  local python=$1 start=$SECONDS torch
-  [[ ! -e $venv ]] || echo "Removing $venv: it is unfinished or was built from another lock file."
-  rm -rf "$venv"
-  echo "Setting up $venv with $python (about 2 minutes, 4 GB) ..."
-  "$python" -m venv "$venv" || refuse "$python could not create the virtual environment $venv."
+# The CPU build of torch: first as pip is configured. Only if that finds no such build, from PyTorch's index, and then
+# nothing but torch.
+install_cpu_torch() {
+  local torch
   torch=$(grep '^torch==' "$lock")
   echo "  $torch"
-  # First as pip is configured. Only if that finds no such build, from PyTorch's index, and then nothing but torch.
   pip_install --no-compile "$torch" || pip_install --no-compile --index-url "$torch_index" "$torch" || fail
-  echo "  $(($(grep -c '^[a-z]' "$lock") - 1)) more packages"
-  pip_install --no-compile -r "$lock" || fail
-  # Shows that the environment works, and compiles what is used of it; that all of it is compiled would take a minute.
+}
+
+# Show that the environment works, and compile what is used of it; that all of it is compiled would take a minute.
+try_imports() {
   PYTHONDONTWRITEBYTECODE="" "$venv/bin/python" -c '
+import sys, torch
+if (sys.argv[1] == "gpu") != (torch.version.cuda is not None):
+    sys.exit(f"pip chose torch {torch.__version__}, which is not the build for the {sys.argv[1].upper()}: look at its "
+             "configuration (find-links, extra-index-url).")
 import lightning.pytorch.cli, tensorboard
 from transformers import Qwen3ForCausalLM
-from vllm import LLM, SamplingParams' >>"$log" 2>&1 || fail
+from vllm import LLM, SamplingParams' "$device" >>"$log" 2>&1 || fail
+}
+
+install_lock() {
+  local python=$1 start=$SECONDS cost="about 2 minutes, 4 GB"
+  [[ $device == cpu ]] || cost="many minutes, over 10 GB"
+  [[ ! -e $venv ]] || echo "Removing $venv: it is unfinished or was built from another lock file."
+  rm -rf "$venv"
+  echo "Setting up $venv for the ${device^^} with $python ($cost) ..."
+  "$python" -m venv "$venv" || refuse "$python could not create the virtual environment $venv."
+  [[ $device == gpu ]] || install_cpu_torch
+  echo "  $(grep -c '^[a-z]' "$lock") packages of $lock"
+  pip_install --no-compile -r "$lock" || fail
+  try_imports
+  echo "$device" >"$marker"
   cp "$lock" "$installed"
   echo "Set up $venv in $((SECONDS - start)) s."
 }
 
 main() {
   local python
-  check_machine
+  check_machine "$@"
   python=$(choose_python)
   check_libraries "$python"
   wait_for_other_setup
@@ -135,4 +164,4 @@ main() {
   touch "$ready"
 }
 
-main
+main "$@"
