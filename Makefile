@@ -55,8 +55,8 @@ format: .venv/ready ## Format the code and repair what ruff can
 .PHONY: lock
 lock: lock-cpu lock-gpu ## Resolve the lock files again, keeping the pins that fit
 
-RESOLVE = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 --only-binary :all: \
-  --no-annotate --custom-compile-command "make lock" --extra dev --extra reasoning --override requirements/overrides.txt
+RESOLVE = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+  --only-binary :all: --no-annotate --custom-compile-command "make lock" --extra dev --extra reasoning --override requirements/overrides.txt
 
 # uv does not read pip's settings; a folder of wheels that pip knows is passed on.
 .PHONY: lock-cpu
@@ -72,7 +72,8 @@ lock-cpu: .venv/ready
 # No such folder here: a build of torch for the CPU that lies in it would be taken for the newer one.
 .PHONY: lock-gpu
 lock-gpu: .venv/ready
-	@env -u UV_FIND_LINKS $(RESOLVE) --extra gpu --output-file requirements/gpu.lock pyproject.toml requirements/common.in $(LOCK)
+	@env -u UV_FIND_LINKS $(RESOLVE) --extra gpu \
+	  --output-file requirements/gpu.lock pyproject.toml requirements/gpu.in $(LOCK)
 
 .PHONY: base-policy
 base-policy: .venv/ready ## Make data/countdown_base again from nothing (a few minutes)
