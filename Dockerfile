@@ -1,31 +1,72 @@
-# The CPU environment in an image. Written with care but not built by the project's checks: please report what is wrong.
+# Images of the two environments. docs/containers.md has the run lines, and what of this is proven.
 #
-#   docker build --target cpu --tag asymgrpo:cpu .
-#   docker run --rm asymgrpo:cpu                                    # the quick start
-#   docker run --rm -v "$PWD/runs:/app/runs" asymgrpo:cpu fit --config configs/quickstart.yaml --run_dir runs/docker
-#
-# A mounted folder must be writable for the user in the image (uid 1000). There is no target for GPUs yet.
+#   docker build --target cpu --tag asymgrpo:cpu .    # trains the quick start when it is run
+#   docker build --target gpu --tag asymgrpo:gpu .    # the last target, hence the one without --target, too
 
-FROM python:3.11-slim AS cpu
+# Both targets begin with Python alone: the wheels bring CUDA's libraries and compiler, the driver comes from the host.
+# To pin the content and not only the name, pass python@sha256:... instead.
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
-# vLLM's CPU build links against libnuma.
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libnuma1 \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 1000 app \
-    && install --directory --owner=app /app /app/runs
-USER app
+FROM ${PYTHON_IMAGE} AS base
+
+# All caches are in one place, so that one volume keeps models, data sets and compiled kernels.
+ENV PATH=/app/.venv/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PYTHONUNBUFFERED=1 \
+    XDG_CACHE_HOME=/cache \
+    ASYMGRPO_CACHE=/cache/asymgrpo \
+    TRITON_CACHE_DIR=/cache/triton
+
+# By number, as Kubernetes can see from it that this is not root (runAsNonRoot).
+RUN useradd --create-home --uid 1000 --user-group app \
+    && install --directory --owner=1000 --group=1000 /app /runs /cache
 WORKDIR /app
 
+FROM base AS cpu
+
+# vLLM's CPU build links against libnuma. Debian keeps no older versions of a package, so none is named.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnuma1 \
+    && rm -rf /var/lib/apt/lists/*
+USER 1000:1000
+
 # The environment first: it changes less often than the code, of which the editable install needs no more than this.
-COPY --chown=app requirements/cpu.lock requirements/
-COPY --chown=app tools/setup_venv.sh tools/
-COPY --chown=app pyproject.toml README.md LICENSE ./
-COPY --chown=app asymgrpo_app/__init__.py asymgrpo_app/
-RUN PIP_NO_CACHE_DIR=1 tools/setup_venv.sh
+COPY --chown=1000:1000 requirements/cpu.lock requirements/
+COPY --chown=1000:1000 tools/setup_venv.sh tools/
+COPY --chown=1000:1000 pyproject.toml README.md LICENSE ./
+COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/
+RUN tools/setup_venv.sh cpu
 
-COPY --chown=app . .
+COPY --chown=1000:1000 . .
+RUN asymgrpo --version \
+    && python -c "import asymgrpo_app.lightning_cli, vllm, torch; assert torch.version.cuda is None"
 
-ENV PATH=/app/.venv/bin:$PATH
 ENTRYPOINT ["asymgrpo"]
-CMD ["fit", "--config", "configs/quickstart.yaml"]
+CMD ["fit", "--config", "configs/quickstart.yaml", "--run_dir", "/runs/quickstart", "--ckpt_path", "last"]
+
+FROM base AS gpu
+
+# Triton compiles a launcher for each of its kernels with the C compiler, when it is first used.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 1000:1000
+
+# What NVIDIA's container toolkit is to bring in from the host.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+COPY --chown=1000:1000 requirements/gpu.lock requirements/
+COPY --chown=1000:1000 tools/setup_venv.sh tools/
+COPY --chown=1000:1000 pyproject.toml README.md LICENSE ./
+COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/
+RUN tools/setup_venv.sh gpu
+
+COPY --chown=1000:1000 . .
+RUN asymgrpo --version \
+    && python -c "import asymgrpo_app.lightning_cli, vllm, torch; assert torch.version.cuda"
+
+ENTRYPOINT ["asymgrpo"]
+CMD ["--help"]
