@@ -7,6 +7,8 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asymgrpo_app import __version__
+from asymgrpo_app.lora import merged, scales
+from asymgrpo_app.lora_files import write_adapter
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class ModelCard:
         data: The training problems, in words.
         steps: RL steps.
         results: Evaluations, by name.
+        adapter: Whether the folder holds an adapter of the base model, not a model.
     """
 
     base_model: str
@@ -28,13 +31,18 @@ class ModelCard:
     data: str
     steps: int
     results: Mapping[str, str] = field(default_factory=dict)
+    adapter: bool = False
 
     def text(self) -> str:
         """The card as Markdown, with the head that model hubs read."""
         settings = ", ".join(f"{name} {value:g}" for name, value in self.settings.items())
         lines = [
             "---",
-            "library_name: transformers",
+            *(
+                ["library_name: peft", f"base_model: {self.base_model}"]
+                if self.adapter
+                else ["library_name: transformers"]
+            ),
             "pipeline_tag: text-generation",
             "---",
             "",
@@ -53,10 +61,17 @@ class ModelCard:
 
 
 def write_export(folder: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: ModelCard) -> None:
-    """Save a policy with all that vLLM or transformers need to serve it; the chat template is the tokenizer's."""
-    policy.save_pretrained(folder)
+    """Save a policy with all that vLLM or transformers need to serve it; the chat template is the tokenizer's.
+
+    Adapters are merged into the weights, unless the card says that they are to be saved alone.
+    """
+    if card.adapter:
+        write_adapter(folder, policy)
+    else:
+        weights = merged(policy.state_dict().items(), scales(policy))
+        policy.save_pretrained(folder, state_dict={name: weight.to(policy.dtype) for name, weight in weights})
+        _generation_config(card.base_model, policy).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _generation_config(card.base_model, policy).save_pretrained(folder)
     (folder / "README.md").write_text(card.text(), encoding="utf-8")
 
 

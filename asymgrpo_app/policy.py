@@ -20,6 +20,7 @@ from transformers import (
 from asymgrpo_app import packed_attention
 from asymgrpo_app.algorithm.logprobs import completion_logprobs
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.lora import is_adapter, merged, plain_name, scales
 from asymgrpo_app.packed_attention import can_pack
 from asymgrpo_app.rollout.microbatch import MicroBatch
 
@@ -33,13 +34,22 @@ def check_model_path(key: str, value: str) -> None:
     """Refuse a model folder that is not there or is no Hugging Face checkpoint, without opening any weights.
 
     Raises:
-        UserError: `value` looks like a path and has no `config.json`.
+        UserError: `value` looks like a path and has no `config.json`, or it holds an adapter.
     """
     folder = Path(value)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(_holds_adapter(key, value))
     if not folder.exists() and not _could_be_hub_id(value):
         raise UserError(f"{key}: there is no folder {value}.")
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{key}: {value} is not a Hugging Face checkpoint folder, it has no config.json.")
+
+
+def _holds_adapter(key: str, value: str) -> str:
+    return (
+        f"{key}: {value} holds an adapter (adapter_config.json), which is no policy: merge it into its model first "
+        "(asymgrpo export, or peft's merge_and_unload), or name the model alone."
+    )
 
 
 def _could_be_hub_id(value: str) -> bool:
@@ -79,12 +89,21 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
     model: PreTrainedModel = loaded[0]
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers follows an adapter on the hub to its model
+        raise UserError(_holds_adapter("model.policy", path))
     if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
         raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
     # Dropout would make the trainer's log-probabilities differ from the sampler's.
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    return model
+
+
+def empty_policy(config: Any) -> PreTrainedModel:
+    """The model of a configuration without contents: shapes and names alone."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
@@ -123,9 +142,9 @@ def _sentence(error: BaseException) -> str:
 
 
 def named_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Every weight once, by its Hugging Face name (a tied head only as the embedding)."""
-    for name, parameter in policy.named_parameters():
-        yield name, parameter.detach()
+    """Every weight once, by its Hugging Face name (a tied head only as the embedding), with adapters merged into it."""
+    parameters = ((name, parameter.detach()) for name, parameter in policy.named_parameters())
+    return merged(parameters, scales(policy))
 
 
 def linear_weights(policy: PreTrainedModel) -> tuple[list[str], str | None]:
@@ -134,9 +153,9 @@ def linear_weights(policy: PreTrainedModel) -> tuple[list[str], str | None]:
     embedding: Any = policy.get_input_embeddings()
     tied = head is not None and head.weight is embedding.weight
     linear = [
-        f"{name}.weight"
+        f"{plain_name(name)}.weight"
         for name, module in policy.named_modules()
-        if isinstance(module, nn.Linear) and not (tied and module is head)
+        if isinstance(module, nn.Linear) and not (tied and module is head) and not is_adapter(name)
     ]
     names = [f"{name}.weight" for name, module in policy.named_modules() if module is embedding]
     return linear, names[0] if tied else None

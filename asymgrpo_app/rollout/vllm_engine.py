@@ -157,7 +157,7 @@ class VLLMEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
         self._wake("weights")
-        self._llm.collective_rpc(reload_weights, args=(_detached(weights),))
+        self._llm.collective_rpc(reload_weights, args=(weights,))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept keys and values of the old weights: its prefix cache could not be reset.")
 
@@ -242,10 +242,6 @@ def sampling_arguments(seed: int, settings: SamplingSettings) -> dict[str, Any]:
         "logprobs": 0,  # the sampled token's own
         "detokenize": False,
     }
-
-
-def _detached(weights: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    return [(name, tensor.detach()) for name, tensor in weights]
 
 
 def resolve_dtype(configured: str, precision: str) -> str:
