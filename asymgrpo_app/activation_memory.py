@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
+from asymgrpo_app.lora import LoRAConfig, add_adapters, hold_in_bfloat16
 from asymgrpo_app.policy import attention_inputs
 from asymgrpo_app.rollout.microbatch import MicroBatch
 
@@ -67,7 +68,13 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def body_memory(
-    config: Any, attention: str, batch: MicroBatch, *, precision: str, gradient_checkpointing: bool
+    config: Any,
+    attention: str,
+    batch: MicroBatch,
+    *,
+    precision: str,
+    gradient_checkpointing: bool,
+    lora: LoRAConfig | None = None,
 ) -> BodyMemory:
     """Memory of a forward and a backward pass of the model without its head.
 
@@ -77,10 +84,11 @@ def body_memory(
         batch: The tokens; only their shape matters.
         precision: As in `trainer.precision`.
         gradient_checkpointing: As in the module.
+        lora: The adapters that alone are trained; None: all weights are.
     """
     # Every layer keeps as much as the next, and a layer's own work happens on top of what all keep.
     one, two = (
-        _shallow_memory(_with_layers(config, number), attention, batch, precision, gradient_checkpointing)
+        _shallow_memory(_with_layers(config, number), attention, batch, precision, gradient_checkpointing, lora)
         for number in (1, 2)
     )
     kept = one.kept + (two.kept - one.kept) * (config.num_hidden_layers - 1)
@@ -96,21 +104,44 @@ def _with_layers(config: Any, number: int) -> Any:
 
 
 def _shallow_memory(
-    config: Any, attention: str, batch: MicroBatch, precision: str, gradient_checkpointing: bool
+    config: Any,
+    attention: str,
+    batch: MicroBatch,
+    precision: str,
+    gradient_checkpointing: bool,
+    lora: LoRAConfig | None,
 ) -> BodyMemory:
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).train()
+    if lora is not None:
+        add_adapters(model, lora, config.model_type)
+        if precision == "bf16-mixed":
+            hold_in_bfloat16(model)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _fill(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         body = getattr(model, model.base_model_prefix)
         parameters = list(model.parameters())
         for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         inputs = attention_inputs(batch)
         with _LiveBytes() as memory, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            memory.ignore([*parameters, *(parameter.grad for parameter in parameters)])
+            memory.ignore([*parameters, *(own.grad for own in parameters if own.grad is not None)])
             hidden = body(input_ids=batch.input_ids, use_cache=False, **inputs).last_hidden_state
             kept = memory.live
             hidden.backward(torch.empty_like(hidden))
             return BodyMemory(kept, memory.peak)
+
+
+def _fill(model: nn.Module) -> None:
+    """Move a model without contents to where tensors are made now; what several modules share stays shared."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for name, own in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if id(own) not in made:
+                empty = torch.empty(own.shape, dtype=own.dtype)
+                trained = own.requires_grad
+                made[id(own)] = nn.Parameter(empty, requires_grad=trained) if isinstance(own, nn.Parameter) else empty
+            setattr(module, name, made[id(own)])

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.activation_memory import body_memory
 from asymgrpo_app.algorithm.logprobs import working_bytes
-from asymgrpo_app.policy import attention_name
+from asymgrpo_app.lora import LoRAConfig, add_adapters, hold_in_bfloat16, is_adapter
+from asymgrpo_app.policy import attention_name, empty_policy
 from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
 from asymgrpo_app.rollout.packing import cut_packed, pack
 
@@ -41,6 +41,7 @@ class MemorySettings:
         sampler_dtype: What the sampler computes in, or None where it runs in another process.
         sampler_cache: Bytes of the sampler's key-value cache; on a GPU, all that it takes.
         device: Where the policy is.
+        lora: The adapters that alone are trained; None: all weights are.
     """
 
     precision: str
@@ -56,6 +57,7 @@ class MemorySettings:
     sampler_dtype: str | None
     sampler_cache: int
     device: Literal["cpu", "cuda"] = "cpu"
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,10 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         available: Bytes of the device; asked for if None.
     """
     text = config.get_text_config()
-    weights = sum(parameter.numel() for parameter in _shapes(config).parameters())
-    trained = weights * (2 if settings.precision == "bf16-true" else 4)
+    policy = _held(config, settings)
+    weights = sum(own.numel() for name, own in policy.named_parameters() if not is_adapter(name))
+    held = sum(own.nbytes for own in policy.parameters())
+    trained = sum(own.nbytes for own in policy.parameters() if own.requires_grad)
     batch = largest_micro_batch(config, settings)
     body = body_memory(
         config,
@@ -110,23 +114,25 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         batch,
         precision=settings.precision,
         gradient_checkpointing=settings.gradient_checkpointing,
+        lora=settings.lora,
     )
     head = working_bytes(
         len(batch.targets),
         text.hidden_size,
         text.vocab_size,
         matmul_dtype=torch.float32 if settings.precision == "32-true" else torch.bfloat16,
-        weight_dtype=torch.bfloat16 if settings.precision == "bf16-true" else torch.float32,
+        weight_dtype=policy.get_output_embeddings().weight.dtype,
         on_cpu=settings.device == "cpu",
+        weight_grad=settings.lora is None,
     )
     sampler = weights * _DTYPE_BYTES[settings.sampler_dtype] if settings.sampler_dtype is not None else 0
     on_gpu = settings.device == "cuda"
     parts = {
         "program": 0 if on_gpu else _PROGRAM,
-        "weights": trained,
+        "weights": held,
         "gradients": trained,
         "optimizer": trained * settings.optimizer_copies,
-        "reference": trained if settings.reference else 0,
+        "reference": held if settings.reference else 0,
         "sampler's weights": 0 if on_gpu else sampler,
         "sampler's cache": settings.sampler_cache if sampler else 0,
         "activations": body.kept,
@@ -177,7 +183,12 @@ def largest_micro_batch(config: Any, settings: MemorySettings) -> MicroBatch:
     return replace(batch, input_ids=torch.zeros_like(batch.input_ids))  # they were told apart by prompts no model knows
 
 
-def _shapes(config: Any) -> Any:
-    """The model without contents."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+def _held(config: Any, settings: MemorySettings) -> Any:
+    """The policy of the run without contents, in the types that its weights are held in."""
+    policy: Any = empty_policy(config)
+    policy.to(torch.bfloat16 if settings.precision == "bf16-true" else torch.float32)
+    if settings.lora is not None:
+        add_adapters(policy, settings.lora, config.model_type)
+        if settings.precision == "bf16-mixed":
+            hold_in_bfloat16(policy)
+    return policy

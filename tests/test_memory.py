@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 
 import pytest
 import torch
 
+from asymgrpo_app.lora import LoRAConfig
 from asymgrpo_app.memory import (
     TOLERANCE,
     MemoryEstimate,
@@ -46,11 +48,17 @@ def settings(**changes) -> MemorySettings:
 MEASURE = """
 import json, sys, psutil, torch
 from dataclasses import replace
+from asymgrpo_app.lora import LoRAConfig, add_adapters, hold_in_bfloat16
 from asymgrpo_app.memory import MemorySettings, largest_micro_batch
 from asymgrpo_app.policy import load_config, load_policy, score_tokens
 torch.set_num_threads(1)
-path, settings = sys.argv[1], MemorySettings(**json.loads(sys.argv[2]))
+path, given = sys.argv[1], json.loads(sys.argv[2])
+settings = MemorySettings(**(given | {"lora": given["lora"] and LoRAConfig(**given["lora"])}))
 policy = load_policy(path, settings.attention).train()
+if settings.lora:
+    add_adapters(policy, settings.lora, path)
+    if settings.precision == "bf16-mixed":
+        hold_in_bfloat16(policy)
 if settings.gradient_checkpointing:
     policy.gradient_checkpointing_enable({"use_reentrant": False})
 def update(settings):
@@ -79,11 +87,13 @@ def policy_path(request) -> str:
         {"precision": "bf16-mixed", "micro_batch_tokens": 8192},
         {"attention": "eager", "micro_batch_tokens": 4096},
         {"gradient_checkpointing": True, "micro_batch_tokens": 16384, "completions_per_update": 2048},
+        pytest.param({"lora": LoRAConfig(rank=16), "micro_batch_tokens": 8192}, marks=pytest.mark.long),
+        {"lora": LoRAConfig(rank=16), "precision": "bf16-mixed", "micro_batch_tokens": 8192},
     ],
 )
 def test_activations_are_as_estimated(policy_path, changes, request):
     chosen = settings(**changes)
-    command = [sys.executable, "-c", MEASURE, policy_path, json.dumps(vars(chosen))]
+    command = [sys.executable, "-c", MEASURE, policy_path, json.dumps(asdict(chosen))]
     # Every block for itself: what the C library loses between them in so small a model is no part of the estimate.
     environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -116,6 +126,23 @@ def test_parts_follow_the_settings():
     assert plain["activations"] / small == pytest.approx(4, rel=0.1)
     recomputed = estimate_memory(config, settings(gradient_checkpointing=True)).parts["activations"]
     assert recomputed < 0.2 * plain["activations"]
+
+
+def test_adapters_leave_frozen_weights_without_gradients_and_optimizer_state():
+    config = small_config("llama")
+    layer = 48 * 48 * 2 + 48 * 24 * 2 + 3 * 48 * 64  # linear weights of a layer
+    other = 97 * 48 * 2 + 48 + 3 * 2 * 48  # embedding, head and norms
+    adapters = 3 * 4 * (4 * 48 * 2 + 2 * (24 - 48) + 3 * (48 + 64))  # in + out of each, times the rank
+    lora = LoRAConfig(rank=4)
+    full = estimate_memory(config, settings(lora=lora, sampler_dtype="float32")).parts
+    assert full["weights"] == 4 * (3 * layer + other + adapters)
+    assert full["gradients"] == 4 * adapters
+    assert full["optimizer"] == 2 * 4 * adapters
+    assert full["sampler's weights"] == 4 * (3 * layer + other)
+    mixed = estimate_memory(config, settings(lora=lora, precision="bf16-mixed")).parts
+    head = 97 * 48
+    assert mixed["weights"] == 2 * (3 * layer + head) + 4 * (other - head + adapters)
+    assert mixed["gradients"] == 4 * adapters
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

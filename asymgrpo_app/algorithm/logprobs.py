@@ -82,11 +82,12 @@ def working_bytes(
     matmul_dtype: torch.dtype,
     weight_dtype: torch.dtype,
     on_cpu: bool,
+    weight_grad: bool = True,
     chunk_tokens: int = 512,
 ) -> int:
     """Bytes that the backward pass of `completion_logprobs` holds beside its inputs and what it returns, at most.
 
-    The weight's gradient counts in, since it exists beside the sum that it is added to.
+    The weight's gradient counts in, if it has one (`weight_grad`), since it exists beside the sum that it is added to.
     """
     statistics = torch.promote_types(matmul_dtype, torch.float32)
     rows = min(chunk_tokens, num_tokens)
@@ -94,8 +95,8 @@ def working_bytes(
     mixed = matmul_dtype != statistics
     values = rows * vocabulary * matmul_dtype.itemsize + rows * width * matmul_dtype.itemsize
     values += 2 * block * vocabulary * statistics.itemsize if mixed else 0
-    weight = vocabulary * width * statistics.itemsize
-    weight += _TILE_WORDS * width * matmul_dtype.itemsize if mixed else 0
+    weight = vocabulary * width * statistics.itemsize if weight_grad else 0
+    weight += _TILE_WORDS * width * matmul_dtype.itemsize if mixed and weight_grad else 0
     weight += vocabulary * width * matmul_dtype.itemsize if weight_dtype != matmul_dtype else 0
     return values + weight + num_tokens * width * statistics.itemsize
 
@@ -259,7 +260,8 @@ class _HeadGradients:
         self._head = head
         self.hidden = torch.empty_like(head.hidden) if needed[0] else None
         self.weight = torch.zeros_like(head.weight, dtype=sums) if needed[1] else None
-        self._weight_part = head.weight.new_empty(_TILE_WORDS, head.weight.shape[1]) if products != sums else None
+        tiled = needed[1] and products != sums
+        self._weight_part = head.weight.new_empty(_TILE_WORDS, head.weight.shape[1]) if tiled else None
         self.bias = torch.zeros_like(head.bias) if needed[2] and head.bias is not None else None
 
     def add_block(self, by_logits: Tensor, place: Tensor) -> None:
