@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 
+from asymgrpo_app.checkpoints.files import read_state
 from asymgrpo_app.checkpoints.folder import check_whole, newest_whole
 from asymgrpo_app.command_parser import CommandParser
 from asymgrpo_app.config_files import one_line
@@ -15,6 +16,7 @@ from asymgrpo_app.console import quiet_libraries, say
 from asymgrpo_app.errors import ExitCode, RunError, UserError
 from asymgrpo_app.evaluation.results import read_results, shown
 from asymgrpo_app.export import ModelCard, write_export
+from asymgrpo_app.lora_files import load_adapters
 from asymgrpo_app.policy import check_model_path, load_policy, load_tokenizer
 from asymgrpo_app.run_folder import CONFIG_NAME
 
@@ -39,9 +41,13 @@ def run(arguments: Sequence[str]) -> int:
     base = settings["model"]["policy"]
     check_model_path(f"model.policy in {run_dir / CONFIG_NAME}", base)
     results = _results(options.results)
-    card = _card(settings, check_whole(checkpoint).step, results)
+    step = check_whole(checkpoint).step
+    if options.adapter and read_state(checkpoint).get("lora") is None:
+        raise UserError(f"--adapter: {checkpoint} has no adapter, all weights were trained: leave the option out.")
+    card = _card(settings, step, results, adapter=options.adapter)
     _export(folder, checkpoint, card)
-    say(f"The policy of {checkpoint} is in {folder} (Hugging Face format).")
+    what = "adapter" if options.adapter else "policy"
+    say(f"The {what} of {checkpoint} is in {folder} ({'peft' if options.adapter else 'Hugging Face'} format).")
     if options.push_to_hub:
         say(f"It is on the hub: {_push(folder, options.push_to_hub)}")
     return ExitCode.OK
@@ -51,7 +57,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(
         prog="asymgrpo export",
         description="Turn a checkpoint into a folder in Hugging Face format: weights, tokenizer with its chat "
-        "template, generation config and a model card.",
+        "template, generation config and a model card. Adapters of a run with model.lora are merged into the weights.",
     )
     parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run.")
     parser.add_argument(
@@ -62,6 +68,9 @@ def _parser() -> CommandParser:
     )
     parser.add_argument(
         "--results", type=str | None, default=None, help="results.json of an evaluation, for the model card."
+    )
+    parser.add_argument(
+        "--adapter", action="store_true", help="Of a run with model.lora, write the adapter alone, in peft's format."
     )
     parser.add_argument(
         "--push_to_hub",
@@ -104,7 +113,7 @@ def _settings(run_dir: Path) -> dict[str, Any]:
     return settings
 
 
-def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str]) -> ModelCard:
+def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *, adapter: bool) -> ModelCard:
     advantage = settings["model"].get("advantage") or {}
     numbers = {
         name: value
@@ -123,6 +132,7 @@ def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str]) -
         data=f"{source} ({place})" if place else source,
         steps=steps,
         results=results,
+        adapter=adapter,
     )
 
 
@@ -139,9 +149,13 @@ def _results(path: str | None) -> dict[str, str]:
 
 def _export(folder: Path, checkpoint: Path, card: ModelCard) -> None:
     policy, tokenizer = load_policy(card.base_model, "sdpa"), load_tokenizer(card.base_model)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    state = {name.removeprefix(_PREFIX): own for name, own in content["state_dict"].items() if _PREFIX in name}
     try:
-        policy.load_state_dict({name.removeprefix(_PREFIX): own for name, own in state.items() if _PREFIX in name})
+        if (label := content["asymgrpo"].get("lora")) is not None:
+            load_adapters(policy, label, state)
+        else:
+            policy.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"--ckpt_path {checkpoint} does not fit its base model {card.base_model}: {one_line(str(error))}"

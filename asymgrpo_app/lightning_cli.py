@@ -27,7 +27,7 @@ from asymgrpo_app.callbacks.safe_stop import SafeStop
 from asymgrpo_app.callbacks.summary import RunSummary
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.checkpoints.config_changes import accept_changes, config_changes
-from asymgrpo_app.checkpoints.files import read_checkpoint
+from asymgrpo_app.checkpoints.files import read_checkpoint, read_state
 from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, newest_whole
 from asymgrpo_app.config_files import check_config_file, config_paths, one_line
 from asymgrpo_app.console import printable, quiet_libraries, say
@@ -35,11 +35,13 @@ from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import ExitCode, RunError, UserError
 from asymgrpo_app.evaluation.files import refuse_existing
 from asymgrpo_app.evaluation.outcomes import ACCURACIES
+from asymgrpo_app.lora import summary
+from asymgrpo_app.lora_files import check_settings
 from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.optimization_check import check_optimization
 from asymgrpo_app.parser_messages import plain
-from asymgrpo_app.policy import load_config
+from asymgrpo_app.policy import empty_policy, load_config
 from asymgrpo_app.prompts.inspection import EVERYTHING
 from asymgrpo_app.prompts.screening import Reason
 from asymgrpo_app.rollout.samplers import installed_sampler
@@ -431,8 +433,9 @@ class AsymGRPOCLI(LightningCLI):
         check_optimization(self.model.make_optimizer, self.model.make_lr_scheduler, self._section.model)
         self._check_lengths()
         self._check_best()
+        adapters = self._check_lora()
         notes = self._check_all_data() if self.dry_run else data.check()
-        say("\n".join([self._arithmetic(), *self._memory(), *notes, "", *_preview(data)]))
+        say("\n".join([self._arithmetic(), *adapters, *self._memory(), *notes, "", *_preview(data)]))
         if self.dry_run:
             say("Nothing stands in the way of this run.")
         else:
@@ -442,6 +445,7 @@ class AsymGRPOCLI(LightningCLI):
         if not self.datamodule.evaluation_sets:
             raise UserError("data.validation is empty: name at least one set to evaluate.")
         self._check_lengths()
+        self._check_lora()
         notes = self.datamodule.check(training=False)
         say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
 
@@ -510,6 +514,20 @@ class AsymGRPOCLI(LightningCLI):
                 f"rollout.engine.max_model_len is {own_limit}, less than data.max_prompt_tokens ({prompt}) and the "
                 f"longest completion ({completion}) together."
             )
+
+    def _check_lora(self) -> list[str]:
+        """What is trained, in a line, if that is adapters; a checkpoint must be of the same kind."""
+        module, checkpoint = self.model, self._section.ckpt_path
+        if checkpoint is not None:
+            check_settings(read_state(Path(checkpoint)), module.lora, checkpoint)
+        if module.lora is None:
+            return []
+        if (precision := str(self.trainer.precision)) == "bf16-true":
+            raise UserError(
+                f"trainer.precision is {precision}, which would round the adapters of model.lora: use bf16-mixed, "
+                "which holds the frozen weights in bfloat16 and the adapters in float32."
+            )
+        return [summary(empty_policy(load_config(module.policy_path)), module.lora, module.policy_path)]
 
     def _check_method(self) -> None:
         """What shows only where sections meet; a variant of the user's own is tried on every group there is."""
@@ -580,7 +598,8 @@ class AsymGRPOCLI(LightningCLI):
             group_size=rollout.group_size,
             completions_per_update=data.prompts_per_step // module.updates_per_step * rollout.group_size,
             optimizer_copies=optimizer_copies(module.make_optimizer),
-            reference=module.loss.kl_coef > 0,
+            reference=module.loss.kl_coef > 0 and module.lora is None,
+            lora=module.lora,
             sampler_dtype=resolve_dtype(rollout.engine.dtype, precision) if inside else None,
             sampler_cache=cache if inside else 0,
             device="cuda" if device == "cuda" else "cpu",

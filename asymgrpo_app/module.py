@@ -26,6 +26,8 @@ from asymgrpo_app.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
+from asymgrpo_app.lora import LoRAConfig, adapters_off, add_adapters, first_values, hold_in_bfloat16
+from asymgrpo_app.lora_files import check_settings, check_weights, checkpoint_label, fingerprint, keep_adapters
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
@@ -97,6 +99,7 @@ class AsymGRPOModule(LightningModule):
         max_skipped_updates: An update whose loss or gradient is not finite is left out; so many in a row stop the run.
         attention: Attention implementation of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        lora: Train low-rank adapters and leave the policy's own weights as they are; null: train all weights.
         optimizer: Optimizer, by `class_path`.
         lr_scheduler: Learning-rate schedule, by `class_path`; it advances once per RL step. Null: constant.
     """
@@ -116,6 +119,7 @@ class AsymGRPOModule(LightningModule):
         max_skipped_updates: int = 3,
         attention: AttentionImplementation = "sdpa",
         gradient_checkpointing: bool = False,
+        lora: LoRAConfig | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -144,6 +148,8 @@ class AsymGRPOModule(LightningModule):
         self.max_grad_norm = max_grad_norm
         self.attention = attention
         self.gradient_checkpointing = gradient_checkpointing
+        self.lora = lora
+        self.strict_loading = lora is None  # a checkpoint of adapters holds no other weights; see `on_load_checkpoint`
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         if loss.entropy_advantage is not None and self.objective.needs_old_logprobs:
@@ -160,7 +166,9 @@ class AsymGRPOModule(LightningModule):
         self.last_step: StepRecord | None = None
         self.evaluations: dict[str, SetMetrics] = {}
         self._evaluation_started = 0.0
-        self._reference: list[PreTrainedModel] = []  # in a list: out of the module tree, hence out of checkpoints
+        # In a list: out of the module tree, hence out of checkpoints. With adapters it is the policy itself.
+        self._reference: list[PreTrainedModel] = []
+        self._base = ""  # what the policy's frozen weights are recognized by
 
     # ---- model, optimizer, checkpoint ----
 
@@ -168,13 +176,24 @@ class AsymGRPOModule(LightningModule):
         """Load the policy. Lightning may call this twice."""
         if hasattr(self, "policy"):
             return
-        self.policy = load_policy(self.policy_path, self.attention)
+        policy = load_policy(self.policy_path, self.attention)
+        if self.lora is not None:
+            self._adapt(policy, self.lora)
+        self.policy = policy
         if self.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train()
 
+    def _adapt(self, policy: PreTrainedModel, lora: LoRAConfig) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._base = fingerprint(policy)
+        add_adapters(policy, lora, self.policy_path)
+        first_values(policy, data.seed)
+        if self._computes_in_bfloat16:
+            hold_in_bfloat16(policy)
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.policy.parameters())
+        optimizer = self.make_optimizer([own for own in self.policy.parameters() if own.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
@@ -188,15 +207,27 @@ class AsymGRPOModule(LightningModule):
             "skipped_updates": self._skipped.in_a_row,
             "adaptive_entropy": self._adaptive_entropy.state_dict() if self._adaptive_entropy else None,
         }
+        if self.lora is not None:
+            label = checkpoint_label(self.lora, self.policy_path, self._base, rounded=self._computes_in_bfloat16)
+            checkpoint["asymgrpo"]["lora"] = label
+            keep_adapters(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["asymgrpo"]
+        check_settings(state, self.lora, str(self.trainer.ckpt_path))
+        if self.lora is not None:
+            saved = {name.removeprefix("policy."): own for name, own in checkpoint["state_dict"].items()}
+            check_weights(state["lora"], saved, self.policy, self._base)
         self.completed_steps = int(state["completed_steps"])
         self.validation_pending = bool(state.get("validation_pending", False))
         self._skipped.in_a_row = int(state.get("skipped_updates", 0))
         if self._adaptive_entropy is not None and state["adaptive_entropy"] is not None:
             self._adaptive_entropy.load_state_dict(state["adaptive_entropy"])
         self.weight_version += 1
+
+    @property
+    def _computes_in_bfloat16(self) -> bool:
+        return "bf16" in str(self.trainer.precision)
 
     def validation_due(self, step: int) -> bool:
         """Whether Lightning validates after this many completed RL steps."""
@@ -215,7 +246,11 @@ class AsymGRPOModule(LightningModule):
         """Load the reference model where a KL coefficient needs it; an evaluation never does."""
         if self.device.type == "cpu":
             reuse_freed_memory()
-        if self.loss.kl_coef > 0 and not self._reference:
+        if self.loss.kl_coef == 0 or self._reference:
+            return
+        if self.lora is not None:
+            self._reference.append(self.policy)
+        else:
             reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
             self._reference.append(nn.Module.to(reference, self.device))
 
@@ -294,8 +329,9 @@ class AsymGRPOModule(LightningModule):
             step_seconds=step_seconds,
             update_seconds=update_seconds,
             parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
+            trained=sum(parameter.numel() for parameter in self.policy.parameters() if parameter.requires_grad),
             device=self.device,
-            dtype=torch.bfloat16 if "bf16" in str(self.trainer.precision) else torch.float32,
+            dtype=torch.bfloat16 if self._computes_in_bfloat16 else torch.float32,
         )
 
     def _shape(self, rollouts: RolloutBatch, advantages: Tensor, valid: Tensor, metrics: StepMetrics) -> Tensor:
@@ -498,7 +534,7 @@ class AsymGRPOModule(LightningModule):
     def _reference_logprobs(self, micro_batch: MicroBatch, temperature: float) -> Tensor | None:
         if not self._reference:
             return None
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(self._reference[0]):
             return score_tokens(self._reference[0], micro_batch, temperature=temperature)[0]
 
     # ---- ranks ----

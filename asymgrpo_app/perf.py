@@ -14,6 +14,7 @@ def performance(
     step_seconds: float,
     update_seconds: float,
     parameters: int,
+    trained: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, float]:
@@ -25,13 +26,14 @@ def performance(
         step_seconds: Seconds of the whole step.
         update_seconds: Seconds of the policy update.
         parameters: Number of the policy's parameters.
+        trained: Number of those that are trained.
         device: Where the policy is.
         dtype: Compute type of the policy.
 
     Returns:
         `throughput` in tokens per second and process, `cpu_memory_gb` (resident memory of the process, GiB), and on a
-        GPU `max_memory_gb` (peak of torch's allocations, GiB) and `mfu` (6 FLOPs per parameter and token over the
-        device's peak, during the update) where Lightning knows the device's peak.
+        GPU `max_memory_gb` (peak of torch's allocations, GiB) and `mfu` where Lightning knows the device's peak: 4
+        FLOPs per parameter and token, and 2 more per trained one, over that peak, during the update.
     """
     values = {
         "perf/throughput": tokens / step_seconds,
@@ -40,5 +42,5 @@ def performance(
     if device.type == "cuda":
         values["perf/max_memory_gb"] = torch.cuda.max_memory_allocated(device) / _GB
         if peak := get_available_flops(device, dtype):
-            values["perf/mfu"] = 6 * parameters * tokens * passes / update_seconds / peak
+            values["perf/mfu"] = (4 * parameters + 2 * trained) * tokens * passes / update_seconds / peak
     return values

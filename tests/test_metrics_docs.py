@@ -108,6 +108,7 @@ def on_a_gpu(monkeypatch, peak: float | None) -> dict[str, float]:
         step_seconds=4.0,
         update_seconds=2.0,
         parameters=10**6,
+        trained=5 * 10**5,
         device=torch.device("cuda"),
         dtype=torch.bfloat16,
     )
@@ -171,7 +172,7 @@ def test_speed_and_memory(monkeypatch):
     values = on_a_gpu(monkeypatch, 1e12)
     assert values["perf/throughput"] == 250
     assert values["perf/max_memory_gb"] == 3
-    assert values["perf/mfu"] == pytest.approx(6e6 * 1000 * 2 / (2.0 * 1e12))
+    assert values["perf/mfu"] == pytest.approx((4e6 + 2 * 5e5) * 1000 * 2 / (2.0 * 1e12))
     assert "perf/mfu" not in on_a_gpu(monkeypatch, None)
 
 

@@ -12,7 +12,10 @@ from asymgrpo_app.export import ModelCard, write_export
 
 
 class ExportCallback(Callback):
-    """Writes `<run_dir>/export` when a run ends: weights, tokenizer, generation config and a model card."""
+    """Writes `<run_dir>/export` when a run ends: weights, tokenizer, generation config and a model card.
+
+    A run with adapters writes what `model.lora.export` says.
+    """
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and pl_module.completed_steps >= pl_module.total_steps:
@@ -23,6 +26,7 @@ class ExportCallback(Callback):
                 settings=pl_module.advantage.scalars(1.0),
                 data=str(data.train_source),
                 steps=pl_module.completed_steps,
+                adapter=pl_module.lora is not None and pl_module.lora.export == "adapter",
                 results={
                     tag.removeprefix("val/"): f"{float(value):.3f}"
                     for tag, value in trainer.callback_metrics.items()

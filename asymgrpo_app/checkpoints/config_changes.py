@@ -22,6 +22,7 @@ class Effect(Enum):
 
 
 _CURSOR = "the place in the training data is counted with it"
+_TRAINED = "what is trained, and so what is saved, goes by it"
 _RESTORED = "its state comes from the checkpoint"
 
 # By the longest beginning of a key. What is not listed here is shown.
@@ -30,6 +31,8 @@ _EFFECTS: dict[str, tuple[Effect, str]] = {
     "data.prompts_per_step": (Effect.REFUSED, _CURSOR),
     "data.repeat_steps": (Effect.REFUSED, _CURSOR),
     "data.train": (Effect.REFUSED, _CURSOR),
+    "model.lora": (Effect.REFUSED, _TRAINED),
+    "model.lora.export": (Effect.NONE, ""),
     "model.optimizer": (Effect.REFUSED, _RESTORED),
     "model.lr_scheduler": (Effect.REFUSED, _RESTORED),
     "data.train.init_args.path": (Effect.SHOWN, ""),  # a file may have moved; the number of its rows is compared

@@ -143,6 +143,17 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     return content
 
 
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint that was verified says of its run; tensors are not read.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state: dict[str, Any] = content["asymgrpo"]
+    return state
+
+
 class _ArchiveWriter:
     """What `torch.save` writes to: passes bytes on, keeps their digest, and holds the archive's last record back."""
 

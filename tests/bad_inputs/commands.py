@@ -11,6 +11,7 @@ def _score(content: str, *told: str, more: tuple[str, ...] = ()) -> BadInput:
     return BadInput((*SCORE, "--input=mine.jsonl", *more), told, {"mine.jsonl": content})
 
 
+_SET = ("--data.validation={held_out: {source: Countdown, limit: 3}}",)
 _EVALUATE = {
     f"{verb}: {name}": BadInput((verb, QUICKSTART, *arguments), told, files)
     for verb in ("validate", "predict")
@@ -21,6 +22,12 @@ _EVALUATE = {
         ("an unknown key", ("--data.prompt_count=1",), ("data.prompt_count",), {}),
         ("a wrong type", ("--rollout.engine.max_num_seqs=x",), ("rollout.engine.max_num_seqs", "x"), {}),
         ("a missing model", ("--model.policy=./none",), ("model.policy", "./none"), {}),
+        (
+            "an adapter's layer",
+            ("--model.lora.target_modules=[norm]", *_SET),
+            ("model.lora.target_modules", "'norm'"),
+            {},
+        ),
         ("a precision", ("--trainer.precision=16-mixed",), ("trainer.precision", "16-mixed"), {}),
     )
 }

@@ -50,6 +50,16 @@ _MODELS = {
     "a model folder without a config": BadInput(
         ("--model.policy=./empty_model",), ("model.policy", "./empty_model", "config.json"), {"empty_model/": ""}
     ),
+    "an adapter as model": BadInput(
+        ("--model.policy=./adapter",),
+        ("model.policy", "./adapter", "holds an adapter"),
+        {"adapter/adapter_config.json": '{"peft_type": "LORA"}'},
+    ),
+    "a model with an adapter beside it": BadInput(
+        ("--model.policy=./both",),
+        ("model.policy", "./both", "holds an adapter"),
+        {"both/": "data/countdown_base", "both/adapter_config.json": '{"peft_type": "LORA"}'},
+    ),
     "a file as model": BadInput(("--model.policy=./a_file",), ("model.policy", "./a_file"), {"a_file": "x"}),
     "a model without a name": BadInput(("--model.policy=",), ("model.policy",)),
     "a model that no hub answers for": option("model.policy=nobody/no-such-model"),

@@ -40,6 +40,7 @@ _UNKNOWN = {
         "model.loss.correction.gamma",
         "model.loss.adaptive_entropy.gamma",
         "model.loss.entropy_advantage.gamma",
+        "model.lora.dropout",
         "data.prompts_a_step",
         "data.train.gamma",
         "data.verifiers.gamma",
@@ -123,6 +124,7 @@ _RANGES = (
     )
     | _ranges("model.loss.entropy_advantage", alpha=("0", "nan", "inf"), kappa=("1", "nan", "inf"))
     | _ranges("model.loss.correction", threshold=("0.5", "nan"))
+    | _ranges("model.lora", rank=("0", "-3", "1.5"), alpha=("0", "-1", "nan", "inf"))
     | _ranges("model.optimizer.init_args", lr=("-1", "nan", "inf"), weight_decay=("-1", "nan"), eps=("-1",))
     | _ranges("data", prompts_per_step=("0", "-5"), repeat_steps=("0",), max_prompt_tokens=("0", "100"))
     | _ranges(
@@ -267,6 +269,17 @@ CONFLICTS = {
         ("model.loss.entropy_advantage", "ClipCov"),
     ),
     "reserved engine option": option("rollout.engine.extra.load_format=auto", "rollout.engine.extra", "load_format"),
+    "adapters of no layers": setting("model.lora", "{target_modules: []}", "model.lora.target_modules", "empty"),
+    "adapters of a layer that is not there": setting(
+        "model.lora", "{target_modules: [q_proj, qproj]}", "model.lora.target_modules", "'qproj'", "q_proj, up_proj"
+    ),
+    "adapters of the output head": setting(
+        "model.lora", "{target_modules: [lm_head]}", "model.lora.target_modules", "'lm_head'"
+    ),
+    "an export of adapters of another kind": setting("model.lora", "{export: gguf}", "model.lora.export", "gguf"),
+    "adapters in bfloat16": BadInput(
+        ("--model.lora.rank=4", "--trainer.precision=bf16-true"), ("trainer.precision", "bf16-true", "model.lora")
+    ),
     "a server without an address": option("rollout.sampler=server", "rollout.server"),
     "more processes than prompts": BadInput(
         ("--trainer.devices=3", "--trainer.strategy=ddp_spawn", "--data.prompts_per_step=2"),

@@ -14,6 +14,7 @@ model:
   advantage: {class_path: own.AsymGRPO, init_args: {beta_pos: 0.9, cap: null}}
   optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.0001, betas: [0.9, 0.999]}}
   lr_scheduler: null
+  lora: {rank: 8, export: merged, target_modules: null}
   micro_batch_tokens: 16384
 data:
   prompts_per_step: 64
@@ -47,6 +48,9 @@ REFUSED = {
     "seed_everything": 1,
     "data__prompts_per_step": 32,
     "model__lr_scheduler": {"class_path": "CosineAnnealingLR", "init_args": {"T_max": 9}},
+    "model__lora": None,
+    "model__lora__rank": 16,
+    "model__lora__target_modules": ["q_proj"],
     "model__optimizer__class_path": "torch.optim.SGD",
     "model__optimizer__init_args__lr": 1e-3,
     "model__optimizer__init_args__betas": [0.9, 0.95],
@@ -71,6 +75,7 @@ SILENT = {
     "ckpt_path": "x.ckpt",
     "run_dir": "runs/b",
     "trainer__devices": 2,
+    "model__lora__export": "adapter",
     "model__micro_batch_tokens": 100,
     "rollout__engine__max_num_seqs": 8,
     "checkpoint__every_n_steps": 10,
