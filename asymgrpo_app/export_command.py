@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from asymgrpo_app.checkpoints.files import read_state
 from asymgrpo_app.checkpoints.folder import check_whole, newest_whole
+from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.command_parser import CommandParser
 from asymgrpo_app.config_files import one_line
 from asymgrpo_app.console import quiet_libraries, say
@@ -149,7 +149,7 @@ def _results(path: str | None) -> dict[str, str]:
 
 def _export(folder: Path, checkpoint: Path, card: ModelCard) -> None:
     policy, tokenizer = load_policy(card.base_model, "sdpa"), load_tokenizer(card.base_model)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    content = read_whole(checkpoint)
     state = {name.removeprefix(_PREFIX): own for name, own in content["state_dict"].items() if _PREFIX in name}
     try:
         if (label := content["asymgrpo"].get("lora")) is not None:

@@ -8,6 +8,10 @@ file could be lost or belong to another checkpoint. torch itself reads an archiv
 The digest is XXH3 with 128 bits: a flipped bit or a missing end goes unnoticed with probability 2^-128, at the speed of
 memory, where SHA-256 would slow reading and writing down. It is no protection against somebody who wants to deceive:
 that is `weights_only`, which builds tensors and plain values alone.
+
+A sharded checkpoint is such a file without tensors, and a folder beside it in which each process put its own
+(`asymgrpo_app.checkpoints.shards`). The label then names the folder's files with their digests, and comes last: without
+the file there is no checkpoint, whatever is in the folder.
 """
 
 import errno
@@ -50,12 +54,25 @@ class Label:
     validation: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Shards:
+    """Files that belong to a checkpoint, beside it.
+
+    Attributes:
+        folder: Name of the folder they are in.
+        files: Size in bytes and digest of each, by name.
+    """
+
+    folder: str
+    files: Mapping[str, tuple[int, str]]
+
+
 def part_of(path: Path) -> Path:
     """Where a checkpoint is while it is written."""
     return path.with_name(f".{path.name}{PART_SUFFIX}")
 
 
-def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label) -> None:
+def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label, shards: Shards | None = None) -> None:
     """Write a checkpoint so that `path` is, at every moment and after a power cut, absent or whole.
 
     It is written under another name in the same folder, forced to the disk, read back and compared, and only then
@@ -70,7 +87,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label) -> No
         with part.open("wb") as file:
             archive = _ArchiveWriter(file)
             _save(content, archive)
-            archive.end(label)
+            archive.end(label, shards)
             file.flush()
             os.fsync(file.fileno())
         try:
@@ -102,28 +119,59 @@ def read_label(path: Path) -> Label:
     return _label(_comment(path))
 
 
+def read_shards(path: Path) -> Shards | None:
+    """The further files of a checkpoint, by its last bytes alone; None if it has none.
+
+    Raises:
+        DamagedCheckpointError: It cannot be told.
+        OSError: The file cannot be read.
+    """
+    return _shards(_comment(path))
+
+
+def digest_of(path: Path, size: int) -> str | None:
+    """The digest of a file's first so many bytes; None if it has fewer.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    digest = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(min(_CHUNK, max(size, 1))))
+    with path.open("rb", buffering=0) as file:
+        left = size
+        while left > 0 and (number := file.readinto(buffer[: min(_CHUNK, left)])):
+            digest.update(buffer[:number])
+            left -= number
+    return None if left else digest.hexdigest()
+
+
 def verify(path: Path) -> Label:
-    """Read a checkpoint to its end and compare it with its digest.
+    """Read a checkpoint to its end, with all files that belong to it, and compare it with its digests.
 
     Raises:
         DamagedCheckpointError: It is not whole.
         OSError: It cannot be read.
     """
     comment = _comment(path)
-    digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(_CHUNK))
-    with path.open("rb", buffering=0) as file:
-        left = os.fstat(file.fileno()).st_size - _DIGEST_CHARS
-        while left > 0 and (number := file.readinto(buffer[: min(_CHUNK, left)])):
-            digest.update(buffer[:number])
-            left -= number
-    if left or digest.hexdigest().encode() != comment[-_DIGEST_CHARS:]:
+    digest = digest_of(path, path.stat().st_size - _DIGEST_CHARS)
+    if digest is None or digest.encode() != comment[-_DIGEST_CHARS:]:
         raise DamagedCheckpointError("its content is not what was written: it does not match its digest")
+    if (shards := _shards(comment)) is not None:
+        _verify_shards(path.parent / shards.folder, shards)
     return _label(comment)
 
 
+def _verify_shards(folder: Path, shards: Shards) -> None:
+    for name, (size, digest) in shards.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise DamagedCheckpointError(f"{shards.folder}/{name} is missing")
+        if file.stat().st_size != size or digest_of(file, size) != digest:
+            raise DamagedCheckpointError(f"{shards.folder}/{name} does not match its digest")
+
+
 def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint, after it was verified; tensors are on the CPU.
+    """The content of a checkpoint, after it was verified; tensors are on the CPU, those of a sharded one left out.
 
     Args:
         path: The file.
@@ -181,9 +229,12 @@ class _ArchiveWriter:
         """Part of what torch expects of a file."""
         self._file.flush()
 
-    def end(self, label: Label) -> None:
+    def end(self, label: Label, shards: Shards | None) -> None:
         """Write the archive's last record, with the label and the digest as its comment."""
-        text = json.dumps({"format": _FORMAT, "step": label.step, "validation": dict(label.validation)})
+        values: dict[str, Any] = {"format": _FORMAT, "step": label.step, "validation": dict(label.validation)}
+        if shards is not None:
+            values["shards"] = {"folder": shards.folder, "files": dict(shards.files)}
+        text = json.dumps(values)
         comment = f"{text}\n".encode()
         fields = _END_RECORD.unpack(self._held)
         length = len(comment) + _DIGEST_CHARS
@@ -224,6 +275,20 @@ def _comment(path: Path) -> bytes:
     if len(comment) <= _DIGEST_CHARS:
         raise DamagedCheckpointError("it has no digest of its content, which every checkpoint has")
     return comment
+
+
+def _shards(comment: bytes) -> Shards | None:
+    try:
+        values = json.loads(comment[:-_DIGEST_CHARS]).get("shards")
+        if values is None:
+            return None
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
+        names = [str(values["folder"]), *files]
+        if any(Path(name).name != name for name in names):
+            raise DamagedCheckpointError("its label names files in other folders")
+        return Shards(names[0], files)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError("its label cannot be read") from error
 
 
 def _label(comment: bytes) -> Label:

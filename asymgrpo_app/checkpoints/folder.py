@@ -15,6 +15,7 @@ from asymgrpo_app.checkpoints.files import (
     read_label,
     verify,
 )
+from asymgrpo_app.checkpoints.shards import sweep_shards
 from asymgrpo_app.errors import UserError
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
@@ -152,6 +153,7 @@ def sweep(run_dir: str | Path) -> None:
     for part in folder.glob(f".step-*{PART_SUFFIX}"):
         if _NAME.fullmatch(part.name.removeprefix(".").removesuffix(PART_SUFFIX)):
             part.unlink(missing_ok=True)
+    sweep_shards(folder)
 
 
 def set_aside(run_dir: str | Path, after: int) -> None:

@@ -1,19 +1,22 @@
 """The seam between Lightning's strategies and our files."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import Tensor
 
 from asymgrpo_app.checkpoints.files import DamagedCheckpointError, Label, read_checkpoint, write_checkpoint
 from asymgrpo_app.checkpoints.folder import reason
+from asymgrpo_app.checkpoints.shards import ALIASES, read_whole, remove_checkpoint, write_sharded
 from asymgrpo_app.errors import UserError
 
 
 class WholeCheckpointIO(CheckpointIO):
     """Writes checkpoints that are absent or whole, and reads none that is not.
 
-    Strategies that gather the state on one rank go through it; those that write a folder of shards have their own way.
+    A strategy that shards the policy calls `save_sharded` and `load_mapped` where every process handles its own part.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Label | None = None) -> None:
@@ -27,8 +30,19 @@ class WholeCheckpointIO(CheckpointIO):
         Raises:
             OSError: It cannot be written; what was there before still is.
         """
-        label = storage_options or Label(int(checkpoint["asymgrpo"]["completed_steps"]))
-        write_checkpoint(checkpoint, Path(path), label)
+        write_checkpoint(checkpoint, Path(path), storage_options or _label(checkpoint))
+
+    def save_sharded(
+        self, tensors: Mapping[str, Tensor], checkpoint: dict[str, Any], path: Any, storage_options: Label | None
+    ) -> None:
+        """Write it, every process its parts of the tensors; `state_dict` holds names of shared weights alone.
+
+        Raises:
+            OSError: It cannot be written, on every process; what was there before still is.
+        """
+        content = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+        content[ALIASES] = checkpoint["state_dict"]
+        write_sharded(tensors, content, Path(path), storage_options or _label(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read it, tensors on the CPU; never anything else than tensors and plain values.
@@ -36,12 +50,26 @@ class WholeCheckpointIO(CheckpointIO):
         Raises:
             UserError: It is not whole.
         """
-        try:
-            return read_checkpoint(Path(path))
-        except (DamagedCheckpointError, OSError) as damage:
-            raise UserError(
-                f"--ckpt_path {path}: not a checkpoint of asymgrpo, or damaged: {reason(damage)}."
-            ) from damage
+        return _read(read_whole, path)
+
+    def load_mapped(self, path: Any) -> dict[str, Any]:
+        """The same for who takes parts of the tensors: they stay in the file, those of a sharded one are left out.
+
+        Raises:
+            UserError: It is not whole.
+        """
+        return _read(lambda own: read_checkpoint(own, mapped=True), path)
 
     def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
+        remove_checkpoint(Path(path))
+
+
+def _label(checkpoint: Mapping[str, Any]) -> Label:
+    return Label(int(checkpoint["asymgrpo"]["completed_steps"]))
+
+
+def _read(read: Callable[[Path], dict[str, Any]], path: Any) -> dict[str, Any]:
+    try:
+        return read(Path(path))
+    except (DamagedCheckpointError, OSError) as damage:
+        raise UserError(f"--ckpt_path {path}: not a checkpoint of asymgrpo, or damaged: {reason(damage)}.") from damage

@@ -1,0 +1,269 @@
+"""Checkpoints whose tensors every process writes for itself, with torch's distributed checkpoints (DCP).
+
+`step-00000003.ckpt` holds everything else and is written last. It names a folder beside it, with the digest of each
+file in there; one whose file was never written is no checkpoint, and the next run removes it. DCP cuts the tensors anew
+for any number of processes, and one process alone reads them whole.
+"""
+
+import pickle
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor
+
+from asymgrpo_app.checkpoints.files import (
+    DamagedCheckpointError,
+    Label,
+    Shards,
+    digest_of,
+    read_checkpoint,
+    read_shards,
+    sync_folder,
+    write_checkpoint,
+)
+
+ALIASES = "shared_tensors"
+"""Entry of a sharded checkpoint: names of weights that are another one's as well, with that one's name."""
+
+_WEIGHT, _STATE = "weight", "state"
+_FOLDER = re.compile(r"step-\d{8,}\.shards(-\d+)?")
+
+
+def weight_key(name: str) -> str:
+    """What a weight is called among the tensors."""
+    return f"{_WEIGHT}/{name}"
+
+
+def state_key(optimizer: int, parameter: int, name: str) -> str:
+    """What a tensor of an optimizer's state is called: the optimizer's place, the parameter's number, its own name."""
+    return f"{_STATE}/{optimizer}/{parameter}/{name}"
+
+
+def parse_state_key(key: str) -> tuple[int, int, str] | None:
+    """What `state_key` was given; None for the key of a weight."""
+    kind, *rest = key.split("/", 3)
+    return (int(rest[0]), int(rest[1]), rest[2]) if kind == _STATE else None
+
+
+# ---- writing: every process takes part in each of these calls ----
+
+
+def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], path: Path, label: Label) -> None:
+    """Write a checkpoint that is, at every moment and after a power cut, absent or whole.
+
+    Args:
+        tensors: By `weight_key` and `state_key`; sharded ones, or the same on every process.
+        content: All else.
+        path: The final name of the file.
+        label: What can be known without reading it.
+
+    Raises:
+        OSError: It cannot be written, on every process.
+    """
+    rank = distributed.get_rank()
+    before = _together(lambda: read_shards(path) if path.exists() else None, on=0)[0]
+    folder: Path = _together(lambda: _new_folder(path), on=0)[0]
+    try:
+        save(dict(tensors), storage_writer=FileSystemWriter(folder))
+    except CheckpointException as error:
+        _together(lambda: shutil.rmtree(folder, ignore_errors=True), on=0)
+        raise OSError(*_first_failure(error)) from error
+    files: dict[str, tuple[int, str]] = {}
+    for own in _together(lambda: _digests(folder, rank)):
+        files |= own
+    _together(lambda: write_checkpoint(content, path, label, Shards(folder.name, files)), on=0)
+    if before is not None:
+        _together(lambda: shutil.rmtree(path.parent / before.folder, ignore_errors=True), on=0)
+
+
+def _new_folder(path: Path) -> Path:
+    """An empty folder beside the file; one of that name may belong to an older checkpoint of the step."""
+    names = (f"{path.stem}.shards" + f"-{number}" * (number > 1) for number in range(1, 10**6))
+    folder = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _digests(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
+    """Size and digest of the files that this process wrote, read back from the disk."""
+    names = [own.name for own in folder.glob(f"__{rank}_*.distcp")] + [".metadata"] * (rank == 0)
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    sync_folder(folder)
+    return {name: (size, digest_of(folder / name, size) or "") for name, size in sizes.items()}
+
+
+def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
+    """Do something on one process or on all; the results of those that did, on every process.
+
+    Raises:
+        OSError: It failed on one of them; raised on all, so that none goes on alone.
+    """
+    outcome: tuple[Any, tuple[Any, ...] | None] = (None, None)
+    if on in (None, distributed.get_rank()):
+        try:
+            outcome = (action(), None)
+        except OSError as error:
+            outcome = (None, (error.errno, error.strerror or str(error)))
+        except DamagedCheckpointError:
+            pass  # what is replaced need not be whole
+    outcomes: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(outcomes, outcome)
+    failures = [failure for _, failure in outcomes if failure is not None]
+    if failures:
+        raise OSError(*failures[0])
+    return [result for result, _ in outcomes]
+
+
+def _first_failure(error: CheckpointException) -> tuple[int, str]:
+    failure = next(iter(error.failures.values()))[0]
+    own = failure if isinstance(failure, OSError) else None
+    return (own.errno or 5, own.strerror or str(own)) if own else (5, " ".join(str(failure).split())[:200])
+
+
+# ---- reading ----
+
+
+def read_into(tensors: dict[str, Tensor], path: Path) -> None:
+    """Fill tensors, sharded ones on every process at the same time, from a sharded checkpoint that was verified.
+
+    Raises:
+        DamagedCheckpointError: They are not those of the checkpoint.
+    """
+    shards = read_shards(path)
+    assert shards is not None
+    alone = not any(isinstance(tensor, DTensor) for tensor in tensors.values())
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone reads on purpose
+            load(tensors, storage_reader=_Reader(path.parent / shards.folder), no_dist=alone)
+    except (CheckpointException, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[-200:]
+        raise DamagedCheckpointError(f"its tensors are not those of this model ({reason})") from error
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and type of each tensor of a sharded checkpoint, by its key."""
+    shards = read_shards(path)
+    assert shards is not None
+    metadata = _Reader(path.parent / shards.folder).read_metadata()
+    entries = metadata.state_dict_metadata.items()
+    return {key: (own.size, own.properties.dtype) for key, own in entries if isinstance(own, TensorStorageMetadata)}
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint with all of its tensors, however it was written: as one process writes it.
+
+    Raises:
+        DamagedCheckpointError: It is not whole.
+        OSError: It cannot be read.
+    """
+    content = read_checkpoint(path)
+    if read_shards(path) is None:
+        return content
+    tensors = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in tensor_shapes(path).items()}
+    read_into(tensors, path)
+    state = {key.removeprefix(f"{_WEIGHT}/"): own for key, own in tensors.items() if key.startswith(f"{_WEIGHT}/")}
+    state |= {name: state[other] for name, other in content.pop(ALIASES).items()}
+    for key, tensor in tensors.items():
+        if (found := parse_state_key(key)) is not None:
+            optimizer, parameter, name = found
+            content["optimizer_states"][optimizer]["state"][parameter][name] = tensor
+    return content | {"state_dict": state}
+
+
+class _Reader(FileSystemReader):
+    """Reads DCP's table of contents, which is a pickle, without building anything but such a table."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as file:
+            try:
+                metadata = _Unpickler(file).load()
+            except (pickle.UnpicklingError, AttributeError, EOFError, TypeError) as error:
+                raise DamagedCheckpointError("its table of contents cannot be read") from error
+        if not isinstance(metadata, Metadata):
+            raise DamagedCheckpointError("its table of contents is something else")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    _KNOWN = frozenset(
+        {
+            *((module, "PosixPath") for module in ("pathlib", "pathlib._local")),
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "_MEM_FORMAT_ENCODING",
+                    "BytesStorageMetadata",
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                )
+            ),
+            *(("torch", name) for name in ("float64", "float32", "bfloat16", "float16", "int64", "int32", "bool")),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise DamagedCheckpointError(f"its table of contents holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+# ---- what belongs to whom ----
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint and, once it is gone, its shards.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    try:
+        shards = read_shards(path)
+    except DamagedCheckpointError:
+        shards = None
+    path.unlink(missing_ok=True)
+    if shards is not None:
+        shutil.rmtree(path.parent / shards.folder)
+
+
+def sweep_shards(folder: Path) -> None:
+    """Remove the shards that belong to no checkpoint: a process was killed before it wrote the file, or in a removal.
+
+    Raises:
+        OSError: They cannot be removed.
+    """
+    if not folder.is_dir():
+        return
+    found = [own for own in folder.iterdir() if own.is_dir() and _FOLDER.fullmatch(own.name)]
+    if not found:
+        return
+    known: set[str] = set()
+    for path in folder.glob("step-*.ckpt*"):
+        try:
+            shards = read_shards(path)
+        except DamagedCheckpointError:
+            return  # whose shards these are cannot be told
+        known |= {shards.folder} if shards else set()
+    for own in found:
+        if own.name not in known:
+            shutil.rmtree(own)
