@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from asymgrpo_app.policy import named_weights
+from asymgrpo_app.parallel.sharding import whole_weights
 from asymgrpo_app.rollout.digest import policy_digest
 
 
@@ -38,7 +38,7 @@ class Recorder(Callback):
             "statuses": [[str(c.verdict.status) for c in group] for group in groups],
             "texts": [[c.text for c in group] for group in groups],
             "rank": trainer.global_rank,
-            "weights": str(policy_digest(named_weights(pl_module.policy), [], None, torch.float32, 0)),
+            "weights": str(policy_digest(whole_weights(pl_module.policy), [], None, torch.float32, 0)),
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

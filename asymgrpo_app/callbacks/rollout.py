@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.parallel.sharding import is_sharded
 from asymgrpo_app.policy import stop_token_ids
 from asymgrpo_app.rollout.canary import CanaryConfig
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge
@@ -161,6 +162,7 @@ class VLLMRolloutCallback(Callback):
             batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
             if self.dynamic_sampling is not None:
                 batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
+        self._prove(trainer, pl_module, batch)
         self._stop_if_failing(pl_module)
         module: Any = pl_module
         self._warnings.look_at(batch.rollouts, batch.step + 1, module.gather_objects)
@@ -187,6 +189,7 @@ class VLLMRolloutCallback(Callback):
                 settings = self._evaluation_settings(trainer, pl_module, batch)
                 sampler = self._policy_sampler(trainer, pl_module)
                 sampler.sample(pl_module, [], 1, settings, seed_of, Stopwatch(batch.metrics))
+        self._prove(trainer, pl_module, batch)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, seed_of: SeedOf) -> None:
         chosen = _data(trainer).evaluation_sets[batch.set_name]
@@ -239,6 +242,9 @@ class VLLMRolloutCallback(Callback):
             yield
             switch.check_together(pl_module.gather_objects)
 
+    def _prove(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> None:
+        self._policy_sampler(trainer, pl_module).prove(pl_module, Stopwatch(batch.metrics))
+
     def _judged(
         self,
         trainer: Trainer,
@@ -284,7 +290,8 @@ class VLLMRolloutCallback(Callback):
                 lambda: self._start(trainer, pl_module),
                 self._dtype(trainer),
                 self.canary,
-                0 if self._shares_engine else self.max_engine_restarts,
+                # A new engine needs the weights, which ranks that share an engine or shard the policy push together.
+                0 if self._shares_engine or is_sharded(pl_module.policy) else self.max_engine_restarts,
                 lambda text: _announce(trainer, text),
             )
         return self._sampler

@@ -5,7 +5,7 @@ the digest adds up bit patterns, which no order changes and which padding zeros 
 each linear layer: W e_i is column i to the last bit, whatever the storage.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,17 +62,44 @@ def policy_digest(
         dtype: What the engine computes in.
         version: Of the weights.
     """
-    digest = WeightDigest(0, 0)
-    names = set(linear)
-    for name, tensor in named:
-        weight = tensor.detach()
-        if name in names:
-            digest += WeightDigest(bit_sum(weight[:, columns(version, weight.shape[1])].to(dtype)), 0)
-            continue
-        digest += WeightDigest(0, bit_sum(weight.to(dtype)))
-        if name == tied_head:
-            digest += WeightDigest(bit_sum(weight[:, columns(version, weight.shape[1])].to(dtype)), 0)
-    return digest
+    running = RunningDigest(linear, tied_head, dtype, version)
+    for _ in running.of(named):
+        pass
+    return running.digest
+
+
+class RunningDigest:
+    """The digest of weights that pass by one after the other, so that none has to be kept or asked for twice.
+
+    Args:
+        linear: As in `policy_digest`, and so are the others.
+        tied_head: Likewise.
+        dtype: Likewise.
+        version: Likewise.
+
+    Attributes:
+        digest: Of the weights that have passed.
+    """
+
+    def __init__(self, linear: Sequence[str], tied_head: str | None, dtype: torch.dtype, version: int) -> None:
+        self.digest = WeightDigest(0, 0)
+        self._linear = set(linear)
+        self._tied_head = tied_head
+        self._dtype = dtype
+        self._version = version
+
+    def of(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """The same weights, each taken up before it is passed on."""
+        for name, tensor in named:
+            self._add(name, tensor.detach())
+            yield name, tensor
+
+    def _add(self, name: str, weight: Tensor) -> None:
+        if name not in self._linear:
+            self.digest += WeightDigest(0, bit_sum(weight.to(self._dtype)))
+        if name in self._linear or name == self._tied_head:
+            read = weight[:, columns(self._version, weight.shape[1])]
+            self.digest += WeightDigest(bit_sum(read.to(self._dtype)), 0)
 
 
 def _wrapped(number: int) -> int:

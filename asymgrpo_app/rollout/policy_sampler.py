@@ -1,19 +1,31 @@
 """The sampler of a run: an engine that has the policy's newest weights whenever it samples."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from asymgrpo_app.console import say
-from asymgrpo_app.policy import linear_weights, named_weights
+from asymgrpo_app.parallel.sharding import whole_weights
+from asymgrpo_app.policy import linear_weights
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, sample
-from asymgrpo_app.rollout.digest import policy_digest
+from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.microbatch import TokenSequence
 from asymgrpo_app.rollout.types import Completion, EncodedPrompt, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import EngineError
+
+
+@dataclass
+class _Proof:
+    """Completions whose log-probabilities are to be compared; none as long as the temperature is None."""
+
+    sequences: list[TokenSequence] = field(default_factory=list)
+    logprobs: list[Tensor] = field(default_factory=list)
+    temperature: float | None = None
 
 
 class PolicySampler:
@@ -46,13 +58,15 @@ class PolicySampler:
         self._version: int | None = None  # the module's weight version that the engine holds
         self._restarts = 0
         self._warm = False  # whether the engine has sampled: its first generation is slower than the others
-        self._digests_agreed: bool | None = (
-            None  # whether engine's and policy's did the first time; None: not yet tried
-        )
+        self._compares = canary.digest  # whether digests are compared: not where an engine cannot tell its own
+        self._agreed = False  # whether they were the same at least once
         self._unproven = False  # whether weights were pushed since log-probabilities were compared
+        self._proof = _Proof()
 
-    def synchronize(self, module: Any, clock: Stopwatch) -> RolloutEngine:
-        """The engine, with the policy's newest weights; ranks may exchange something here.
+    def synchronize(self, module: Any, clock: Stopwatch) -> None:
+        """Give the engine the policy's newest weights, if any rank's lacks them.
+
+        Every rank takes part: sharded weights are put together here, and a server gets them from one rank.
 
         Args:
             module: The AsymGRPOModule.
@@ -61,16 +75,25 @@ class PolicySampler:
         Raises:
             RunError: The engine does not hold the weights that it was given.
         """
+        # A rank that had nothing to sample may still hold what the others have to push again.
+        if any(module.gather_objects(self._engine is None or self._version != module.weight_version)):
+            self._push(module, clock)
+        clock.lap("update_weights")
+
+    def _push(self, module: Any, clock: Stopwatch) -> RolloutEngine:
         if self._engine is None:
             self._announce("sampler starts")
             self._engine = self._start()
             clock.restart()
-        if self._version != module.weight_version:
-            self._engine.load_weights(named_weights(module.policy))
-            self._version, self._unproven = module.weight_version, True
-            self._check_digest(self._engine, module)
+        engine, policy, version = self._engine, module.policy, module.weight_version
+        named = whole_weights(policy)
+        passed = RunningDigest(*linear_weights(policy), getattr(torch, self._dtype), version)
+        engine.load_weights(passed.of(named) if self._compares else named)
+        self._version, self._unproven = version, True
+        if self._compares:
+            self._compare(passed.digest, engine.digest(version), module.completed_steps)
         clock.lap("update_weights")
-        return self._engine
+        return engine
 
     def sample(
         self,
@@ -83,11 +106,15 @@ class PolicySampler:
     ) -> list[Completion]:
         """Completions of the policy as it is now, prompt by prompt: P * G. An engine started anew gives the same ones.
 
+        Several ranks have called `synchronize` before, and sample each for itself.
+
         Raises:
             RunError: The engine failed too often, or it does not hold the policy's weights.
         """
         while True:
-            engine = self.synchronize(module, clock)
+            engine = self._engine
+            if engine is None or self._version != module.weight_version:
+                engine = self._push(module, clock)
             if not self._warm:
                 self._announce("sampler warms up")
             try:
@@ -105,9 +132,26 @@ class PolicySampler:
             self._restarts, self._warm = 0, True
             if not engine.keeps_weights:
                 self._version = None
-            self._check_logprobs(module, prompts, completions, settings)
-            clock.lap("canary")
+            self._keep_proof(prompts, completions, settings)
             return completions
+
+    def prove(self, module: Any, clock: Stopwatch) -> None:
+        """Score a few of the completions that followed a push of weights with the policy, and compare.
+
+        Every rank takes part: a sharded policy scores on all of them or on none.
+
+        Raises:
+            RunError: The sampler's log-probabilities are not the policy's.
+        """
+        proof, self._proof = self._proof, _Proof()
+        temperatures = [own for own in module.gather_objects(proof.temperature) if own is not None]
+        if not temperatures:
+            return
+        clock.restart()
+        scored = module.score_sequences(proof.sequences, temperatures[0])
+        if proof.sequences:
+            check_logprobs(scored, proof.logprobs, self._canary.limit(self._dtype), module.completed_steps)
+        clock.lap("canary")
 
     def close(self) -> None:
         """Shut the engine down. Safe to call twice."""
@@ -116,46 +160,34 @@ class PolicySampler:
             self._engine = self._version = None
             self._warm = False
 
-    def _check_digest(self, engine: RolloutEngine, module: Any) -> None:
-        """Compare the weights the engine holds with the policy's, bit by bit."""
-        if not self._canary.digest or self._digests_agreed is False:
-            return
-        version, policy = module.weight_version, module.policy
-        found = engine.digest(version)
-        if found is None:
-            return
-        dtype = getattr(torch, self._dtype)
-        expected = policy_digest(named_weights(policy), *linear_weights(policy), dtype, version)
-        if self._digests_agreed is None:
-            self._digests_agreed = found == expected
-            if not self._digests_agreed:
-                # Some architectures are stored in another form (merged experts, say): only log-probabilities tell.
-                say(
-                    "The weights of this architecture cannot be compared one to one with the sampler's: "
-                    "rollout.canary checks log-probabilities alone."
-                )
-                return
-        check_digest(expected, found, module.completed_steps)
+    def _compare(self, expected: WeightDigest, found: WeightDigest | None, step: int) -> None:
+        """Compare the weights the engine holds with those that it was given, bit by bit."""
+        if found is None:  # it cannot tell
+            self._compares = False
+        elif not self._agreed and expected != found:
+            # Some architectures are stored in another form (merged experts, say): only log-probabilities tell.
+            self._compares = False
+            say(
+                "The weights of this architecture cannot be compared one to one with the sampler's: rollout.canary "
+                "checks log-probabilities alone."
+            )
+        else:
+            self._agreed = True
+            check_digest(expected, found, step)
 
-    def _check_logprobs(
-        self,
-        module: Any,
-        prompts: Sequence[EncodedPrompt],
-        completions: Sequence[Completion],
-        settings: SamplingSettings,
+    def _keep_proof(
+        self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], settings: SamplingSettings
     ) -> None:
-        """After a push of weights, score a few completions with the policy and compare."""
+        """After a push of weights, put a few completions aside for `prove`."""
         number = min(self._canary.completions, len(completions))
         # Where the sampler cuts its distribution (greedy, top-p), its log-probabilities are others by design.
         if not (self._unproven and number) or settings.cuts:
             return
         places = [index * len(completions) // number for index in range(number)]
         group_size = len(completions) // len(prompts)
-        sequences = [TokenSequence(prompts[i // group_size].token_ids, completions[i].token_ids) for i in places]
-        check_logprobs(
-            module.score_sequences(sequences, settings.temperature),
-            [torch.tensor(completions[i].logprobs) for i in places],
-            self._canary.limit(self._dtype),
-            module.completed_steps,
-        )
+        self._proof.temperature = settings.temperature
+        for place in places:
+            own = completions[place]
+            self._proof.sequences.append(TokenSequence(prompts[place // group_size].token_ids, own.token_ids))
+            self._proof.logprobs.append(torch.tensor(own.logprobs))
         self._unproven = False

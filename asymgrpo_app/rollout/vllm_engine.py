@@ -157,7 +157,8 @@ class VLLMEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
         self._wake("weights")
-        self._llm.collective_rpc(reload_weights, args=(weights,))
+        # One after the other: where they are sharded, each is put together when it is asked for.
+        self._llm.collective_rpc(reload_weights, args=(((name, tensor.detach()) for name, tensor in weights),))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept keys and values of the old weights: its prefix cache could not be reset.")
 

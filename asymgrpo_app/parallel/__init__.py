@@ -1,0 +1,1 @@
+"""Several processes that train one policy: what is sharded, what is exchanged, and what happens when one is lost."""

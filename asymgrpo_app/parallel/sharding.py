@@ -1,0 +1,119 @@
+"""A policy whose weights are spread over processes (FSDP2), and the same calls for one that is whole.
+
+Each process holds a part of every weight. A transformer block is put together when its forward pass begins and again
+for its backward pass, and what does not belong to a block (embedding, last norm, output head) likewise as one more
+group. Outside a pass `parameters()` are always the parts.
+"""
+
+from collections.abc import Iterator
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.policy import score_tokens
+from asymgrpo_app.rollout.microbatch import MicroBatch
+
+_SCORE = "asymgrpo_score_tokens"
+
+
+def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
+    """Spread the weights over the processes of a mesh of one dimension, in place.
+
+    They keep their type, and are exchanged in it: what a lower precision computes in is autocast's business, as on one
+    process, so that the numbers are those of one process.
+
+    Raises:
+        UserError: The architecture does not say which of its modules are transformer blocks.
+    """
+    # Also the root's weights are let go of after a forward pass: a pass without gradients would leave whole copies
+    # behind in the place of the parts, which an optimizer step then would not change.
+    for block in _blocks(policy):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
+    # The forward pass that the root knows of is the one that calls the body and then uses the head's weight.
+    setattr(policy, _SCORE, MethodType(score_tokens, policy))
+    register_fsdp_forward_method(policy, _SCORE)
+
+
+def _blocks(policy: PreTrainedModel) -> list[nn.Module]:
+    names = set(policy._no_split_modules or ())
+    blocks = [module for module in policy.modules() if type(module).__name__ in names]
+    if not blocks:
+        raise UserError(
+            f"trainer.strategy fsdp2 does not know the transformer blocks of architecture {policy.config.model_type}: "
+            "use trainer.strategy ddp."
+        )
+    return blocks
+
+
+def is_sharded(policy: nn.Module) -> bool:
+    """Whether every process has to take part in each of its forward passes."""
+    return isinstance(policy, FSDPModule)
+
+
+def score(
+    policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`asymgrpo_app.policy.score_tokens`, also of a sharded policy."""
+    if not is_sharded(policy):
+        return score_tokens(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
+    scored: tuple[Tensor, Tensor] = getattr(policy, _SCORE)(batch, temperature=temperature, entropy_grad=entropy_grad)
+    return scored
+
+
+def reduce_gradients(policy: nn.Module, *, now: bool) -> None:
+    """Whether the next backward pass exchanges gradients, or leaves them to be added up; nothing if not sharded."""
+    if isinstance(policy, FSDPModule):
+        policy.set_requires_gradient_sync(now)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor put together from all processes, every one of which has to ask; one that is no part is returned."""
+    # Summed squares and the like are partial values; they are completed as well.
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, without any exchange."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
+    """The parts of a whole tensor, which every process has, laid out as another tensor of its shape is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    cut = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return cut.clone()  # the whole, which may be mapped from a file, is let go of
+
+
+def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every weight once, by its Hugging Face name, put together one at a time; every process has to take part."""
+    for name, parameter in policy.named_parameters():
+        yield name, whole(parameter.detach())
+
+
+def gathered_state(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
+    """The state dict of a module in whole tensors on the CPU; every process has to take part.
+
+    Tensors that several names share, such as a tied head's, are shared in the result, too.
+
+    Args:
+        module: Sharded or not.
+        keep: Whether this process is one that wants it; others get an empty one, and hold one tensor at a time.
+    """
+    known: dict[int, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    named: dict[str, Any] = module.state_dict(keep_vars=True)
+    for name, tensor in named.items():
+        if id(tensor) not in known:
+            gathered = whole(tensor.detach())
+            known[id(tensor)] = gathered.cpu() if keep else torch.empty(0)
+        state[name] = known[id(tensor)]
+    return state if keep else {}
