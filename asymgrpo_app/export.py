@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asymgrpo_app import __version__
@@ -60,15 +61,28 @@ class ModelCard:
         return "\n".join([*lines, ""])
 
 
-def write_export(folder: Path, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, card: ModelCard) -> None:
+def write_export(
+    folder: Path,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: ModelCard,
+    state: dict[str, Tensor] | None = None,
+) -> None:
     """Save a policy with all that vLLM or transformers need to serve it; the chat template is the tokenizer's.
 
     Adapters are merged into the weights, unless the card says that they are to be saved alone.
+
+    Args:
+        folder: Where to.
+        policy: The model.
+        tokenizer: Its tokenizer.
+        card: What to say about it.
+        state: The weights in whole tensors, where the policy itself is sharded.
     """
     if card.adapter:
         write_adapter(folder, policy)
     else:
-        weights = merged(policy.state_dict().items(), scales(policy))
+        weights = merged((policy.state_dict() if state is None else state).items(), scales(policy))
         policy.save_pretrained(folder, state_dict={name: weight.to(policy.dtype) for name, weight in weights})
         _generation_config(card.base_model, policy).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

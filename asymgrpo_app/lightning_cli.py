@@ -40,6 +40,8 @@ from asymgrpo_app.lora_files import check_settings
 from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.optimization_check import check_optimization
+from asymgrpo_app.parallel.requirements import check_optimizer, check_sampler
+from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.parser_messages import plain
 from asymgrpo_app.policy import empty_policy, load_config
 from asymgrpo_app.prompts.inspection import EVERYTHING
@@ -73,6 +75,7 @@ _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 _SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of them
+_OTHER_STRATEGIES = ("fsdp", "fsdp_cpu_offload", "deepspeed")  # FSDP's first version fails in manual optimization
 _DERIVED = {
     "overfit_batches": (0.0, "set data.repeat_steps"),
     "accumulate_grad_batches": (1, "set model.micro_batch_tokens"),
@@ -330,6 +333,10 @@ class AsymGRPOCLI(LightningCLI):
                 raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
         if (precision := options.precision) not in (*_PRECISIONS, *_SAME_PRECISIONS):
             raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision}.")
+        if str(options.strategy).lower() in _OTHER_STRATEGIES:
+            raise UserError(
+                f"trainer.strategy {options.strategy} is not supported: use ddp, or fsdp2 to shard weights."
+            )
         if (every := options.log_every_n_steps) is None or every < 1:
             raise UserError(f"trainer.log_every_n_steps must be at least 1, got {every}.")
         interval = options.val_check_interval
@@ -484,9 +491,12 @@ class AsymGRPOCLI(LightningCLI):
                 f"data.prompts_per_step / model.updates_per_step is {share}, fewer than the {processes} processes: "
                 "every process needs at least one prompt per update."
             )
-        if processes > 1 and self.trainer.strategy.root_device.type == "cuda":
-            raise UserError(f"trainer.devices asks for {processes} GPUs: several GPUs are not supported yet, use one.")
         rollout = self._section.rollout
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            check_optimizer(self.model.make_optimizer)
+            check_sampler(rollout)
+        elif self._section.checkpoint.layout == "sharded":
+            raise UserError("checkpoint.layout is sharded, but weights are sharded by trainer.strategy fsdp2 alone.")
         if rollout.sampler in ("vllm", "auto"):
             check_in_process(rollout.engine, processes, on_gpu=self.trainer.strategy.root_device.type == "cuda")
 
@@ -596,13 +606,16 @@ class AsymGRPOCLI(LightningCLI):
             max_prompt_tokens=data.max_prompt_tokens,
             max_completion_tokens=rollout.max_completion_tokens,
             group_size=rollout.group_size,
-            completions_per_update=data.prompts_per_step // module.updates_per_step * rollout.group_size,
+            completions_per_update=-(-data.prompts_per_step // module.updates_per_step // self.trainer.world_size)
+            * rollout.group_size,
             optimizer_copies=optimizer_copies(module.make_optimizer),
             reference=module.loss.kl_coef > 0 and module.lora is None,
             lora=module.lora,
             sampler_dtype=resolve_dtype(rollout.engine.dtype, precision) if inside else None,
             sampler_cache=cache if inside else 0,
             device="cuda" if device == "cuda" else "cpu",
+            processes=self.trainer.world_size // self.trainer.num_nodes,
+            shards=self.trainer.world_size if isinstance(self.trainer.strategy, FSDP2Strategy) else 1,
         )
         return memory_lines(load_config(module.policy_path), settings)
 

@@ -42,6 +42,8 @@ class MemorySettings:
         sampler_cache: Bytes of the sampler's key-value cache; on a GPU, all that it takes.
         device: Where the policy is.
         lora: The adapters that alone are trained; None: all weights are.
+        processes: Processes of the run on this machine; on CPU they share its memory.
+        shards: Processes that weights and optimizer state are spread over.
     """
 
     precision: str
@@ -58,6 +60,8 @@ class MemorySettings:
     sampler_cache: int
     device: Literal["cpu", "cuda"] = "cpu"
     lora: LoRAConfig | None = None
+    processes: int = 1
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
     weights = sum(own.numel() for name, own in policy.named_parameters() if not is_adapter(name))
     held = sum(own.nbytes for own in policy.parameters())
     trained = sum(own.nbytes for own in policy.parameters() if own.requires_grad)
+    each = 2 if settings.precision == "bf16-true" else 4
+    own = trained // settings.shards
     batch = largest_micro_batch(config, settings)
     body = body_memory(
         config,
@@ -129,16 +135,31 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
     on_gpu = settings.device == "cuda"
     parts = {
         "program": 0 if on_gpu else _PROGRAM,
-        "weights": held,
-        "gradients": trained,
-        "optimizer": trained * settings.optimizer_copies,
-        "reference": held if settings.reference else 0,
+        "weights": held // settings.shards,
+        # Micro-batches add up whole gradients, which are exchanged once per update.
+        "gradients": trained + (own if settings.shards > 1 else 0),
+        "optimizer": own * settings.optimizer_copies,
+        "reference": held // settings.shards if settings.reference else 0,
+        "weights put together": _put_together(policy) * each if settings.shards > 1 else 0,
         "sampler's weights": 0 if on_gpu else sampler,
         "sampler's cache": settings.sampler_cache if sampler else 0,
         "activations": body.kept,
         "work on them": max(body.peak - body.kept, head),
     }
-    return MemoryEstimate(parts, device_memory(settings.device) if available is None else available)
+    shared_by = 1 if on_gpu else settings.processes
+    return MemoryEstimate(parts, device_memory(settings.device) // shared_by if available is None else available)
+
+
+def _put_together(model: Any) -> int:
+    """Weights that are whole at the same time where they are sharded: one transformer block, and what is in none."""
+    names = set(model._no_split_modules or ())
+    blocks: list[int] = [
+        sum(parameter.numel() for parameter in module.parameters())
+        for module in model.modules()
+        if type(module).__name__ in names
+    ]
+    weights: int = sum(parameter.numel() for parameter in model.parameters())
+    return weights - sum(blocks) + max(blocks, default=0)
 
 
 def memory_lines(config: Any, settings: MemorySettings) -> list[str]:

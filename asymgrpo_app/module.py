@@ -31,8 +31,10 @@ from asymgrpo_app.lora_files import check_settings, check_weights, checkpoint_la
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
+from asymgrpo_app.parallel.passes import in_step
+from asymgrpo_app.parallel.sharding import is_sharded, reduce_gradients, score, shard, whole
 from asymgrpo_app.perf import performance
-from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, packs, score_tokens
+from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, packs
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.collect import Stopwatch
 from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
@@ -183,6 +185,9 @@ class AsymGRPOModule(LightningModule):
         if self.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable({"use_reentrant": False})
         self.policy.train()
+        if self.device_mesh is not None:  # of a strategy that shards
+            self.trainer.precision_plugin.convert_module(self.policy)
+            shard(self.policy, self.device_mesh["data_parallel"])
 
     def _adapt(self, policy: PreTrainedModel, lora: LoRAConfig) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -252,6 +257,8 @@ class AsymGRPOModule(LightningModule):
             self._reference.append(self.policy)
         else:
             reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
+            if self.device_mesh is not None:
+                shard(reference, self.device_mesh["data_parallel"])
             self._reference.append(nn.Module.to(reference, self.device))
 
     def on_train_start(self) -> None:
@@ -358,8 +365,8 @@ class AsymGRPOModule(LightningModule):
         """
         waiting = [s for s in samples if s.counts and (s.update > 0 or self.objective.needs_old_logprobs)]
         with torch.no_grad():
-            for micro_batch in self._micro_batches([sample.tokens for sample in waiting]):
-                _remember(waiting, micro_batch, *score_tokens(self.policy, micro_batch, temperature=temperature))
+            for micro_batch in self._passes([sample.tokens for sample in waiting]):
+                _remember(waiting, micro_batch, *score(self.policy, micro_batch, temperature=temperature))
 
     def score(self, samples: Sequence[Sample], temperature: float) -> list[Tensor]:
         """Log-probabilities of each sample's tokens under the policy as it is now, on the CPU."""
@@ -370,8 +377,8 @@ class AsymGRPOModule(LightningModule):
         """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
         scored: list[Tensor] = [torch.zeros(0)] * len(sequences)
         with self.trainer.precision_plugin.forward_context():
-            for micro_batch in self._micro_batches(sequences):
-                logprobs, _ = score_tokens(self.policy, micro_batch, temperature=temperature)
+            for micro_batch in self._passes(sequences):
+                logprobs, _ = score(self.policy, micro_batch, temperature=temperature)
                 lengths = [len(sequences[member].completion) for member in micro_batch.members]
                 for member, part in zip(micro_batch.members, logprobs.float().cpu().split(lengths), strict=True):
                     scored[member] = part
@@ -395,10 +402,13 @@ class AsymGRPOModule(LightningModule):
         if not counted:  # this rank still takes part in the exchange of gradients, with weight 0
             scale, samples, recorded = 0.0, members[:1], StepMetrics()
             selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
-        micro_batches = self._micro_batches([sample.tokens for sample in samples])
+        passes = self._passes([sample.tokens for sample in samples])
         losses = []
-        for number, micro_batch in enumerate(micro_batches):
-            with self._gradient_sync(last=number == len(micro_batches) - 1):
+        for number, micro_batch in enumerate(passes):
+            with self._gradient_sync(last=number == len(passes) - 1):
+                if not micro_batch.members:  # for the sake of ranks that have more
+                    self.manual_backward(self._nothing(micro_batch, settings.temperature))
+                    continue
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
                 self.manual_backward(loss * scale)
             losses.append(loss.detach())
@@ -417,7 +427,7 @@ class AsymGRPOModule(LightningModule):
         """Sum of the weighted token losses of one micro-batch, not yet divided."""
         chosen = [samples[member] for member in micro_batch.members]
         entropy_coef = self._adaptive_entropy.coefficient if self._adaptive_entropy else self.loss.entropy_coef
-        logprobs, entropy = score_tokens(
+        logprobs, entropy = score(
             self.policy, micro_batch, temperature=settings.temperature, entropy_grad=entropy_coef > 0
         )
         if on_policy or chosen[0].start_logprobs is None:
@@ -432,6 +442,12 @@ class AsymGRPOModule(LightningModule):
         record_entropy(metrics, chosen, entropy, tokens.sequence_ids)
         record_ratios(metrics, tokens)
         return (weights * output.losses).sum()
+
+    def _nothing(self, micro_batch: MicroBatch, temperature: float) -> Tensor:
+        """A loss of 0 that makes the same forward passes as `_loss`, in the same order."""
+        logprobs, _ = score(self.policy, micro_batch, temperature=temperature)
+        self._reference_logprobs(micro_batch, temperature)
+        return logprobs.sum()
 
     def _token_batch(
         self, micro_batch: MicroBatch, chosen: Sequence[Sample], logprobs: Tensor, entropy: Tensor, temperature: float
@@ -478,7 +494,7 @@ class AsymGRPOModule(LightningModule):
     def _step_optimizer(self, samples: Sequence[Sample], losses: Tensor, metrics: StepMetrics) -> None:
         """Make the update, unless a loss [M] or the gradient is not finite, on whatever rank."""
         parameters = list(self.policy.parameters())
-        norm = torch.nn.utils.get_total_norm([own.grad for own in parameters if own.grad is not None])
+        norm = whole(torch.nn.utils.get_total_norm([own.grad for own in parameters if own.grad is not None]))
         broken = self._reduce(float(not bool(losses.isfinite().all())))
         health = UpdateHealth(float(norm), losses, losses_finite=broken == 0)
         if not health.finite:
@@ -513,6 +529,14 @@ class AsymGRPOModule(LightningModule):
         groups = cut_by_tokens([len(sequence) for sequence in sequences], self.micro_batch_tokens)
         return [build(sequences, members).to(self.device) for members in groups]
 
+    def _passes(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
+        """The micro-batches; where weights are sharded as many on every rank, some of them without members."""
+        micro_batches = self._micro_batches(sequences)
+        if not is_sharded(self.policy):
+            return micro_batches
+        passes = in_step(micro_batches, packed=packs(self.policy), gather=self.gather_objects)
+        return [micro_batch.to(self.device) for micro_batch in passes]
+
     def _divisor(self, samples: Sequence[Sample], settings: SamplingSettings) -> float:
         """What these samples add to their update's divisor."""
         if not samples:
@@ -535,12 +559,13 @@ class AsymGRPOModule(LightningModule):
         if not self._reference:
             return None
         with torch.no_grad(), adapters_off(self._reference[0]):
-            return score_tokens(self._reference[0], micro_batch, temperature=temperature)[0]
+            return score(self._reference[0], micro_batch, temperature=temperature)[0]
 
     # ---- ranks ----
 
     def _gradient_sync(self, *, last: bool) -> AbstractContextManager[None]:
         """Ranks exchange gradients in the last micro-batch of an update alone."""
+        reduce_gradients(self.policy, now=last)
         wrapped = self.trainer.model
         if isinstance(wrapped, DistributedDataParallel) and not last:
             return wrapped.no_sync()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError
+from asymgrpo_app.parallel.sharding import own_part
 from asymgrpo_app.samples import Sample
 
 FOLDER = "non_finite"
@@ -76,8 +77,8 @@ class UpdateHealth:
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
-    """Names of the tensors that hold a value which is not finite."""
-    return [name for name, tensor in tensors if tensor is not None and not bool(tensor.isfinite().all())]
+    """Names of the tensors that hold a value which is not finite, of sharded ones in this rank's part."""
+    return [name for name, tensor in tensors if tensor is not None and not bool(own_part(tensor).isfinite().all())]
 
 
 def describe(policy: nn.Module, samples: Sequence[Sample], health: UpdateHealth) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Training from fixed completions, to compare gradients however a step is cut. Also a script for several processes.
 
-torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER
+torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER STRATEGY
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,8 @@ from asymgrpo_app.console import quiet_libraries
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.loss_config import LossConfig
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.sharding import whole, whole_weights
+from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rollout.seeds import derive_seed
@@ -26,6 +29,8 @@ from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompleti
 
 POLICY = str(Path(__file__).resolve().parent.parent / "data/countdown_base")
 GROUP_SIZE, MAX_TOKENS = 4, 12
+
+LOW_PRECISIONS, LOW_PRECISION_CASE = ("bf16-mixed", "bf16-true"), "constant with KL and entropy"
 
 # Named settings of the module.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -38,12 +43,23 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "two updates, two passes": lambda: {"updates_per_step": 2, "passes_per_step": 2},
     "Clip-Cov": lambda: {"objective": ClipCov(share=0.1, cov_low=0.0)},
     "KL-Cov, two updates": lambda: {"objective": KLCov(share=0.2), "updates_per_step": 2},
+    "three steps, clipped": lambda: {"steps": 3, "lr": 0.005, "max_grad_norm": 0.5, "updates_per_step": 2},
+    # With two processes the first one has a single short micro-batch where the second one has several.
+    "uneven": lambda: {
+        "loss": LossConfig(kl_coef=0.1),
+        "updates_per_step": 2,
+        "passes_per_step": 2,
+        "left_out": {2, 4, 6},
+        "micro_batch_tokens": 40,
+        "gradient_checkpointing": True,
+    },
     # With two processes the first one holds prompts 0 and 2, so in both updates it has nothing that counts.
     "nothing counts on one rank": lambda: {
         "objective": ClipCov(share=0.1, cov_low=0.0),
         "updates_per_step": 2,
         "prompts_per_step": 4,
         "left_out": {0, 2},
+        "attention": "eager",
     },
 }
 
@@ -65,8 +81,8 @@ class RecordedRollouts(Callback):
         self.gradients: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        parts = [parameter.grad for parameter in pl_module.policy.parameters() if parameter.grad is not None]
-        if parts:
+        parts = [whole(own.grad) for own in pl_module.policy.parameters() if own.grad is not None]
+        if parts and pl_module.completed_steps == 0:  # later ones are those of weights that rounding made others
             self.gradients.append(torch.cat([part.flatten() for part in parts]).clone())
 
     def _judged(self, prompt: EncodedPrompt, number: int) -> JudgedCompletion:
@@ -79,17 +95,18 @@ class RecordedRollouts(Callback):
 
 
 def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[str, torch.Tensor]:
-    """The gradient of each update of one step, and the step's metrics but for timings, by name."""
+    """The gradient of each update of the first step, and the final weights and metrics but for timings, by name."""
     options = CASES[case]()
+    steps = options.pop("steps", 1)
     updates = options.get("updates_per_step", 1)
     prompts, left_out = options.pop("prompts_per_step", 8), options.pop("left_out", {0})
     data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=prompts, updates_per_step=updates)
     module = AsymGRPOModule(
         POLICY,
-        total_steps=1,
-        micro_batch_tokens=micro_batch_tokens,
-        max_grad_norm=None,
-        optimizer=partial(torch.optim.SGD, lr=1e-4),
+        total_steps=steps,
+        micro_batch_tokens=options.pop("micro_batch_tokens", micro_batch_tokens),
+        max_grad_norm=options.pop("max_grad_norm", None),
+        optimizer=partial(torch.optim.SGD, lr=options.pop("lr", 1e-4)),
         **options,
     )
     recorded = RecordedRollouts(left_out)
@@ -107,21 +124,25 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
         **trainer_options,
     )
     trainer.fit(module, data)
-    assert module.completed_steps == 1
+    assert module.completed_steps == steps
     metrics = {
         name: value for name, value in trainer.callback_metrics.items() if not name.startswith(("timing_s/", "perf/"))
     }
     gradients = {f"gradient {number}": gradient for number, gradient in enumerate(recorded.gradients)}
-    return gradients | metrics
+    weights = torch.cat([weight.flatten() for _, weight in whole_weights(module.policy)])
+    return gradients | metrics | {"weights": weights}
 
 
 def main() -> None:
     quiet_libraries()
-    folder = Path(sys.argv[1])
-    for number, case in enumerate(CASES):
-        result = trained(case, 200, devices=2, strategy="ddp")
+    folder, strategy = Path(sys.argv[1]), sys.argv[2]
+    runs = [(str(number), case, "32-true") for number, case in enumerate(CASES)]
+    runs += [(precision, LOW_PRECISION_CASE, precision) for precision in LOW_PRECISIONS]
+    for name, case, precision in runs:
+        options: dict[str, Any] = {"devices": int(os.environ["WORLD_SIZE"]), "precision": precision}
+        result = trained(case, 200, strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy, **options)
         if torch.distributed.get_rank() == 0:
-            torch.save(result, folder / f"{number}.pt")
+            torch.save(result, folder / f"{name}.pt")
 
 
 if __name__ == "__main__":

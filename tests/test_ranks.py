@@ -1,13 +1,15 @@
-"""Two processes with an engine each sample together what one process samples, and hold one set of weights."""
+"""Two processes with an engine each sample together what one process samples, and become the same policy."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.conftest import REPOSITORY
 from tests.recorder import recorded
+from tests.stopping import scalars
 
 STEPS = 3
 
@@ -46,7 +48,8 @@ def completions(lines: list[dict], step: int) -> dict[tuple[int, ...], list[list
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return fit(tmp_path_factory.mktemp("runs") / "alone")
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    return fit(folder), folder / "run"
 
 
 def check(lines: list[dict], alone: list[dict]) -> None:
@@ -59,12 +62,29 @@ def check(lines: list[dict], alone: list[dict]) -> None:
     assert len({line["weights"] for line in lines}) == STEPS  # they do change
 
 
-@pytest.mark.long
-def test_two_processes_with_an_engine_each_sample_what_one_samples(alone, tmp_path):
-    check(fit(tmp_path / "two", "--trainer.devices=2", "--trainer.strategy=ddp"), alone)
+def check_results(run_dir: Path, alone: Path) -> None:
+    """The exported weights, and the scalars, are those of one process."""
+    own, expected = (load_file(folder / "export/model.safetensors") for folder in (run_dir, alone))
+    assert own.keys() == expected.keys()
+    for name in own:
+        assert float((own[name] - expected[name]).norm() / expected[name].norm()) < 1e-5, name
+    values, wanted = scalars(run_dir), scalars(alone)
+    assert values.keys() == wanted.keys()
+    for tag in wanted:
+        for (step, a), (_, b) in zip(values[tag], wanted[tag], strict=True):
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-4), (tag, step)
 
 
 @pytest.mark.long
-def test_two_processes_that_share_an_engine_sample_what_one_samples(alone, tmp_path):
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--rollout.engine.tensor_parallel_size=2"]
-    check(fit(tmp_path / "shared", *options), alone)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_with_an_engine_each_make_the_run_of_one(strategy, alone, tmp_path):
+    run_dir = tmp_path / "two/run"
+    check(fit(tmp_path / "two", "--trainer.devices=2", f"--trainer.strategy={strategy}"), alone[0])
+    check_results(run_dir, alone[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_that_share_an_engine_sample_what_one_samples(strategy, alone, tmp_path):
+    options = ["--trainer.devices=2", f"--trainer.strategy={strategy}", "--rollout.engine.tensor_parallel_size=2"]
+    check(fit(tmp_path / "shared", *options), alone[0])

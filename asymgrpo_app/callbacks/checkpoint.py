@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
@@ -24,8 +24,10 @@ from asymgrpo_app.checkpoints.folder import (
     sweep,
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
+from asymgrpo_app.checkpoints.shards import remove_checkpoint
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.run_folder import FolderClaim, sweep_configs
 
 _MOST_FAILURES = 3  # saves that fail one after the other; then the run stops
@@ -45,9 +47,18 @@ class RunCheckpoint(Checkpoint):
         every_n_steps: RL steps between checkpoints, at least 1.
         keep: How many of the newest checkpoints to keep, at least 1; null keeps all.
         best: Checkpoints to keep because of a validation metric; null: none.
+        layout: `full`: one file, gathered and written by the first process. `sharded`, for trainer.strategy fsdp2:
+            every process writes its own part, into a folder beside the file. Either goes on with any number of
+            processes.
     """
 
-    def __init__(self, every_n_steps: int = 50, keep: int | None = 2, best: BestCheckpoints | None = None) -> None:
+    def __init__(
+        self,
+        every_n_steps: int = 50,
+        keep: int | None = 2,
+        best: BestCheckpoints | None = None,
+        layout: Literal["full", "sharded"] = "full",
+    ) -> None:
         if every_n_steps < 1:
             raise UserError(f"checkpoint.every_n_steps must be at least 1, got {every_n_steps}.")
         if keep is not None and keep < 1:
@@ -55,6 +66,7 @@ class RunCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.best = best
+        self.layout = layout
         self._saved_step: int | None = None  # by this process
         self._failures = 0  # in a row
         self._claim: FolderClaim | None = None
@@ -79,6 +91,8 @@ class RunCheckpoint(Checkpoint):
                 "asymgrpo's own: leave it out."
             )
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            trainer.strategy.sharded_checkpoints = self.layout == "sharded"
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Tidy up after a process that was killed, and leave the branch of newer checkpoints and events."""
@@ -157,7 +171,7 @@ class RunCheckpoint(Checkpoint):
     def _prune(self, run_dir: str) -> None:
         for path in obsolete(labels(run_dir), self.keep, self.best):
             try:
-                path.unlink(missing_ok=True)
+                remove_checkpoint(path)
             except OSError as error:
                 say(f"WARNING: {path} cannot be removed: {reason(error)}.")
 

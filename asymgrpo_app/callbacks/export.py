@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from asymgrpo_app.config_files import one_line
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.export import ModelCard, write_export
+from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
 
 
 class ExportCallback(Callback):
@@ -18,7 +19,11 @@ class ExportCallback(Callback):
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and pl_module.completed_steps >= pl_module.total_steps:
+        if pl_module.completed_steps < pl_module.total_steps:
+            return
+        # Sharded weights are put together here, which every process takes part in.
+        state = gathered_state(pl_module.policy, keep=trainer.is_global_zero) if is_sharded(pl_module.policy) else None
+        if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             card = ModelCard(
                 base_model=pl_module.policy_path,
@@ -35,7 +40,7 @@ class ExportCallback(Callback):
             )
             folder = export_folder(trainer.default_root_dir)
             try:
-                write_export(folder, pl_module.policy, data.tokenizer, card)
+                write_export(folder, pl_module.policy, data.tokenizer, card, state)
             except (OSError, SafetensorError) as error:
                 raise RunError(
                     f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "
