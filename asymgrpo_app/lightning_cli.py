@@ -40,6 +40,7 @@ from asymgrpo_app.lora_files import check_settings
 from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.optimization_check import check_optimization
+from asymgrpo_app.parallel.launch import lost_exchange, observe_processes
 from asymgrpo_app.parallel.requirements import check_optimizer, check_sampler
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.parser_messages import plain
@@ -93,6 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     """Parse, check and run one subcommand; returns the exit code."""
     quiet_libraries()
     find_own_classes()
+    observe_processes()
     return AsymGRPOCLI(arguments).exit_code
 
 
@@ -415,6 +417,8 @@ class AsymGRPOCLI(LightningCLI):
             else:
                 super()._run_subcommand(subcommand)
         except RuntimeError as error:
+            if (lost := lost_exchange(error)) is not None:
+                raise RunError(lost) from error
             if "loading state_dict" not in str(error):
                 raise
             raise UserError(

@@ -1,0 +1,101 @@
+"""What happens to a run when one of its processes is lost: all end soon, and somebody says why.
+
+torchrun watches the processes it started, ends the others and names the first that failed. Lightning's own launcher
+does so with SIGKILL and without a word: here it is given another observer. Either way the processes that wait for the
+lost one fail in the exchange (`lost_exchange`), or are ended where they do not notice.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.strategies.launchers import subprocess_script
+from torch import distributed
+
+from asymgrpo_app.errors import ExitCode
+
+_SECONDS_BETWEEN_LOOKS = 0.25
+_SECONDS_TO_NOTICE = 2.0
+_GRACE_S = 15.0  # for the first process to end by itself, with what it has to say, and its sampler
+
+
+def observe_processes() -> None:
+    """Let Lightning's launcher watch the processes it starts in this module's way."""
+    launcher: Any = subprocess_script
+    launcher._launch_process_observer = _observe
+
+
+def _observe(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    observer = ProcessObserver(processes)
+    _observers.append(observer)
+    observer.start()
+
+
+class ProcessObserver(threading.Thread):
+    """Ends the first process when one that it started is lost; the others end with it (`stopping.end_with_parent`).
+
+    Args:
+        processes: Those that were started, by their local rank from 1.
+    """
+
+    def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+        super().__init__(name="asymgrpo-process-observer", daemon=True)
+        self._processes = processes
+        self.noticed = threading.Event()
+
+    def run(self) -> None:
+        codes = self._codes()
+        while None in codes and not any(codes):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            codes = self._codes()
+        if not any(codes):
+            return
+        rank, code = next((rank, code) for rank, code in enumerate(codes, start=1) if code)
+        what = f"process {rank} of {len(codes) + 1} (PID {self._processes[rank - 1].pid}) {_ending(code)}"
+        if code < 0:  # it could not say anything itself
+            _tell(what)
+        self.noticed.set()
+        time.sleep(_GRACE_S)
+        if code > 0:
+            _tell(what)
+        os._exit(ExitCode.FAILURE)
+
+    def _codes(self) -> list[int | None]:
+        return [process.poll() for process in self._processes]
+
+
+_observers: list[ProcessObserver] = []
+
+
+def _ending(code: int) -> str:
+    if code > 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _tell(what: str) -> None:
+    text = f"asymgrpo: {what}: all processes of this run end. The same command with --ckpt_path last goes on.\n"
+    os.write(sys.stderr.fileno(), text.encode())
+
+
+def lost_exchange(error: BaseException) -> str | None:
+    """What to say of an exchange between processes that failed since another one is gone; None for other errors."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, distributed.DistError) and "gloo" not in text:
+        return None
+    for observer in _observers:  # which knows more, and would otherwise come too late to say it
+        observer.noticed.wait(_SECONDS_TO_NOTICE)
+    reason = re.sub(r"^\[[^]]*\] ", "", text).partition(". ")[0]  # without the place in gloo's source, and its advice
+    return (
+        f"an exchange with another process of this run failed ({reason[:200]}): look for what that one said, or what "
+        "ended it; the same command with --ckpt_path last goes on."
+    )
