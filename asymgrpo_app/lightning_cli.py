@@ -536,6 +536,11 @@ class AsymGRPOCLI(LightningCLI):
             check_settings(read_state(Path(checkpoint)), module.lora, checkpoint)
         if module.lora is None:
             return []
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            raise UserError(
+                "model.lora does not go with trainer.strategy fsdp2, which cannot keep frozen weights and adapters of "
+                "different types in one group: use trainer.strategy ddp."
+            )
         if (precision := str(self.trainer.precision)) == "bf16-true":
             raise UserError(
                 f"trainer.precision is {precision}, which would round the adapters of model.lora: use bf16-mixed, "

@@ -172,3 +172,5 @@ def test_what_goes_with_one_strategy_alone_is_refused(tmp_path, capsys):
     adafactor = "--model.optimizer={class_path: torch.optim.Adafactor, init_args: {lr: 0.001}}"
     assert run(tmp_path, "--trainer.strategy=fsdp2", adafactor) == 2
     assert "model.optimizer Adafactor keeps row_var of another shape than the weight's" in capsys.readouterr().err
+    assert run(tmp_path, "--trainer.strategy=fsdp2", "--model.lora={}") == 2
+    assert "model.lora does not go with trainer.strategy fsdp2" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.lora import merged, scales
 from asymgrpo_app.policy import score_tokens
 from asymgrpo_app.rollout.microbatch import MicroBatch
 
@@ -93,10 +94,9 @@ def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
     return cut.clone()  # the whole, which may be mapped from a file, is let go of
 
 
-def whole_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every weight once, by its Hugging Face name, put together one at a time; every process has to take part."""
-    for name, parameter in policy.named_parameters():
-        yield name, whole(parameter.detach())
+def whole_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """As `asymgrpo_app.policy.named_weights`, put together one at a time; every process has to take part."""
+    return merged(((name, whole(own.detach())) for name, own in policy.named_parameters()), scales(policy))
 
 
 def gathered_state(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
