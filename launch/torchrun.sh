@@ -60,7 +60,7 @@ trap 'rm -f "$ASYMGRPO_CODES"' EXIT
 set -m # in a process group of its own, so that a Ctrl-C reaches it once, by the traps below
 setpriv --pdeathsig TERM torchrun "${meeting[@]}" --nnodes "$nodes" --nproc-per-node "$processes" \
   --shutdown-timeout "${GRACE:-110}" --no-python "$here/process.sh" \
-  fit --trainer.num_nodes "$nodes" --trainer.devices "$processes" "$@" --ckpt_path last &
+  fit "$@" --trainer.num_nodes "$nodes" --trainer.devices "$processes" --ckpt_path last & # the last word on each wins
 readonly torchrun=$!
 trap 'kill -TERM "$torchrun" 2>/dev/null' TERM
 trap 'kill -INT "$torchrun" 2>/dev/null' INT

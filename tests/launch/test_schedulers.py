@@ -36,6 +36,10 @@ def sbatch_options() -> dict[str, str]:
     return dict(lines)
 
 
+def places(nodes: int, processes: int) -> str:
+    return f"--trainer.num_nodes {nodes} --trainer.devices {processes}"
+
+
 def test_every_option_is_one_of_sbatch():
     for name, value in sbatch_options().items():
         assert re.fullmatch(SBATCH[name], value), name
@@ -74,7 +78,7 @@ def test_a_stopped_job_is_queued_again_and_no_other(code, tmp_path):
     assert srun.startswith("srun --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=60 ")
     for number, line in enumerate(nodes):
         assert f"--node-rank {number} --master-addr gpu07 --master-port 21234 --nnodes 2 --nproc-per-node 8" in line
-        assert line.endswith("--config=my.yaml --run_dir=runs/mine --ckpt_path last")
+        assert line.endswith(f" fit --config=my.yaml --run_dir=runs/mine {places(2, 8)} --ckpt_path last")
     assert len(nodes) == 2
     requeued = [line for line in notes(folder) if line.startswith("scontrol")]
     assert requeued == (["scontrol requeue 41234"] if code in (ExitCode.TIME_LIMIT, 143) else [])
@@ -146,7 +150,7 @@ def test_the_command_of_a_pod_starts_the_run(path, tmp_path):
     (line,) = notes(folder)
     assert f"--nnodes {last + 1} --nproc-per-node 4" in line
     assert (f"--node-rank {last} --master-addr asymgrpo-0.asymgrpo --master-port 29500" in line) == (last > 0)
-    assert line.endswith("--run_dir /runs/mine --ckpt_path last")
+    assert line.endswith(f"--run_dir /runs/mine {places(last + 1, 4)} --ckpt_path last")
 
 
 def test_pods_find_the_first_through_the_service():

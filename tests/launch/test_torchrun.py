@@ -21,10 +21,13 @@ def commands(tmp_path) -> Path:
     return place(tmp_path / "bin", asymgrpo=RANK, nvidia_smi=NO_GPUS)
 
 
-def until(met: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(met: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60.0) -> None:
+    """Wait; a command that ends first, or that takes too long and is then ended, fails the test with its output."""
     end = time.monotonic() + seconds
     while not met():
-        assert time.monotonic() < end
+        if process.poll() is not None or time.monotonic() > end:
+            process.terminate()
+            raise AssertionError(process.communicate(timeout=120)[0])
         time.sleep(0.05)
 
 
@@ -43,7 +46,7 @@ def test_its_exit_code_is_that_of_the_processes(ends, code, commands):
     assert process.returncode == code
     noted = notes(commands)
     wanted = (
-        "fit --trainer.num_nodes 1 --trainer.devices 2 --config my config.yaml --run_dir runs/mine --ckpt_path last"
+        "fit --config my config.yaml --run_dir runs/mine --trainer.num_nodes 1 --trainer.devices 2 --ckpt_path last"
     )
     assert [line for line in sorted(noted) if " of " in line] == [f"rank {rank} of 2: {wanted}" for rank in (0, 1)]
     assert not any("second signal" in line for line in noted)
@@ -52,7 +55,7 @@ def test_its_exit_code_is_that_of_the_processes(ends, code, commands):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number, code, commands):
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))
-    until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2)
+    until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2, process)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == code
@@ -63,7 +66,7 @@ def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number
 
 def test_nothing_stays_when_the_script_is_killed(commands):
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))
-    until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2)
+    until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2, process)
     started = psutil.Process(process.pid).children(recursive=True)
     assert len(started) >= 5  # torchrun; for each process its shell and the command
     process.kill()
@@ -81,7 +84,7 @@ def test_several_machines_meet_at_the_first(tmp_path):
         "torchrun --node-rank 1 --master-addr gpu07 --master-port 2345 --nnodes 2 --nproc-per-node 8 "
     )
     assert line.endswith(
-        "/launch/process.sh fit --trainer.num_nodes 2 --trainer.devices 8 --config my config.yaml --run_dir runs/mine "
+        "/launch/process.sh fit --config my config.yaml --run_dir runs/mine --trainer.num_nodes 2 --trainer.devices 8 "
         "--ckpt_path last"
     )
 
@@ -146,7 +149,7 @@ def test_two_processes_train_stop_and_go_on(tmp_path):
     checkpoints = run_dir / "checkpoints"
 
     first = start([*command, "--checkpoint.every_n_steps=1", "--steps=400"], env)
-    until(lambda: len(list(checkpoints.glob("step-*.ckpt"))) > 0, seconds=300)
+    until(lambda: len(list(checkpoints.glob("step-*.ckpt"))) > 0, first, seconds=400)
     first.terminate()
     output, _ = first.communicate(timeout=120)
     assert first.returncode == 143, output
