@@ -30,7 +30,7 @@ from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompleti
 POLICY = str(Path(__file__).resolve().parent.parent / "data/countdown_base")
 GROUP_SIZE, MAX_TOKENS = 4, 12
 
-LOW_PRECISIONS, LOW_PRECISION_CASE = ("bf16-mixed", "bf16-true"), "constant with KL and entropy"
+LOW_PRECISION, LOW_PRECISION_CASE = "bf16-mixed", "constant with KL and entropy"
 
 # Named settings of the module.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -137,7 +137,7 @@ def main() -> None:
     quiet_libraries()
     folder, strategy = Path(sys.argv[1]), sys.argv[2]
     runs = [(str(number), case, "32-true") for number, case in enumerate(CASES)]
-    runs += [(precision, LOW_PRECISION_CASE, precision) for precision in LOW_PRECISIONS]
+    runs += [(LOW_PRECISION, LOW_PRECISION_CASE, LOW_PRECISION)]
     for name, case, precision in runs:
         options: dict[str, Any] = {"devices": int(os.environ["WORLD_SIZE"]), "precision": precision}
         result = trained(case, 200, strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy, **options)
