@@ -52,10 +52,12 @@ class FloorProbe(Callback):
 
     Args:
         path: A JSON file.
+        floor: Whether the floor is measured, which takes as long as the steps themselves.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, floor: bool = True) -> None:
         self.path = path
+        self.floor = floor
         self.steps: list[dict[str, float]] = []
         self.call: tuple[Any, ...] = ()
 
@@ -78,8 +80,9 @@ class FloorProbe(Callback):
         samples = pl_module.last_step.samples
         step["completion_tokens"] = sum(sample.length for sample in samples)
         step["tokens"] = sum(len(sample.tokens) for sample in samples)
-        step["gen_alone"] = self._generation_alone()
-        step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
+        if self.floor:
+            step["gen_alone"] = self._generation_alone()
+            step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
         self.steps.append(step)
         Path(self.path).write_text(json.dumps(self.steps))
 
@@ -176,6 +179,7 @@ def measure(options: argparse.Namespace, completions: int, folder: Path) -> list
         *(f"--checkpoint.every_n_steps={total}", "--trainer.enable_progress_bar=false"),
         *(f"--model.micro_batch_tokens={options.micro_batch_tokens}",),
         *("--trainer.callbacks=step.FloorProbe", f"--trainer.callbacks.path={result}"),
+        f"--trainer.callbacks.floor={not options.without_floor}",
         *work_arguments(options, folder),
         *options.arguments,
     ]
@@ -213,16 +217,18 @@ def measure_trl(options: argparse.Namespace, completions: int, folder: Path) -> 
 def table(steps: Sequence[dict[str, float]]) -> list[str]:
     """Medians of one run."""
     mid = {name: median(step.get(name, 0.0) for step in steps) for name in steps[0]}
-    floor = [step["gen_alone"] + step["passes_alone"] for step in steps]
-    share = median(step["step"] / least for step, least in zip(steps, floor, strict=True))
     lines = ["| what | median | share of the step |", "|---|---|---|"]
     for name, label in PHASES.items():
         if name in mid:
             lines.append(f"| {label} | {mid[name]:.3f} s | {mid[name] / mid['step']:.1%} |")
+    if "gen_alone" in mid:
+        share = median(step["step"] / (step["gen_alone"] + step["passes_alone"]) for step in steps)
+        lines += [
+            f"| generation alone | {mid['gen_alone']:.3f} s | {mid['gen_alone'] / mid['step']:.1%} |",
+            f"| forward and backward alone | {mid['passes_alone']:.3f} s | {mid['passes_alone'] / mid['step']:.1%} |",
+            f"| step / (generation alone + forward and backward alone) | {share:.3f} | |",
+        ]
     lines += [
-        f"| generation alone | {mid['gen_alone']:.3f} s | {mid['gen_alone'] / mid['step']:.1%} |",
-        f"| forward and backward alone | {mid['passes_alone']:.3f} s | {mid['passes_alone'] / mid['step']:.1%} |",
-        f"| step / (generation alone + forward and backward alone) | {share:.3f} | |",
         f"| tokens of completions (with prompts) | {mid['completion_tokens']:,.0f} ({mid['tokens']:,.0f}) | |",
         f"| tokens of completions a second | {mid['completion_tokens'] / mid['step']:,.0f} | |",
         f"| peak memory | {max(step['peak_gib'] for step in steps):.2f} GiB | |",
@@ -256,6 +262,7 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=5, help="that count, at least 5")
     parser.add_argument("--skip", type=int, default=2, help="first steps that do not count, at least 1")
+    parser.add_argument("--without-floor", action="store_true", help="half the time: phases and shares alone")
     parser.add_argument("--trl-python", help="a Python with trl 1.16.0 installed")
     parser.add_argument("arguments", nargs="*", help="further arguments of `asymgrpo fit`, after --")
     options = parser.parse_args()

@@ -94,7 +94,7 @@ def run_steps(
     start, reference = (table.start_logprobs, table.start_entropy), (table.reference_logprobs, table.start_entropy)
     loaded = iter([TablePolicy(start, (table.logprobs, table.entropy)), TablePolicy(reference, reference)])
     monkeypatch.setattr("asymgrpo_app.module.load_policy", lambda path, attention: next(loaded))
-    monkeypatch.setattr("asymgrpo_app.module.score_tokens", look_up)
+    monkeypatch.setattr("asymgrpo_app.module.score", look_up)
     module.configure_model()
     gradients = {name: _sums_of_gradients(parameter, steps) for name, parameter in module.policy.named_parameters()}
     logger = _Logger(gradients)

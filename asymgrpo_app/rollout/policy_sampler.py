@@ -115,6 +115,7 @@ class PolicySampler:
             engine = self._engine
             if engine is None or self._version != module.weight_version:
                 engine = self._push(module, clock)
+            clock.lap("update_weights")  # written in each step: 0 where a validation has pushed them
             if not self._warm:
                 self._announce("sampler warms up")
             try:
@@ -145,12 +146,11 @@ class PolicySampler:
         """
         proof, self._proof = self._proof, _Proof()
         temperatures = [own for own in module.gather_objects(proof.temperature) if own is not None]
-        if not temperatures:
-            return
-        clock.restart()
-        scored = module.score_sequences(proof.sequences, temperatures[0])
-        if proof.sequences:
-            check_logprobs(scored, proof.logprobs, self._canary.limit(self._dtype), module.completed_steps)
+        clock.restart()  # not the wait for other ranks
+        if temperatures:
+            scored = module.score_sequences(proof.sequences, temperatures[0])
+            if proof.sequences:
+                check_logprobs(scored, proof.logprobs, self._canary.limit(self._dtype), module.completed_steps)
         clock.lap("canary")
 
     def close(self) -> None:
