@@ -1,5 +1,6 @@
 """launch/torchrun.sh with the real torchrun: exit codes, signals, several machines."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,7 +58,11 @@ def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))
     until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2, process)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == code
     assert sorted(line for line in notes(commands) if " of " not in line) == [
         *("rank 0: ready", "rank 0: saved", "rank 1: ready", "rank 1: saved")
