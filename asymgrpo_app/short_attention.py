@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LONGEST = 256
-"""Tokens up to which this was faster than the fused kernel (docs/benchmarks.md); memory grows with the square."""
+"""Tokens up to which this was faster than the fused kernel (benchmarks/attention.py); memory grows with the square."""
 
 _SCORES_AT_ONCE = 2**23
 """Scores of so many elements are held at a time, in float32: 32 MiB, and at least those of one sequence."""
