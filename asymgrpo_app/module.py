@@ -79,6 +79,27 @@ class StepRecord:
     temperature: float
 
 
+@dataclass(frozen=True)
+class MicroBatchLoss:
+    """What a micro-batch of T completion tokens adds to its update.
+
+    Attributes:
+        total: Sum of the weighted token losses, not yet divided.
+        logprobs: [T], what it is a function of.
+        entropy: [T], likewise where it carries a gradient.
+    """
+
+    total: Tensor
+    logprobs: Tensor
+    entropy: Tensor
+
+    def has_gradient(self) -> bool:
+        """Whether a backward pass would give the weights anything but zeros: not where all advantages are 0, say."""
+        outputs = [tensor for tensor in (self.logprobs, self.entropy) if tensor.requires_grad]
+        gradients = torch.autograd.grad(self.total, outputs, retain_graph=True, allow_unused=True)
+        return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+
+
 class AsymGRPOModule(LightningModule):
     """A causal language model that is trained by AsymGRPO (arXiv 2604.04894); one training batch is one RL step.
 
@@ -405,13 +426,17 @@ class AsymGRPOModule(LightningModule):
         passes = self._passes([sample.tokens for sample in samples])
         losses = []
         for number, micro_batch in enumerate(passes):
-            with self._gradient_sync(last=number == len(passes) - 1):
+            last = number == len(passes) - 1
+            with self._gradient_sync(last=last):
                 if not micro_batch.members:  # for the sake of ranks that have more
                     self.manual_backward(self._nothing(micro_batch, settings.temperature))
                     continue
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
-                self.manual_backward(loss * scale)
-            losses.append(loss.detach())
+                # A backward pass of zeros is left out, but for the last: it leaves a gradient on every weight, and ranks
+                # exchange theirs in it. Sharded weights are put together by all ranks in step.
+                if last or is_sharded(self.policy) or loss.has_gradient():
+                    self.manual_backward(loss.total * scale)
+            losses.append(loss.total.detach())
         self._step_optimizer(samples, torch.stack(losses), metrics)
 
     def _loss(
@@ -423,8 +448,7 @@ class AsymGRPOModule(LightningModule):
         metrics: StepMetrics,
         *,
         on_policy: bool,
-    ) -> Tensor:
-        """Sum of the weighted token losses of one micro-batch, not yet divided."""
+    ) -> MicroBatchLoss:
         chosen = [samples[member] for member in micro_batch.members]
         entropy_coef = self._adaptive_entropy.coefficient if self._adaptive_entropy else self.loss.entropy_coef
         logprobs, entropy = score(
@@ -441,7 +465,7 @@ class AsymGRPOModule(LightningModule):
         metrics.means(output.metrics)
         record_entropy(metrics, chosen, entropy, tokens.sequence_ids)
         record_ratios(metrics, tokens)
-        return (weights * output.losses).sum()
+        return MicroBatchLoss((weights * output.losses).sum(), logprobs, entropy)
 
     def _nothing(self, micro_batch: MicroBatch, temperature: float) -> Tensor:
         """A loss of 0 that makes the same forward passes as `_loss`, in the same order."""

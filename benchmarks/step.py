@@ -9,8 +9,8 @@
 Runs `asymgrpo fit` in a fresh process and reports medians over the steps after the first `--skip`. The floor is
 measured in the same run, after every step: *generation alone* is the engine's call with the step's requests once more
 (without what its prefix cache knows), *forward and backward alone* the passes of the step's own micro-batches, head
-included, with no loss, metrics or optimizer around them. Peak memory is the process's resident set, and torch's on a
-GPU; the two floors need no more than the step itself.
+included, with no loss, metrics or optimizer around them; backward only where the step had something to learn. Peak
+memory is the process's resident set, and torch's on a GPU; the two floors need no more than the step itself.
 
 With `--trl-python`, TRL's GRPOTrainer does the same work in that Python (torch and trl 1.16.0 installed), before it.
 """
@@ -41,8 +41,8 @@ PHASES = {
     "reward": "verifying",
     "old_log_prob": "old log-probabilities",
     "update_actor": "policy update",
-    "update_weights": "weights to the sampler, and read back",
-    "canary": "canary: completions scored once more",
+    "update_weights": "weights to the sampler",
+    "canary": "canary: weights read back, completions scored once more",
     "step": "whole step",
 }
 
@@ -60,6 +60,7 @@ class FloorProbe(Callback):
         self.floor = floor
         self.steps: list[dict[str, float]] = []
         self.call: tuple[Any, ...] = ()
+        self.learned: list[bool] = []  # whether each micro-batch of the step had a backward pass
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         from asymgrpo_app.rollout.vllm_engine import VLLMEngine
@@ -71,6 +72,17 @@ class FloorProbe(Callback):
             return self.generate(engine, requests, settings)
 
         VLLMEngine.generate = remembered  # type: ignore[method-assign]
+        loss_of, backward = pl_module._loss, pl_module.manual_backward
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.learned.append(False)
+            return loss_of(*arguments, **named)
+
+        def noted(*arguments: Any, **named: Any) -> None:
+            self.learned[-1] = True
+            backward(*arguments, **named)
+
+        pl_module._loss, pl_module.manual_backward = counted, noted
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
@@ -80,9 +92,11 @@ class FloorProbe(Callback):
         samples = pl_module.last_step.samples
         step["completion_tokens"] = sum(sample.length for sample in samples)
         step["tokens"] = sum(len(sample.tokens) for sample in samples)
+        step["learned"] = sum(self.learned) / len(self.learned)
         if self.floor:
             step["gen_alone"] = self._generation_alone()
             step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
+        self.learned.clear()
         self.steps.append(step)
         Path(self.path).write_text(json.dumps(self.steps))
 
@@ -99,10 +113,11 @@ class FloorProbe(Callback):
         micro_batches = pl_module._micro_batches([sample.tokens for sample in samples])
         _synchronize()
         begun = perf_counter()
-        for micro_batch in micro_batches:
+        for micro_batch, learned in zip(micro_batches, self.learned, strict=True):
             with trainer.precision_plugin.forward_context():
                 logprobs, _ = score_tokens(pl_module.policy, micro_batch, temperature=1.0)
-                logprobs.sum().backward()
+                if learned:
+                    logprobs.sum().backward()
         _synchronize()
         seconds = perf_counter() - begun
         pl_module.policy.zero_grad()
@@ -230,6 +245,7 @@ def table(steps: Sequence[dict[str, float]]) -> list[str]:
         ]
     lines += [
         f"| tokens of completions (with prompts) | {mid['completion_tokens']:,.0f} ({mid['tokens']:,.0f}) | |",
+        f"| micro-batches with something to learn | {mid['learned']:.0%} | |",
         f"| tokens of completions a second | {mid['completion_tokens'] / mid['step']:,.0f} | |",
         f"| peak memory | {max(step['peak_gib'] for step in steps):.2f} GiB | |",
     ]

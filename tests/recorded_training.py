@@ -53,6 +53,13 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "micro_batch_tokens": 40,
         "gradient_checkpointing": True,
     },
+    # Most micro-batches move nothing, the last one of a process among them.
+    "mostly solved": lambda: {"solved": {0, 1, 2, 4, 5, 6, 7}, "left_out": set(), "micro_batch_tokens": 40},
+    "all solved, with KL and entropy": lambda: {
+        "solved": set(range(8)),
+        "left_out": set(),
+        "loss": LossConfig(kl_coef=0.1, entropy_coef=0.01),
+    },
     # With two processes the first one holds prompts 0 and 2, so in both updates it has nothing that counts.
     "nothing counts on one rank": lambda: {
         "objective": ClipCov(share=0.1, cov_low=0.0),
@@ -69,6 +76,7 @@ class RecordedRollouts(Callback):
 
     Args:
         left_out: Places of prompts whose completions are all cut at the limit and do not count.
+        solved: Places of prompts whose completions are all right, so that their advantages are 0.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -76,8 +84,8 @@ class RecordedRollouts(Callback):
         settings = SamplingSettings(1.0, MAX_TOKENS, (1,))
         batch.rollouts = RolloutBatch(batch.prompts, groups, settings, truncated_are_wrong=False)
 
-    def __init__(self, left_out: set[int]) -> None:
-        self.left_out = left_out
+    def __init__(self, left_out: set[int], solved: set[int]) -> None:
+        self.left_out, self.solved = left_out, solved
         self.gradients: list[torch.Tensor] = []
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
@@ -90,6 +98,7 @@ class RecordedRollouts(Callback):
         length = int(torch.randint(1, MAX_TOKENS + 1, (), generator=generator))
         tokens = torch.randint(2, 16, (length,), generator=generator).tolist()
         correct = number == 0 or (bool(torch.randint(0, 2, (), generator=generator)) and number < GROUP_SIZE - 1)
+        correct |= prompt.index in self.solved
         completion = Completion(tokens, [-2.0] * length, truncated=prompt.index in self.left_out)
         return JudgedCompletion(completion, "", Verdict(correct))
 
@@ -100,6 +109,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
     steps = options.pop("steps", 1)
     updates = options.get("updates_per_step", 1)
     prompts, left_out = options.pop("prompts_per_step", 8), options.pop("left_out", {0})
+    solved = options.pop("solved", set())
     data = PromptDataModule(POLICY, train=Countdown(), prompts_per_step=prompts, updates_per_step=updates)
     module = AsymGRPOModule(
         POLICY,
@@ -109,7 +119,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
         optimizer=partial(torch.optim.SGD, lr=options.pop("lr", 1e-4)),
         **options,
     )
-    recorded = RecordedRollouts(left_out)
+    recorded = RecordedRollouts(left_out, solved)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=-1,

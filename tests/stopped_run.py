@@ -4,6 +4,7 @@ python -m tests.stopped_run ARGUMENTS... is `asymgrpo ARGUMENTS...`. From the en
 long a call of the sampler and a save take; POISONED, an RL step (from 1) and a rank whose loss is not finite.
 """
 
+import dataclasses
 import os
 import sys
 import time
@@ -39,7 +40,8 @@ _plain_loss = AsymGRPOModule._loss
 
 def _loss(module: AsymGRPOModule, *arguments: Any, **named: Any) -> Any:
     poisoned = os.environ.get("POISONED", "") == f"{module.completed_steps + 1} {module.global_rank}"
-    return _plain_loss(module, *arguments, **named) * (float("nan") if poisoned else 1.0)
+    loss = _plain_loss(module, *arguments, **named)
+    return dataclasses.replace(loss, total=loss.total * (float("nan") if poisoned else 1.0))
 
 
 if __name__ == "__main__":

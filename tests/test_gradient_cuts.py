@@ -6,7 +6,9 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 
+from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
 from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, trained
 
 
@@ -40,6 +42,8 @@ def test_every_update_has_a_gradient(whole):
         "uneven": 4,
         "Clip-Cov": 1,
         "KL-Cov, two updates": 2,
+        "mostly solved": 1,
+        "all solved, with KL and entropy": 1,
         "nothing counts on one rank": 2,
     }
 
@@ -48,6 +52,43 @@ def test_every_update_has_a_gradient(whole):
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_micro_batches(case, micro_batch_tokens, whole):
     assert_same(whole[case], trained(case, micro_batch_tokens, devices=1))
+
+
+def count_backward_passes(monkeypatch):
+    counted = []
+
+    def backward(module, loss, *args, **kwargs):
+        counted.append(loss.item())
+        LightningModule.manual_backward(module, loss, *args, **kwargs)
+
+    monkeypatch.setattr(AsymGRPOModule, "manual_backward", backward)
+    return counted
+
+
+def test_backward_passes_of_zeros_are_left_out_and_nothing_changes_by_a_bit(monkeypatch):
+    counted = count_backward_passes(monkeypatch)
+    short = trained("mostly solved", 40, devices=1)
+    assert len(counted) == 3  # prompt 3 in two micro-batches, and the last micro-batch
+    counted.clear()
+    monkeypatch.setattr(MicroBatchLoss, "has_gradient", lambda loss: True)
+    every = trained("mostly solved", 40, devices=1)
+    assert len(counted) == 9
+    assert short.keys() == every.keys()
+    assert all(torch.equal(torch.as_tensor(short[name]), torch.as_tensor(every[name])) for name in short)
+
+
+def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
+    counted = count_backward_passes(monkeypatch)
+    case = "all solved, with KL and entropy"
+    trained(case, 40, devices=1)
+    assert len(counted) == 9
+    counted.clear()
+    # At a coefficient of 0 nothing is left to learn from.
+    plain = {"solved": set(range(8)), "left_out": set(), "lr": 1.0}
+    monkeypatch.setitem(CASES, "all solved", lambda: dict(plain))
+    result = trained("all solved", 40, devices=1)
+    assert len(counted) == 1
+    assert float(result["gradient 0"].abs().max()) == float(result["actor/grad_norm"]) == 0
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

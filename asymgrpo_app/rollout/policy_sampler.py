@@ -70,7 +70,7 @@ class PolicySampler:
 
         Args:
             module: The AsymGRPOModule.
-            clock: Books the push, not the start of an engine.
+            clock: Books the push and its check, not the start of an engine.
 
         Raises:
             RunError: The engine does not hold the weights that it was given.
@@ -90,9 +90,10 @@ class PolicySampler:
         passed = RunningDigest(*linear_weights(policy), getattr(torch, self._dtype), version)
         engine.load_weights(passed.of(named) if self._compares else named)
         self._version, self._unproven = version, True
+        clock.lap("update_weights")
         if self._compares:
             self._compare(passed.digest, engine.digest(version), module.completed_steps)
-        clock.lap("update_weights")
+        clock.lap("canary")
         return engine
 
     def sample(
