@@ -6,6 +6,7 @@ python -m benchmarks.study report countdown             # tables of docs/results
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from benchmarks.study.runs import run_all
 def main() -> None:
     """Run one of the three commands."""
     options = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that it ends the runs as well
     try:
         study = study_named(options.study)
         folder = options.folder or REPOSITORY / "runs/study" / study.name

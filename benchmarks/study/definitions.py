@@ -110,6 +110,17 @@ STUDIES = {
         window=20,
         claims=_COUNTDOWN_CLAIMS,
     ),
+    "addition": Study(
+        name="addition",
+        configs=("configs/recipes/laptop_addition.yaml", "benchmarks/study/addition.yaml"),
+        set="addition",
+        metrics=("avg@4", "pass@4"),
+        methods=(BASELINE, "asymgrpo"),
+        seeds=(0, 1),
+        steps=50,
+        window=10,
+        claims=tuple(Claim("asymgrpo", BASELINE, own, _TABLE) for own in ("accuracy", "pass", "entropy")),
+    ),
 }
 
 
