@@ -432,8 +432,8 @@ class AsymGRPOModule(LightningModule):
                     self.manual_backward(self._nothing(micro_batch, settings.temperature))
                     continue
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
-                # A backward pass of zeros is left out, but for the last: it leaves a gradient on every weight, and ranks
-                # exchange theirs in it. Sharded weights are put together by all ranks in step.
+                # A backward pass of zeros is left out, but for the last: it leaves a gradient on every weight, and
+                # ranks exchange theirs in it. Sharded weights are put together by all ranks in step.
                 if last or is_sharded(self.policy) or loss.has_gradient():
                     self.manual_backward(loss.total * scale)
             losses.append(loss.total.detach())
