@@ -112,13 +112,13 @@ STUDIES = {
     ),
     "addition": Study(
         name="addition",
-        configs=("configs/recipes/laptop_addition.yaml", "benchmarks/study/addition.yaml"),
+        configs=("benchmarks/study/addition_base.yaml", "benchmarks/study/addition.yaml"),
         set="addition",
         metrics=("avg@4", "pass@4"),
         methods=(BASELINE, "asymgrpo"),
         seeds=(0, 1),
-        steps=50,
-        window=10,
+        steps=16,
+        window=4,
         claims=tuple(Claim("asymgrpo", BASELINE, own, _TABLE) for own in ("accuracy", "pass", "entropy")),
     ),
 }
