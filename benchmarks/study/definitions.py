@@ -117,7 +117,7 @@ STUDIES = {
         metrics=("avg@4", "pass@4"),
         methods=(BASELINE, "asymgrpo"),
         seeds=(0, 1),
-        steps=16,
+        steps=12,
         window=4,
         claims=tuple(Claim("asymgrpo", BASELINE, own, _TABLE) for own in ("accuracy", "pass", "entropy")),
     ),
