@@ -96,8 +96,8 @@ class MicroBatchLoss:
     def has_gradient(self) -> bool:
         """Whether a backward pass would give the weights anything but zeros: not where all advantages are 0, say."""
         outputs = [tensor for tensor in (self.logprobs, self.entropy) if tensor.requires_grad]
-        gradients = torch.autograd.grad(self.total, outputs, retain_graph=True, allow_unused=True)
-        return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+        gradients = torch.autograd.grad(self.total, outputs, retain_graph=True, materialize_grads=True)
+        return any(bool(gradient.any()) for gradient in gradients)
 
 
 class AsymGRPOModule(LightningModule):
