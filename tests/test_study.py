@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.intervals import Estimate, t_quantile
 from asymgrpo_app.evaluation.results import EvaluationProtocol, EvaluationRun, results, set_result
 from benchmarks.study import runs
-from benchmarks.study.definitions import STUDIES, Claim, study_named
-from benchmarks.study.records import BINS, Record, read_records
+from benchmarks.study.definitions import REPOSITORY, STUDIES, Claim, study_named
+from benchmarks.study.records import BINS, KEPT, Record, read_records
 from benchmarks.study.report import Table, verdict, write_report
 
 STUDY = replace(
@@ -90,6 +93,23 @@ def test_the_report_replaces_what_is_between_its_marks(records, docs):
     assert len(first) == 7
     write_report(STUDY, records, docs)
     assert {path: path.read_bytes() for path in paths} == first
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES.keys())
+def test_page_and_figures_are_made_from_the_kept_runs_byte_by_byte(study, tmp_path):
+    shutil.copyfile(REPOSITORY / "docs/results.md", tmp_path / "results.md")
+    for made in write_report(study, read_records(study), tmp_path):
+        assert made.read_bytes() == (REPOSITORY / "docs" / made.relative_to(tmp_path)).read_bytes(), made
+
+
+def test_kept_configs_name_their_method_seed_and_nothing_of_a_machine():
+    for study in STUDIES.values():
+        for method in study.methods:
+            for seed in study.seeds:
+                text = (KEPT / study.name / f"{method}-{seed}/config.yaml").read_text()
+                config = yaml.safe_load(text)
+                assert (config["seed_everything"], config["steps"]) == (seed, study.steps)
+                assert not re.search(r"(^|[ :='\"])/", text), "an absolute path"
 
 
 def test_a_page_without_marks_is_left_alone(records, tmp_path):
