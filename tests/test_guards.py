@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -47,8 +48,8 @@ def poison(monkeypatch):
 
     def put(steps, poisoned=lambda loss: loss * torch.nan):
         def loss(self, *arguments, **named):
-            value = plain(self, *arguments, **named)
-            return poisoned(value) if self.completed_steps + 1 in steps else value
+            own = plain(self, *arguments, **named)
+            return replace(own, total=poisoned(own.total)) if self.completed_steps + 1 in steps else own
 
         monkeypatch.setattr(AsymGRPOModule, "_loss", loss)
 
