@@ -66,7 +66,7 @@ def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_
         "--rollout.max_completion_tokens=20", "--trainer.precision=bf16-mixed", "--rollout.engine.extra.block_size=32"
     )
     command, environment = started["command"], started["environment"]
-    assert command[1:3] == ["-m", "vllm.entrypoints.launchers.api_server.entry"]
+    assert command[1:3] == ["-m", "asymgrpo_app.rollout.server.process"]
     assert option(command, "--host") == "127.0.0.1"
     assert option(command, "--port") == str(port)
     assert option(command, "--model") == str(REPOSITORY / "data/countdown_base")

@@ -161,6 +161,21 @@ def test_a_server_killed_in_the_middle_of_a_step_and_started_anew_costs_nothing_
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_no_process_of_a_killed_server_lives_on(start_method, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", start_method)
+    server = Served(tmp_path / "server")
+    try:
+        server.wait()
+        assert len(server.members()) >= 3  # the server, its engine and a worker
+        server.kill()
+        time.sleep(1)
+        assert server.members() == []
+    finally:
+        server.close()
+
+
+@pytest.mark.long
 def test_a_server_that_stays_dead_ends_the_run_with_the_reason_and_loses_no_step(
     quickstart, tmp_path, monkeypatch, capsys
 ):

@@ -13,6 +13,7 @@ from asymgrpo_app.rollout.server.auth import INFO_VARIABLE, TOKEN_VARIABLE, info
 from asymgrpo_app.rollout.server.worker import WEIGHTS_VARIABLE
 from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
 
+_PROGRAM = "asymgrpo_app.rollout.server.process"
 _MIDDLEWARE = "asymgrpo_app.rollout.server.auth.TokenMiddleware"
 _WORKER = "asymgrpo_app.rollout.server.worker.SamplerWorker"
 
@@ -44,7 +45,7 @@ def server_arguments(
 
 def server_command(arguments: Mapping[str, Any], host: str, port: int) -> list[str]:
     """The program and its options."""
-    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", _PROGRAM, "--host", host, "--port", str(port)]
     for name, value in arguments.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):

@@ -1,9 +1,6 @@
 """What runs inside the workers of a sampler server: vLLM adds these methods to its own worker class."""
 
-import ctypes
 import os
-import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,18 +10,6 @@ from torch import Tensor
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
 WEIGHTS_VARIABLE = "ASYMGRPO_WEIGHTS_FOLDER"
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when the server's does, on Linux: a killed server leaves no engine behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if WEIGHTS_VARIABLE in os.environ:  # vLLM imports this module in its workers and gives no other moment
-    _end_with_parent()
 
 
 class SamplerWorker:
