@@ -176,6 +176,12 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
     return tuple(sorted(named))
 
 
+def transformer_blocks(policy: PreTrainedModel) -> list[nn.Module]:
+    """The repeated layers of a model, in order; none if its architecture does not say which they are."""
+    names = set(policy._no_split_modules or ())
+    return [module for module in policy.modules() if type(module).__name__ in names]
+
+
 def packs(policy: PreTrainedModel) -> bool:
     """Whether the model takes packed micro-batches (`asymgrpo_app.rollout.packing`)."""
     return bool(policy.config._attn_implementation == packed_attention.NAME)

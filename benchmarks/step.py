@@ -10,7 +10,7 @@ Runs `asymgrpo fit` in a fresh process and reports medians over the steps after 
 measured in the same run, after every step: *generation alone* is the engine's call with the step's requests once more
 (without what its prefix cache knows), *forward and backward alone* the passes of the step's own micro-batches, head
 included, with no loss, metrics or optimizer around them; backward only where the step had something to learn. Peak
-memory is the process's resident set, and torch's on a GPU; the two floors need no more than the step itself.
+memory is the process's resident set without the floor's measurements, and torch's on a GPU.
 
 With `--trl-python`, TRL's GRPOTrainer does the same work in that Python (torch and trl 1.16.0 installed), before it.
 """
@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -59,6 +58,7 @@ class FloorProbe(Callback):
         self.path = path
         self.floor = floor
         self.steps: list[dict[str, float]] = []
+        self.peak_gib = 0.0
         self.call: tuple[Any, ...] = ()
         self.learned: list[bool] = []  # whether each micro-batch of the step had a backward pass
 
@@ -87,7 +87,7 @@ class FloorProbe(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
         step = {tag.removeprefix("timing_s/"): value for tag, value in values.items() if tag.startswith("timing_s/")}
-        step["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        self.peak_gib = step["peak_gib"] = max(self.peak_gib, _peak_gib())
         step["gpu_peak_gib"] = values.get("perf/max_memory_gb", 0.0)
         samples = pl_module.last_step.samples
         step["completion_tokens"] = sum(sample.length for sample in samples)
@@ -96,6 +96,10 @@ class FloorProbe(Callback):
         if self.floor:
             step["gen_alone"] = self._generation_alone()
             step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
+            from asymgrpo_app.allocator import return_freed_memory
+
+            return_freed_memory()  # what the floor's passes leave behind would count as the next step's
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
         self.learned.clear()
         self.steps.append(step)
         Path(self.path).write_text(json.dumps(self.steps))
@@ -122,6 +126,11 @@ class FloorProbe(Callback):
         seconds = perf_counter() - begun
         pl_module.policy.zero_grad()
         return seconds
+
+
+def _peak_gib() -> float:
+    """The largest resident set since the peak was last reset."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def _synchronize() -> None:

@@ -44,6 +44,7 @@ _EFFECTS: dict[str, tuple[Effect, str]] = {
     "model.micro_batch_tokens": (Effect.NONE, ""),
     "model.max_skipped_updates": (Effect.NONE, ""),
     "model.gradient_checkpointing": (Effect.NONE, ""),
+    "model.compile": (Effect.NONE, ""),
     "model.attention": (Effect.NONE, ""),
     "rollout.engine": (Effect.NONE, ""),
     "rollout.engine.dtype": (Effect.SHOWN, ""),

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.lora import merged, scales
-from asymgrpo_app.policy import score_tokens
+from asymgrpo_app.policy import score_tokens, transformer_blocks
 from asymgrpo_app.rollout.microbatch import MicroBatch
 
 _SCORE = "asymgrpo_score_tokens"
@@ -33,25 +33,20 @@ def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
     Raises:
         UserError: The architecture does not say which of its modules are transformer blocks.
     """
-    # Also the root's weights are let go of after a forward pass: a pass without gradients would leave whole copies
-    # behind in the place of the parts, which an optimizer step then would not change.
-    for block in _blocks(policy):
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
-    # The forward pass that the root knows of is the one that calls the body and then uses the head's weight.
-    setattr(policy, _SCORE, MethodType(score_tokens, policy))
-    register_fsdp_forward_method(policy, _SCORE)
-
-
-def _blocks(policy: PreTrainedModel) -> list[nn.Module]:
-    names = set(policy._no_split_modules or ())
-    blocks = [module for module in policy.modules() if type(module).__name__ in names]
+    blocks = transformer_blocks(policy)
     if not blocks:
         raise UserError(
             f"trainer.strategy fsdp2 does not know the transformer blocks of architecture {policy.config.model_type}: "
             "use trainer.strategy ddp."
         )
-    return blocks
+    # Also the root's weights are let go of after a forward pass: a pass without gradients would leave whole copies
+    # behind in the place of the parts, which an optimizer step then would not change.
+    for block in blocks:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
+    # The forward pass that the root knows of is the one that calls the body and then uses the head's weight.
+    setattr(policy, _SCORE, MethodType(score_tokens, policy))
+    register_fsdp_forward_method(policy, _SCORE)
 
 
 def is_sharded(policy: nn.Module) -> bool:

@@ -1,0 +1,92 @@
+"""`model.compile`: the same numbers from compiled transformer blocks, one compiled form for all lengths and layers."""
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from asymgrpo_app import compilation, packed_attention
+from asymgrpo_app.compilation import compile_blocks
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.rollout.microbatch import build
+from asymgrpo_app.rollout.packing import cut_packed, pack
+from tests.conftest import REPOSITORY
+from tests.recorded_training import CASES, trained
+from tests.test_packing import families, relative_error, scores, small_config
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def model_of(attention: str, layers: int = 3):
+    torch.manual_seed(0)
+    config = small_config("llama")
+    config.num_hidden_layers = layers
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).train()
+
+
+def whole(form, seed):
+    sequences = families(seed)
+    (members,) = cut_packed(sequences, 10**6)
+    return form(sequences, members)
+
+
+@pytest.mark.parametrize(("attention", "form"), [(packed_attention.NAME, pack), ("sdpa", build)])
+def test_values_and_gradients_are_those_of_the_plain_model(attention, form):
+    plain, compiled = model_of(attention), model_of(attention)
+    compile_blocks(compiled)
+    assert [name for name, _ in compiled.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    for seed in (0, 1):
+        batch = whole(form, seed)
+        for own, expected in zip(scores(compiled, batch), scores(plain, batch), strict=True):
+            assert relative_error(own, expected) < 3e-6
+
+
+def test_one_compiled_form_serves_all_lengths_and_all_layers():
+    model = model_of(packed_attention.NAME, layers=2)
+    compile_blocks(model)
+    scores(model, whole(pack, 0))
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    deeper = model_of(packed_attention.NAME, layers=5)
+    compile_blocks(deeper)
+    for seed in (1, 2, 3):
+        scores(model, whole(pack, seed))
+        scores(deeper, whole(pack, seed))
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("case", ["three steps, clipped", "uneven"])
+def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
+    settings = CASES[case]
+    plain = trained(case, 60, devices=1)
+    monkeypatch.setitem(CASES, case, lambda: settings() | {"compile": True})
+    compiled = trained(case, 60, devices=1)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert plain.keys() == compiled.keys()
+    for name, expected in plain.items():
+        if name.startswith("gradient") or name == "weights":
+            assert relative_error(compiled[name], expected) < 1e-5, name
+        else:
+            assert float(compiled[name]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5), name
+
+
+def test_without_a_compiler_the_module_is_refused(monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    policy = str(REPOSITORY / "data/countdown_base")
+    with pytest.raises(UserError, match=r"model\.compile needs a C\+\+ compiler .*g\+\+, clang\+\+, c\+\+.*apt-get"):
+        AsymGRPOModule(policy, compile=True)
+    AsymGRPOModule(policy)
+
+
+def test_an_architecture_without_known_blocks_is_refused():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_layer=1, n_embd=16, n_head=2))
+    model._no_split_modules = None
+    with pytest.raises(UserError, match=r"model\.compile does not know the transformer blocks of architecture gpt2"):
+        compile_blocks(model)
