@@ -123,8 +123,8 @@ class AsymGRPOModule(LightningModule):
         max_skipped_updates: An update whose loss or gradient is not finite is left out; so many in a row stop the run.
         attention: Attention implementation of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        compile: torch.compile for the transformer blocks: a longer first step and faster later ones, results equal up to
-            rounding.
+        compile: torch.compile for the transformer blocks: a longer first step and faster later ones, the same results
+            up to rounding.
         lora: Train low-rank adapters and leave the policy's own weights as they are; null: train all weights.
         optimizer: Optimizer, by `class_path`.
         lr_scheduler: Learning-rate schedule, by `class_path`; it advances once per RL step. Null: constant.
@@ -145,7 +145,7 @@ class AsymGRPOModule(LightningModule):
         max_skipped_updates: int = 3,
         attention: AttentionImplementation = "sdpa",
         gradient_checkpointing: bool = False,
-        compile: bool = False,
+        compile: bool = False,  # noqa: A002 (the key of the config)
         lora: LoRAConfig | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -432,7 +432,7 @@ class AsymGRPOModule(LightningModule):
         if not counted:  # this rank still takes part in the exchange of gradients, with weight 0
             scale, samples, recorded = 0.0, members[:1], StepMetrics()
             selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
-        passes = self._passes([sample.tokens for sample in samples])
+        passes = self._passes([sample.tokens for sample in samples], self._idle(samples))
         losses = []
         for number, micro_batch in enumerate(passes):
             last = number == len(passes) - 1
@@ -555,21 +555,44 @@ class AsymGRPOModule(LightningModule):
 
     # ---- parts of an update ----
 
-    def _micro_batches(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
-        if packs(self.policy):
-            return [
-                pack(sequences, members).to(self.device) for members in cut_packed(sequences, self.micro_batch_tokens)
-            ]
-        groups = cut_by_tokens([len(sequence) for sequence in sequences], self.micro_batch_tokens)
-        return [build(sequences, members).to(self.device) for members in groups]
+    def _micro_batches(self, sequences: Sequence[TokenSequence], idle: Sequence[bool] = ()) -> list[MicroBatch]:
+        """Those that teach nothing (`idle`) have micro-batches of their own, whose backward pass can be left out."""
+        packed = packs(self.policy)
+        form = pack if packed else build
+        parts: list[Sequence[int]] = [range(len(sequences))]
+        if idle:
+            parts = [[i for i in parts[0] if idle[i]], [i for i in parts[0] if not idle[i]]]
+        groups: list[list[int]] = []
+        for part in parts:
+            own = [sequences[place] for place in part]
+            if packed:
+                cut = cut_packed(own, self.micro_batch_tokens)
+            else:
+                cut = cut_by_tokens([len(sequence) for sequence in own], self.micro_batch_tokens)
+            groups += [[part[place] for place in members] for members in cut]
+        return [form(sequences, members).to(self.device) for members in groups]
 
-    def _passes(self, sequences: Sequence[TokenSequence]) -> list[MicroBatch]:
+    def _passes(self, sequences: Sequence[TokenSequence], idle: Sequence[bool] = ()) -> list[MicroBatch]:
         """The micro-batches; where weights are sharded as many on every rank, some of them without members."""
-        micro_batches = self._micro_batches(sequences)
+        micro_batches = self._micro_batches(sequences, idle)
         if not is_sharded(self.policy):
             return micro_batches
         passes = in_step(micro_batches, packed=packs(self.policy), gather=self.gather_objects)
         return [micro_batch.to(self.device) for micro_batch in passes]
+
+    def _idle(self, samples: Sequence[Sample]) -> list[bool]:
+        """Which of them teach nothing: those without an advantage, where there is no other term in the loss.
+
+        Nobody asks where weights are sharded, as every backward pass is made there.
+        """
+        if (
+            is_sharded(self.policy)
+            or self.loss.kl_coef > 0
+            or self.loss.entropy_coef > 0
+            or self._adaptive_entropy is not None
+        ):
+            return []
+        return [sample.advantage == 0 for sample in samples]
 
     def _divisor(self, samples: Sequence[Sample], settings: SamplingSettings) -> float:
         """What these samples add to their update's divisor."""

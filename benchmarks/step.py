@@ -114,7 +114,7 @@ class FloorProbe(Callback):
     def _passes_alone(self, trainer: Trainer, pl_module: Any, samples: Sequence[Any]) -> float:
         from asymgrpo_app.policy import score_tokens
 
-        micro_batches = pl_module._micro_batches([sample.tokens for sample in samples])
+        micro_batches = pl_module._micro_batches([sample.tokens for sample in samples], pl_module._idle(samples))
         _synchronize()
         begun = perf_counter()
         for micro_batch, learned in zip(micro_batches, self.learned, strict=True):

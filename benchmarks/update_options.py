@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/update_options.py
     .venv/bin/python benchmarks/update_options.py --tokens 16384 --micro-batches 8      # for a GPU
 
-Random weights of SmolLM2-135M's shape, random groups of eight completions of up to 160 tokens that share a prompt of 50,
-packed into micro-batches. Every row has a process of its own. *Seconds* are those of a pass over all micro-batches after
-one that warms up, whose extra seconds are the *first* ones (compilation above all); *memory* is the peak above weights
-and gradients.
+Random weights of SmolLM2-135M's shape, random groups of eight completions of up to 160 tokens that share a prompt of
+50, packed into micro-batches. Every row has a process of its own. *Seconds* are those of a pass over all micro-batches
+after one that warms up, whose extra seconds are the *first* ones (compilation above all); *memory* is the peak above
+weights and gradients.
 """
 
 import argparse

@@ -68,13 +68,34 @@ def count_backward_passes(monkeypatch):
 def test_backward_passes_of_zeros_are_left_out_and_nothing_changes_by_a_bit(monkeypatch):
     counted = count_backward_passes(monkeypatch)
     short = trained("mostly solved", 40, devices=1)
-    assert len(counted) == 3  # prompt 3 in two micro-batches, and the last micro-batch
+    assert len(counted) == 2  # prompt 3 in two micro-batches, the last ones
     counted.clear()
     monkeypatch.setattr(MicroBatchLoss, "has_gradient", lambda loss: True)
     every = trained("mostly solved", 40, devices=1)
     assert len(counted) == 9
     assert short.keys() == every.keys()
     assert all(torch.equal(torch.as_tensor(short[name]), torch.as_tensor(every[name])) for name in short)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_completions_that_teach_nothing_have_micro_batches_of_their_own(attention, monkeypatch):
+    case = "mostly solved"
+    settings = CASES[case]
+    monkeypatch.setitem(CASES, case, lambda: settings() | {"micro_batch_tokens": 10**6, "attention": attention})
+    counted = count_backward_passes(monkeypatch)
+    passes, cut = [], AsymGRPOModule._micro_batches
+    monkeypatch.setattr(
+        AsymGRPOModule, "_micro_batches", lambda module, *given: passes.append(cut(module, *given)) or passes[-1]
+    )
+    apart = trained(case, 0, devices=1)
+    assert [sorted(batch.members) for batch in passes[-1]] == [[*range(12), *range(16, 32)], [*range(12, 16)]]
+    assert len(counted) == 1
+    counted.clear()
+    monkeypatch.setattr(AsymGRPOModule, "_idle", lambda module, samples: [])
+    together = trained(case, 0, devices=1)
+    assert [sorted(batch.members) for batch in passes[-1]] == [[*range(32)]]
+    assert len(counted) == 1
+    assert_same(together, apart)
 
 
 def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
