@@ -33,7 +33,7 @@ quickstart: .venv/ready ## Train the small policy on Countdown and report what i
 
 .PHONY: test
 test: .venv/ready ## Run the tests (under 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
 
 .PHONY: test-long
 test-long: .venv/ready ## Run the tests that take long (several processes, seeds, killed runs)

@@ -45,6 +45,7 @@ from asymgrpo_app.parallel.requirements import check_optimizer, check_sampler
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.parser_messages import plain
 from asymgrpo_app.policy import empty_policy, load_config
+from asymgrpo_app.precision import bfloat16_lines
 from asymgrpo_app.prompts.inspection import EVERYTHING
 from asymgrpo_app.prompts.screening import Reason
 from asymgrpo_app.rollout.samplers import installed_sampler
@@ -600,7 +601,7 @@ class AsymGRPOCLI(LightningCLI):
         )
 
     def _memory(self) -> list[str]:
-        """What the run will hold in memory, with a warning where that does not fit."""
+        """What the run will hold in memory, with a warning where that does not fit or its precision is very slow."""
         module, rollout, data = self.model, self._section.rollout, self.datamodule
         precision, device = str(self.trainer.precision), self.trainer.strategy.root_device.type
         inside = installed_sampler(rollout.sampler) == "vllm"
@@ -626,7 +627,9 @@ class AsymGRPOCLI(LightningCLI):
             processes=self.trainer.world_size // self.trainer.num_nodes,
             shards=self.trainer.world_size if isinstance(self.trainer.strategy, FSDP2Strategy) else 1,
         )
-        return memory_lines(load_config(module.policy_path), settings)
+        lines = memory_lines(load_config(module.policy_path), settings)
+        engine_dtype = rollout.engine.dtype if inside else None
+        return lines + bfloat16_lines(precision=precision, engine_dtype=engine_dtype, device=settings.device)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)

@@ -3,8 +3,9 @@
 import pytest
 
 from asymgrpo_app.policy import named_weights
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
-from tests.engine_contract import BASE, EngineContract
+from asymgrpo_app.rollout.types import SampleRequest
+from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, engine_arguments
+from tests.engine_contract import BASE, SETTINGS, EngineContract, gaps, load_policy
 
 
 class TestVLLMEngine(EngineContract):
@@ -16,3 +17,37 @@ class TestVLLMEngine(EngineContract):
         yield engine
         engine.close()
         engine.close()  # a second time does no harm
+
+
+def test_a_group_computes_the_whole_blocks_of_its_prompt_once(monkeypatch):
+    """By vLLM's own count, and each completion still has the log-probabilities that transformers gives."""
+    policy = load_policy()
+    engine = VLLMEngine(BASE, VLLMEngineConfig(max_num_seqs=8, kv_cache_gib=0.1), "float32", max_model_len=50)
+    try:
+        engine.load_weights(named_weights(policy))
+        generate, cached = engine._llm.generate, []
+
+        def counted(*arguments, **named):
+            outputs = generate(*arguments, **named)
+            cached.extend(output.num_cached_tokens for output in outputs)
+            return outputs
+
+        monkeypatch.setattr(engine._llm, "generate", counted)
+        prompts = [[2 + (3 * place + first) % 17 for place in range(40)] for first in (0, 1)]
+        requests = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
+        completions = engine.generate(requests, SETTINGS)
+        assert sorted(cached) == [0, 0] + [32] * 6
+        assert gaps(policy, requests, completions) < 1e-4
+        assert engine.generate(requests[::-1], SETTINGS)[::-1] == completions
+        engine.load_weights(named_weights(policy))
+        cached.clear()
+        engine.generate(requests[:4], SETTINGS)
+        assert sorted(cached) == [0, 32, 32, 32]  # nothing is left of the time before the push
+    finally:
+        engine.close()
+
+
+def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands():
+    assert engine_arguments(BASE, VLLMEngineConfig(), "float32", 32)["block_size"] == 32
+    own = VLLMEngineConfig(extra={"block_size": 64})
+    assert engine_arguments(BASE, own, "float32", 32)["block_size"] == 64

@@ -18,6 +18,10 @@ from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
+# Tokens of a block of keys and values on CPU. Completions of a prompt share whole blocks alone, and vLLM's own 128
+# are more than many prompts have. Its CPU attention takes multiples of 32 (docs/benchmarks.md).
+_CPU_BLOCK = 32
+
 # Set by us and not to be changed through `extra`: each one is needed for right training numbers, or has a key here.
 _RESERVED = frozenset(
     {
@@ -57,7 +61,7 @@ class VLLMEngineConfig:
         kv_cache_gib: Size of the key-value cache on CPU in GiB.
         gpu_memory_utilization: Share of the GPU's memory that vLLM may take, cache included, in (0, 1].
         enforce_eager: Run without CUDA graphs; always on for CPU.
-        enable_prefix_caching: Compute the prompt that a group shares once.
+        enable_prefix_caching: Compute the prompt that a group shares once, in whole blocks of 32 tokens on CPU.
         sleep_level: What vLLM gives back to the GPU between generations, in training in one process: nothing (0), the
             cache, with the weights moved to the CPU (1), or cache and weights (2).
         extra: Further keyword arguments for `vllm.LLM`.
@@ -320,6 +324,7 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:
         arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+        arguments["block_size"] = _CPU_BLOCK
         # A split prefill breaks seeded sampling on CPU ("CPU Generator does not use offset").
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(max_model_len, 8192)
