@@ -70,7 +70,8 @@ def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
     assert plain.keys() == compiled.keys()
     for name, expected in plain.items():
         if name.startswith("gradient") or name == "weights":
-            assert relative_error(compiled[name], expected) < 1e-5, name
+            # After the first update rounding of the weights adds to that of the passes.
+            assert relative_error(compiled[name], expected) < (1e-5 if name == "gradient 0" else 1e-4), name
         else:
             assert float(compiled[name]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5), name
 

@@ -33,7 +33,7 @@ def test_a_group_computes_the_whole_blocks_of_its_prompt_once(monkeypatch):
             return outputs
 
         monkeypatch.setattr(engine._llm, "generate", counted)
-        prompts = [[2 + (3 * place + first) % 17 for place in range(40)] for first in (0, 1)]
+        prompts = [[2 + (3 * place + first) % 14 for place in range(40)] for first in (0, 1)]
         requests = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
         completions = engine.generate(requests, SETTINGS)
         assert sorted(cached) == [0, 0] + [32] * 6
