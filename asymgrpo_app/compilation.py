@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -10,20 +11,26 @@ from asymgrpo_app import packed_attention
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import transformer_blocks
 
-_COMPILERS = ("g++", "clang++", "c++")
 
+def check_compiler(device: str) -> None:
+    """Refuse to compile without a compiler: torch takes a C++ compiler on a CPU, and Triton a C compiler on a GPU.
 
-def check_compiler() -> None:
-    """Refuse to compile on a machine without a GPU that has no C++ compiler, which is what torch compiles with there.
+    Args:
+        device: The kind of device that the policy is trained on.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none under the names that torch or Triton try.
     """
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else list(_COMPILERS)
-    if not torch.cuda.is_available() and not any(shutil.which(name) for name in names):
+    if device == "cpu":
+        kind, package = "C++", "g++"
+        names = [os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")]
+    else:
+        kind, package = "C", "gcc"
+        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    if not any(shutil.which(name) for name in names):
         raise UserError(
-            f"model.compile needs a C++ compiler on this machine, and there is none ({', '.join(names)}): install one "
-            "(Debian: apt-get install g++), or leave model.compile out."
+            f"model.compile needs a {kind} compiler on this machine, and there is none ({', '.join(names)}): install "
+            f"one (Debian: apt-get install {package}), or leave model.compile out."
         )
 
 

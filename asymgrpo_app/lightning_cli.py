@@ -29,6 +29,7 @@ from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.checkpoints.config_changes import accept_changes, config_changes
 from asymgrpo_app.checkpoints.files import read_checkpoint, read_state
 from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, newest_whole
+from asymgrpo_app.compilation import check_compiler
 from asymgrpo_app.config_files import check_config_file, config_paths, one_line
 from asymgrpo_app.console import printable, quiet_libraries, say
 from asymgrpo_app.datamodule import PromptDataModule
@@ -443,6 +444,8 @@ class AsymGRPOCLI(LightningCLI):
         self._check_processes()
         self._check_method()
         check_optimization(self.model.make_optimizer, self.model.make_lr_scheduler, self._section.model)
+        if self.model.compile_blocks:
+            check_compiler(self.trainer.strategy.root_device.type)
         self._check_lengths()
         self._check_best()
         adapters = self._check_lora()
@@ -628,8 +631,11 @@ class AsymGRPOCLI(LightningCLI):
             shards=self.trainer.world_size if isinstance(self.trainer.strategy, FSDP2Strategy) else 1,
         )
         lines = memory_lines(load_config(module.policy_path), settings)
-        engine_dtype = rollout.engine.dtype if inside else None
-        return lines + bfloat16_lines(precision=precision, engine_dtype=engine_dtype, device=settings.device)
+        sampler: dict[str, str] = {
+            "vllm": {"rollout.engine.dtype": rollout.engine.dtype},
+            "transformers": {"rollout.transformers.dtype": rollout.transformers.dtype},
+        }.get(installed_sampler(rollout.sampler), {})
+        return lines + bfloat16_lines(precision=precision, sampler=sampler, device=settings.device)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)

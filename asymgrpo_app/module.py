@@ -23,7 +23,7 @@ from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
 from asymgrpo_app.allocator import return_freed_memory, reuse_freed_memory
-from asymgrpo_app.compilation import check_compiler, compile_blocks
+from asymgrpo_app.compilation import compile_blocks
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
@@ -162,8 +162,6 @@ class AsymGRPOModule(LightningModule):
                 raise UserError(f"model.{name} must be at least 1, got {value}.")
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise UserError(f"model.max_grad_norm must be > 0 or null, got {max_grad_norm}.")
-        if compile:
-            check_compiler()
         self.automatic_optimization = False
         self.policy_path = policy
         self.total_steps = total_steps
@@ -581,9 +579,10 @@ class AsymGRPOModule(LightningModule):
         return [micro_batch.to(self.device) for micro_batch in passes]
 
     def _idle(self, samples: Sequence[Sample]) -> list[bool]:
-        """Which of them teach nothing: those without an advantage, where there is no other term in the loss.
+        """Which belong to a prompt none of whose completions has an advantage, with no other term in the loss.
 
-        Nobody asks where weights are sharded, as every backward pass is made there.
+        A prompt is never cut in two for it, as its completions share a forward pass over it. Nobody asks where weights
+        are sharded, as every backward pass is made there.
         """
         if (
             is_sharded(self.policy)
@@ -592,7 +591,8 @@ class AsymGRPOModule(LightningModule):
             or self._adaptive_entropy is not None
         ):
             return []
-        return [sample.advantage == 0 for sample in samples]
+        teaching = {tuple(sample.tokens.prompt) for sample in samples if sample.advantage != 0}
+        return [tuple(sample.tokens.prompt) not in teaching for sample in samples]
 
     def _divisor(self, samples: Sequence[Sample], settings: SamplingSettings) -> float:
         """What these samples add to their update's divisor."""

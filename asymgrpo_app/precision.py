@@ -1,5 +1,7 @@
 """What bfloat16 costs on a CPU: without AVX-512 torch has no kernels for its products of matrices."""
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -13,17 +15,17 @@ def calculates_bfloat16() -> bool:
     return found.get("architecture") != "x86_64" or bool(found.get("avx512_bw"))
 
 
-def bfloat16_lines(*, precision: str, engine_dtype: str | None, device: str) -> list[str]:
+def bfloat16_lines(*, precision: str, sampler: Mapping[str, str], device: str) -> list[str]:
     """A warning where the run calculates in bfloat16 on a CPU that has no kernels for it.
 
     Args:
         precision: As in `trainer.precision`.
-        engine_dtype: As in `rollout.engine.dtype`, where `auto` follows the precision; None: the sampler is elsewhere.
+        sampler: The key of the sampler's type with its value, where `auto` follows the precision; none if it is
+            elsewhere.
         device: `cpu`, or another kind, about which nothing is said.
     """
     keys = ["trainer.precision: 32-true"] if "bf16" in precision else []
-    if engine_dtype == "bfloat16":
-        keys.append("rollout.engine.dtype: auto")
+    keys += [f"{key}: auto" for key, dtype in sampler.items() if dtype == "bfloat16"]
     if device != "cpu" or not keys or calculates_bfloat16():
         return []
     return [

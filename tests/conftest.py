@@ -10,27 +10,31 @@ import pytest
 from asymgrpo_app.environment import quiet_environment
 
 
-def keep_to_own_cores() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Give each worker of pytest-xdist cores of its own, before torch counts them.
 
     Two engines of vLLM whose threads are bound to the same cores starve each other; with a core each, two tests take no
     longer than one.
     """
-    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is None or not hasattr(os, "sched_setaffinity"):
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not hasattr(os, "sched_setaffinity"):
         return
-    number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    if own := sorted(os.sched_getaffinity(0))[number::workers]:
+    number, workers = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
+    # One that takes the place of a crashed worker has a higher number.
+    if own := sorted(os.sched_getaffinity(0))[number % workers :: workers]:
         os.sched_setaffinity(0, own)
         os.environ["OMP_NUM_THREADS"] = str(len(own))
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """A worker for each core, and for each 6 GiB of memory: what the largest test takes, with room."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # which pytest-xdist follows by itself
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cores, psutil.virtual_memory().total // (6 * 2**30)))
 
 
-keep_to_own_cores()
 quiet_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a model hub
 _cache = tempfile.TemporaryDirectory(prefix="asymgrpo-test-cache-")

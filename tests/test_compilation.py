@@ -1,19 +1,25 @@
 """`model.compile`: the same numbers from compiled transformer blocks, one compiled form for all lengths and layers."""
 
+import shutil
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from asymgrpo_app import compilation, packed_attention
-from asymgrpo_app.compilation import compile_blocks
+from asymgrpo_app.cli import main
+from asymgrpo_app.compilation import check_compiler, compile_blocks
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.rollout.microbatch import build
 from asymgrpo_app.rollout.packing import cut_packed, pack
-from tests.conftest import REPOSITORY
 from tests.recorded_training import CASES, trained
 from tests.test_packing import families, relative_error, scores, small_config
+
+compiles = pytest.mark.skipif(
+    not shutil.which("g++"), reason="torch compiles for a CPU with g++, which a supported machine may lack"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +41,7 @@ def whole(form, seed):
     return form(sequences, members)
 
 
+@compiles
 @pytest.mark.parametrize(("attention", "form"), [(packed_attention.NAME, pack), ("sdpa", build)])
 def test_values_and_gradients_are_those_of_the_plain_model(attention, form):
     plain, compiled = model_of(attention), model_of(attention)
@@ -46,6 +53,7 @@ def test_values_and_gradients_are_those_of_the_plain_model(attention, form):
             assert relative_error(own, expected) < 3e-6
 
 
+@compiles
 def test_one_compiled_form_serves_all_lengths_and_all_layers():
     model = model_of(packed_attention.NAME, layers=2)
     compile_blocks(model)
@@ -60,6 +68,7 @@ def test_one_compiled_form_serves_all_lengths_and_all_layers():
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@compiles
 @pytest.mark.parametrize("case", ["three steps, clipped", "uneven"])
 def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
     settings = CASES[case]
@@ -76,14 +85,33 @@ def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
             assert float(compiled[name]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5), name
 
 
-def test_without_a_compiler_the_module_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "has", "refusal"),
+    [
+        ("cpu", {"g++"}, None),
+        ("cpu", {"clang++", "c++", "gcc"}, r"needs a C\+\+ compiler .* \(g\+\+\): .*apt-get install g\+\+\)"),
+        ("cuda", {"clang"}, None),
+        ("cuda", {"g++"}, r"needs a C compiler .* \(gcc, clang\): .*apt-get install gcc\)"),
+    ],
+)
+def test_a_compiler_that_torch_does_not_try_is_none(device, has, refusal, monkeypatch):
+    monkeypatch.setattr(compilation.sys, "platform", "linux")
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: name if name in has else None)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=refusal) if refusal else nullcontext():
+        check_compiler(device)
+    monkeypatch.setenv("CXX" if device == "cpu" else "CC", "own")
+    with pytest.raises(UserError, match=r"\(own\)"):
+        check_compiler(device)
+
+
+def test_a_run_without_a_compiler_is_refused_before_a_model_is_loaded(quickstart, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(compilation.shutil, "which", lambda name: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    policy = str(REPOSITORY / "data/countdown_base")
-    with pytest.raises(UserError, match=r"model\.compile needs a C\+\+ compiler .*g\+\+, clang\+\+, c\+\+.*apt-get"):
-        AsymGRPOModule(policy, compile=True)
-    AsymGRPOModule(policy)
+    assert main(["check", *quickstart[1:], "--trainer.accelerator=cpu", "--model.compile=true"]) == 2
+    assert "model.compile needs a C++ compiler" in capsys.readouterr().err
 
 
 def test_an_architecture_without_known_blocks_is_refused():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,6 +76,17 @@ def test_backward_passes_of_zeros_are_left_out_and_nothing_changes_by_a_bit(monk
     assert len(counted) == 9
     assert short.keys() == every.keys()
     assert all(torch.equal(torch.as_tensor(short[name]), torch.as_tensor(every[name])) for name in short)
+
+
+def test_a_prompt_with_anything_to_learn_is_not_cut_in_two():
+    """As in PSR and NSR, where one side of a group has advantage 0: its prompt would be computed twice."""
+    loss = SimpleNamespace(kl_coef=0.0, entropy_coef=0.0)
+    module = SimpleNamespace(policy=torch.nn.Linear(1, 1), loss=loss, _adaptive_entropy=None)
+    rows = [([2, 3], 0.0), ([2, 4], 0.0), ([2, 3], 1.0), ([2, 4], 0.0)]
+    samples = [SimpleNamespace(tokens=SimpleNamespace(prompt=prompt), advantage=value) for prompt, value in rows]
+    assert AsymGRPOModule._idle(module, samples) == [False, True, False, True]
+    loss.kl_coef = 0.1
+    assert AsymGRPOModule._idle(module, samples) == []
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

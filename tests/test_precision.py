@@ -34,23 +34,28 @@ def test_what_is_known_of_a_cpu(capabilities, calculates, machine):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "engine", "keys"),
+    ("trainer", "sampler", "keys"),
     [
-        ("bf16-mixed", "auto", "trainer.precision: 32-true"),
-        ("bf16-mixed", "bfloat16", "trainer.precision: 32-true and rollout.engine.dtype: auto"),
-        ("bf16-true", "float32", "trainer.precision: 32-true"),
-        ("bf16-mixed", None, "trainer.precision: 32-true"),
-        ("32-true", "bfloat16", "rollout.engine.dtype: auto"),
-        ("32-true", "auto", None),
+        ("bf16-mixed", {"rollout.engine.dtype": "auto"}, "trainer.precision: 32-true"),
+        (
+            "bf16-mixed",
+            {"rollout.engine.dtype": "bfloat16"},
+            "trainer.precision: 32-true and rollout.engine.dtype: auto",
+        ),
+        ("bf16-true", {"rollout.engine.dtype": "float32"}, "trainer.precision: 32-true"),
+        ("bf16-mixed", {}, "trainer.precision: 32-true"),
+        ("32-true", {"rollout.engine.dtype": "bfloat16"}, "rollout.engine.dtype: auto"),
+        ("32-true", {"rollout.transformers.dtype": "bfloat16"}, "rollout.transformers.dtype: auto"),
+        ("32-true", {"rollout.engine.dtype": "auto"}, None),
     ],
 )
-def test_the_keys_that_ask_for_it_are_named(trainer, engine, keys, monkeypatch):
+def test_the_keys_that_ask_for_it_are_named(trainer, sampler, keys, monkeypatch):
     monkeypatch.setattr(precision, "calculates_bfloat16", lambda: False)
     expected = [] if keys is None else [f"{WARNING}{keys}."]
-    assert bfloat16_lines(precision=trainer, engine_dtype=engine, device="cpu") == expected
-    assert bfloat16_lines(precision=trainer, engine_dtype=engine, device="cuda") == []
+    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cpu") == expected
+    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cuda") == []
     monkeypatch.setattr(precision, "calculates_bfloat16", lambda: True)
-    assert bfloat16_lines(precision=trainer, engine_dtype=engine, device="cpu") == []
+    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cpu") == []
 
 
 def test_a_dry_run_says_it(quickstart, machine, tmp_path, monkeypatch, capsys):
@@ -59,5 +64,8 @@ def test_a_dry_run_says_it(quickstart, machine, tmp_path, monkeypatch, capsys):
     check = ["check", *quickstart[1:], "--trainer.accelerator=cpu"]
     assert main([*check, "--trainer.precision=bf16-mixed"]) == 0
     assert f"{WARNING}trainer.precision: 32-true.\n" in capsys.readouterr().out
+    own = ["--rollout.sampler=transformers", "--rollout.transformers.dtype=bfloat16"]
+    assert main([*check, *own]) == 0
+    assert f"{WARNING}rollout.transformers.dtype: auto.\n" in capsys.readouterr().out
     assert main(check) == 0
     assert "AVX-512" not in capsys.readouterr().out

@@ -63,7 +63,7 @@ def option(command, name):
 
 def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_path):
     serve(
-        "--rollout.max_completion_tokens=20", "--trainer.precision=bf16-mixed", "--rollout.engine.extra.block_size=32"
+        "--rollout.max_completion_tokens=20", "--trainer.precision=bf16-mixed", "--rollout.engine.extra.block_size=64"
     )
     command, environment = started["command"], started["environment"]
     assert command[1:3] == ["-m", "asymgrpo_app.rollout.server.process"]
@@ -77,7 +77,7 @@ def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_
     assert option(command, "--generation-config") == "vllm"
     assert option(command, "--middleware") == "asymgrpo_app.rollout.server.auth.TokenMiddleware"
     assert option(command, "--worker-extension-cls") == "asymgrpo_app.rollout.server.worker.SamplerWorker"
-    assert option(command, "--block-size") == "32"
+    assert option(command, "--block-size") == "64"
     assert "--no-trust-remote-code" in command
     assert "--no-enable-chunked-prefill" in command
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"

@@ -161,9 +161,7 @@ def test_a_server_killed_in_the_middle_of_a_step_and_started_anew_costs_nothing_
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_no_process_of_a_killed_server_lives_on(start_method, tmp_path, monkeypatch):
-    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", start_method)
+def test_no_process_of_a_killed_server_lives_on(tmp_path):
     server = Served(tmp_path / "server")
     try:
         server.wait()

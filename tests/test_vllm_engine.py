@@ -1,6 +1,7 @@
 """The in-process vLLM engine: seeds, limits, and weights that really arrive."""
 
 import pytest
+import torch
 
 from asymgrpo_app.policy import named_weights
 from asymgrpo_app.rollout.types import SampleRequest
@@ -47,7 +48,8 @@ def test_a_group_computes_the_whole_blocks_of_its_prompt_once(monkeypatch):
         engine.close()
 
 
-def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands():
+def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert engine_arguments(BASE, VLLMEngineConfig(), "float32", 32)["block_size"] == 32
     own = VLLMEngineConfig(extra={"block_size": 64})
     assert engine_arguments(BASE, own, "float32", 32)["block_size"] == 64

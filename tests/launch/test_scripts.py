@@ -16,7 +16,7 @@ SHELL = [
     path
     for folder in ("launch", "tools", ".ci")
     for path in sorted((REPOSITORY / folder).rglob("*"))
-    if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
+    if "__pycache__" not in path.parts and path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
 ]
 ROW = "fields:*:1000:1000::/nonexistent:/bin/sh"
 

@@ -11,18 +11,33 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_forking = {"parent": 0}
 
 
-def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends (Linux; elsewhere nothing)."""
+def end_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when its parent ends (Linux; elsewhere nothing).
+
+    Args:
+        parent: Its process number, where it may have ended already; None: it is the one that is there now.
+    """
+    parent = os.getppid() if parent is None else parent
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it ended before the line above
+
+
+def end_forks_with_this() -> None:
+    """The kernel's promise is not inherited: every process that this one forks asks anew."""
+    os.register_at_fork(
+        before=lambda: _forking.update(parent=os.getpid()), after_in_child=lambda: end_with_parent(_forking["parent"])
+    )
 
 
 if __name__ == "__mp_main__":  # a process that multiprocessing spawned: it imports the program it comes from
     end_with_parent()
 if __name__ in ("__main__", "__mp_main__"):
-    os.register_at_fork(after_in_child=end_with_parent)  # the kernel's promise is not inherited
+    end_forks_with_this()
 if __name__ == "__main__":
     from vllm.entrypoints.launchers.api_server.entry import main
 
