@@ -32,7 +32,7 @@ quickstart: .venv/ready ## Train the small policy on Countdown and report what i
 	set -- $(BIN)/asymgrpo fit --config configs/quickstart.yaml --run_dir "$$dir"; echo "$$*"; exec "$$@"
 
 .PHONY: test
-test: .venv/ready ## Run the tests (under 15 minutes on 2 cores)
+test: .venv/ready ## Run the tests on all cores (25 minutes on two slow ones)
 	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
 
 .PHONY: test-long

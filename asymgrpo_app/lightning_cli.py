@@ -607,7 +607,8 @@ class AsymGRPOCLI(LightningCLI):
         """What the run will hold in memory, with a warning where that does not fit or its precision is very slow."""
         module, rollout, data = self.model, self._section.rollout, self.datamodule
         precision, device = str(self.trainer.precision), self.trainer.strategy.root_device.type
-        inside = installed_sampler(rollout.sampler) == "vllm"
+        kind = installed_sampler(rollout.sampler)
+        inside = kind == "vllm"
         cache = int(rollout.engine.kv_cache_gib * 2**30)
         if device == "cuda":
             cache = int(rollout.engine.gpu_memory_utilization * device_memory(device))
@@ -634,7 +635,7 @@ class AsymGRPOCLI(LightningCLI):
         sampler: dict[str, str] = {
             "vllm": {"rollout.engine.dtype": rollout.engine.dtype},
             "transformers": {"rollout.transformers.dtype": rollout.transformers.dtype},
-        }.get(installed_sampler(rollout.sampler), {})
+        }.get(kind, {})
         return lines + bfloat16_lines(precision=precision, sampler=sampler, device=settings.device)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

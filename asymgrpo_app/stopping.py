@@ -222,9 +222,13 @@ class StopWatch(threading.Thread):
             switch.ask(Cause(name, int(code)))
 
 
-def end_with_parent() -> None:
-    """Let this process end when the one that started it dies, however it dies. Linux alone knows how."""
-    parent = os.getppid()
+def end_with_parent(parent: int | None = None) -> None:
+    """Let this process end when the one that started it dies, however it dies. Linux alone knows how.
+
+    Args:
+        parent: Its process number, where it may have died already; None: it is the one that is there now.
+    """
+    parent = os.getppid() if parent is None else parent
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:

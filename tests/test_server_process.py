@@ -54,7 +54,7 @@ def test_forks_of_forks_end_with_a_killed_process():
 def test_a_fork_whose_parent_has_ended_already_ends_at_once():
     code = (
         "import os\n"
-        "from asymgrpo_app.rollout.server.process import end_with_parent\n"
+        "from asymgrpo_app.stopping import end_with_parent\n"
         "end_with_parent(os.getppid() + 1)\n"
         "print('goes on')"
     )

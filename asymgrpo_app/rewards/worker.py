@@ -3,7 +3,6 @@
 Requests are pickled by the trusted side. Replies are JSON: the side that trains never unpickles what comes from here.
 """
 
-import ctypes
 import json
 import os
 import pickle
@@ -15,10 +14,10 @@ from typing import Any
 
 from asymgrpo_app.rewards.answers import answer_classes
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.stopping import end_with_parent
 
 MAX_DETAIL_CHARS = 200
 
-_PR_SET_PDEATHSIG = 1
 _MAX_VERIFIERS = 256
 
 
@@ -85,9 +84,7 @@ def answer_classes_here(
 def confine(launcher: int, memory_bytes: int) -> None:
     """Bound what this process may do to the machine, and let it end with the launcher that forked it."""
     os.setpgid(0, 0)  # so that what a verifier starts can be ended with it
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(1)  # it ended before the line above
+    end_with_parent(launcher)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -5,26 +5,11 @@ server that a supervisor starts next finds none (vLLM issue 55510). So every pro
 kernel to be ended with the one it comes from.
 """
 
-import ctypes
 import os
-import signal
-import sys
 
-_PR_SET_PDEATHSIG = 1
+from asymgrpo_app.stopping import end_with_parent
+
 _forking = {"parent": 0}
-
-
-def end_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent ends (Linux; elsewhere nothing).
-
-    Args:
-        parent: Its process number, where it may have ended already; None: it is the one that is there now.
-    """
-    parent = os.getppid() if parent is None else parent
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it ended before the line above
 
 
 def end_forks_with_this() -> None:
