@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from asymgrpo_app.policy import named_weights
+from asymgrpo_app.rollout import vllm_engine
 from asymgrpo_app.rollout.types import SampleRequest
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, engine_arguments
 from tests.engine_contract import BASE, SETTINGS, EngineContract, gaps, load_policy
@@ -53,3 +54,15 @@ def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands(monkey
     assert engine_arguments(BASE, VLLMEngineConfig(), "float32", 32)["block_size"] == 32
     own = VLLMEngineConfig(extra={"block_size": 64})
     assert engine_arguments(BASE, own, "float32", 32)["block_size"] == 64
+
+
+@pytest.mark.parametrize("gpu", [None, 0, 3])
+def test_the_worker_is_on_the_gpu_of_its_own_rank(gpu, monkeypatch):
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+    monkeypatch.setattr(UniProcExecutor, "_distributed_args", UniProcExecutor._distributed_args)
+    vllm_engine._work_in_this_process()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: gpu)
+    _, rank, device = UniProcExecutor._distributed_args(None)
+    assert (rank, device) == (0, gpu or 0)

@@ -150,7 +150,7 @@ class VLLMEngine:
             import vllm
 
             _compile_nothing_on_cpu()
-            _meet_in_memory()
+            _work_in_this_process()
             self._vllm = vllm
             arguments = engine_arguments(model, config, dtype, max_model_len) | _in_process(config)
             try:
@@ -265,14 +265,20 @@ def _quiet_environment() -> None:
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
-def _meet_in_memory() -> None:
-    """Let vLLM's one process meet itself in a file in memory: another one would stay behind when it is killed."""
-    from vllm.v1.executor import uniproc_executor
+def _work_in_this_process() -> None:
+    """Let vLLM's one worker meet itself in memory, and work on the GPU that the trainer of this process has.
 
-    def rendezvous() -> str:
-        return f"file:///proc/self/fd/{os.memfd_create('asymgrpo-vllm')}"  # open for as long as the process lives
+    vLLM takes a file on disk, which would stay behind when the process is killed, and the first GPU, where the samplers
+    of all ranks would meet.
+    """
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    uniproc_executor.get_file_store_init_method = rendezvous
+    def place(_: UniProcExecutor) -> tuple[str, int, int]:
+        """Where the worker meets the others of its group, and its rank and GPU."""
+        file = os.memfd_create("asymgrpo-vllm")  # open for as long as the process lives
+        return f"file:///proc/self/fd/{file}", 0, torch.cuda.current_device() if torch.cuda.is_available() else 0
+
+    UniProcExecutor._distributed_args = place
 
 
 def _compile_nothing_on_cpu() -> None:
