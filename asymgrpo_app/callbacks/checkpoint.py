@@ -1,6 +1,6 @@
 """Checkpoints by RL step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.checkpoints.shards import remove_checkpoint
 from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.run_folder import FolderClaim, sweep_configs
 
@@ -96,7 +97,7 @@ class RunCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Tidy up after a process that was killed, and leave the branch of newer checkpoints and events."""
-        _on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
+        on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
 
     def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._release()  # Lightning calls no teardown after an exception
@@ -227,19 +228,6 @@ def _written(trainer: Trainer, label: Label) -> str | None:
             failure = reason(error)
         failure = trainer.strategy.broadcast(failure)
     return failure
-
-
-def _on_first_rank(trainer: Trainer, action: Callable[[], None]) -> None:
-    """Let the first rank do something; if it fails, every rank does."""
-    failure = None
-    if trainer.is_global_zero:
-        try:
-            action()
-        except (UserError, RunError) as error:
-            failure = error
-    failure = trainer.strategy.broadcast(failure)
-    if failure is not None:
-        raise failure
 
 
 def run_checkpoint(trainer: Trainer) -> RunCheckpoint:

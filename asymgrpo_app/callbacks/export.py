@@ -1,14 +1,17 @@
 """The trained policy as a Hugging Face folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError
+from torch import Tensor
 
 from asymgrpo_app.config_files import one_line
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.export import ModelCard, write_export
+from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
 
 
@@ -23,29 +26,32 @@ class ExportCallback(Callback):
             return
         # Sharded weights are put together here, which every process takes part in.
         state = gathered_state(pl_module.policy, keep=trainer.is_global_zero) if is_sharded(pl_module.policy) else None
-        if trainer.is_global_zero:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            card = ModelCard(
-                base_model=pl_module.policy_path,
-                method=type(pl_module.advantage).__name__,
-                settings=pl_module.advantage.scalars(1.0),
-                data=str(data.train_source),
-                steps=pl_module.completed_steps,
-                adapter=pl_module.lora is not None and pl_module.lora.export == "adapter",
-                results={
-                    tag.removeprefix("val/"): f"{float(value):.3f}"
-                    for tag, value in trainer.callback_metrics.items()
-                    if tag.startswith("val/")
-                },
-            )
-            folder = export_folder(trainer.default_root_dir)
-            try:
-                write_export(folder, pl_module.policy, data.tokenizer, card, state)
-            except (OSError, SafetensorError) as error:
-                raise RunError(
-                    f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "
-                    "room, and run the command again with --ckpt_path last."
-                ) from error
+        on_first_rank(trainer, lambda: _write(trainer, pl_module, state))
+
+
+def _write(trainer: Trainer, module: Any, state: Mapping[str, Tensor] | None) -> None:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    card = ModelCard(
+        base_model=module.policy_path,
+        method=type(module.advantage).__name__,
+        settings=module.advantage.scalars(1.0),
+        data=str(data.train_source),
+        steps=module.completed_steps,
+        adapter=module.lora is not None and module.lora.export == "adapter",
+        results={
+            tag.removeprefix("val/"): f"{float(value):.3f}"
+            for tag, value in trainer.callback_metrics.items()
+            if tag.startswith("val/")
+        },
+    )
+    folder = export_folder(trainer.default_root_dir)
+    try:
+        write_export(folder, module.policy, data.tokenizer, card, state)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "
+            "room, and run the command again with --ckpt_path last."
+        ) from error
 
 
 def export_folder(run_dir: str | Path) -> Path:
