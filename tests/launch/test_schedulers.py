@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import kubernetes_validate
@@ -13,6 +13,7 @@ from asymgrpo_app.errors import ExitCode
 from tests.launch.commands import REPOSITORY, SCONTROL, SRUN, TORCHRUN, environment, notes, place
 
 SLURM = REPOSITORY / "launch/slurm.sbatch"
+IMAGE_FOLDER = PurePosixPath("/app")
 JOBS = sorted((REPOSITORY / "launch/kubernetes").glob("*.yaml"))
 
 # Options of sbatch that the script may use, and what their values look like (https://slurm.schedmd.com/sbatch.html).
@@ -135,6 +136,17 @@ def test_a_stop_starts_another_pod_and_bad_input_none(path):
     assert {rule["onExitCodes"]["containerName"] for rule in by_code} == {container["name"]}
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     assert int(variables(container)["GRACE"]) < spec["template"]["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_the_files_of_a_pods_recipe_lie_on_a_volume(path):
+    """The image has none of them: they are not in git."""
+    (container,) = job(path)["template"]["spec"]["containers"]
+    recipe = container["args"][container["args"].index("--config") + 1]
+    files = re.findall(r"path: (\S+\.jsonl)", (REPOSITORY / recipe).read_text())
+    assert files
+    folders = {PurePosixPath(mount["mountPath"]) for mount in container["volumeMounts"]}
+    assert all(folders & set((IMAGE_FOLDER / file).parents) for file in files)
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
