@@ -47,10 +47,11 @@ CMD ["fit", "--config", "configs/quickstart.yaml", "--run_dir", "/runs/quickstar
 
 FROM base AS gpu
 
-# Triton compiles a launcher for each of its kernels with the C compiler, when it is first used.
+# Triton compiles a launcher for each of its kernels with the C compiler when it is first used, and FlashInfer, which vLLM
+# prefers on the newest GPUs, its kernels with nvcc, which takes the C++ compiler.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 USER 1000:1000
 

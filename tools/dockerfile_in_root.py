@@ -160,7 +160,7 @@ class Root:
         words = state.words(value)
         options = [word for word in words if word.startswith("--")]
         *sources, target = [word for word in words if not word.startswith("--")]
-        owner = self._account(state.user if not options else self._chown(options))
+        owner = self._account(self._chown(options) if options else "0:0")
         visible = context_files(context)
         place = self.inside(state.folder / target)
         for source in sources:
