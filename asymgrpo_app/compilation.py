@@ -51,4 +51,5 @@ def compile_blocks(policy: PreTrainedModel) -> None:
         )
     AttentionInterface.register(packed_attention.NAME, torch.compiler.disable(packed_attention.packed_attention))
     for block in blocks:
-        block.compile(dynamic=True)
+        # Not `block.compile`, which takes in hooks as well: those of FSDP2 differ from block to block.
+        block.forward = torch.compile(block.forward, dynamic=True)  # type: ignore[method-assign]

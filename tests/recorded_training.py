@@ -1,6 +1,6 @@
 """Training from fixed completions, to compare gradients however a step is cut. Also a script for several processes.
 
-torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER STRATEGY
+torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER STRATEGY [compiled]
 """
 
 import os
@@ -31,6 +31,7 @@ POLICY = str(Path(__file__).resolve().parent.parent / "data/countdown_base")
 GROUP_SIZE, MAX_TOKENS = 4, 12
 
 LOW_PRECISION, LOW_PRECISION_CASE = "bf16-mixed", "constant with KL and entropy"
+COMPILED, COMPILED_CASES = "compiled", ("three steps, clipped", "uneven")
 
 # Named settings of the module.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -103,7 +104,9 @@ class RecordedRollouts(Callback):
         return JudgedCompletion(completion, "", Verdict(correct))
 
 
-def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[str, torch.Tensor]:
+def trained(
+    case: str, micro_batch_tokens: int, *, compiled: bool = False, **trainer_options: Any
+) -> dict[str, torch.Tensor]:
     """The gradient of each update of the first step, and the final weights and metrics but for timings, by name."""
     options = CASES[case]()
     steps = options.pop("steps", 1)
@@ -117,6 +120,7 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
         micro_batch_tokens=options.pop("micro_batch_tokens", micro_batch_tokens),
         max_grad_norm=options.pop("max_grad_norm", None),
         optimizer=partial(torch.optim.SGD, lr=options.pop("lr", 1e-4)),
+        compile=compiled,
         **options,
     )
     recorded = RecordedRollouts(left_out, solved)
@@ -146,11 +150,15 @@ def trained(case: str, micro_batch_tokens: int, **trainer_options: Any) -> dict[
 def main() -> None:
     quiet_libraries()
     folder, strategy = Path(sys.argv[1]), sys.argv[2]
+    compiled = sys.argv[3:] == [COMPILED]
     runs = [(str(number), case, "32-true") for number, case in enumerate(CASES)]
     runs += [(LOW_PRECISION, LOW_PRECISION_CASE, LOW_PRECISION)]
+    if compiled:
+        runs = [(case, case, "32-true") for case in COMPILED_CASES]
     for name, case, precision in runs:
         options: dict[str, Any] = {"devices": int(os.environ["WORLD_SIZE"]), "precision": precision}
-        result = trained(case, 200, strategy=FSDP2Strategy() if strategy == "fsdp2" else strategy, **options)
+        options["strategy"] = FSDP2Strategy() if strategy == "fsdp2" else strategy
+        result = trained(case, 200, compiled=compiled, **options)
         if torch.distributed.get_rank() == 0:
             torch.save(result, folder / f"{name}.pt")
 

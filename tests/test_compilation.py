@@ -1,6 +1,9 @@
 """`model.compile`: the same numbers from compiled transformer blocks, one compiled form for all lengths and layers."""
 
+import os
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -14,7 +17,7 @@ from asymgrpo_app.compilation import check_compiler, compile_blocks
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rollout.microbatch import build
 from asymgrpo_app.rollout.packing import cut_packed, pack
-from tests.recorded_training import CASES, trained
+from tests.recorded_training import COMPILED, COMPILED_CASES, trained
 from tests.test_packing import families, relative_error, scores, small_config
 
 compiles = pytest.mark.skipif(
@@ -68,14 +71,7 @@ def test_one_compiled_form_serves_all_lengths_and_all_layers():
     assert counters["stats"]["unique_graphs"] == graphs
 
 
-@compiles
-@pytest.mark.parametrize("case", ["three steps, clipped", "uneven"])
-def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
-    settings = CASES[case]
-    plain = trained(case, 60, devices=1)
-    monkeypatch.setitem(CASES, case, lambda: settings() | {"compile": True})
-    compiled = trained(case, 60, devices=1)
-    assert counters["stats"]["unique_graphs"] > 0
+def assert_same_run(compiled, plain):
     assert plain.keys() == compiled.keys()
     for name, expected in plain.items():
         if name.startswith("gradient") or name == "weights":
@@ -83,6 +79,32 @@ def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case, monkeypatch):
             assert relative_error(compiled[name], expected) < (1e-5 if name == "gradient 0" else 1e-4), name
         else:
             assert float(compiled[name]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5), name
+
+
+@compiles
+@pytest.mark.parametrize("case", COMPILED_CASES)
+def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case):
+    compiled = trained(case, 60, compiled=True, devices=1)
+    assert counters["stats"]["unique_graphs"] > 0
+    assert_same_run(compiled, trained(case, 60, devices=1))
+
+
+@compiles
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_compile_to_the_run_of_one_that_does_not(strategy, tmp_path, request):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "tests.recorded_training", str(tmp_path), strategy, COMPILED],
+        cwd=request.config.rootpath,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
+    for case in COMPILED_CASES:
+        assert_same_run(torch.load(tmp_path / f"{case}.pt", weights_only=True), trained(case, 200, devices=1))
 
 
 @pytest.mark.parametrize(
