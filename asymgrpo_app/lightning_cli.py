@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from tqdm import tqdm
 
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
@@ -43,9 +44,10 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.optimization_check import check_optimization
 from asymgrpo_app.parallel.launch import lost_exchange, observe_processes
 from asymgrpo_app.parallel.requirements import check_optimizer, check_sampler
+from asymgrpo_app.parallel.strategy import NAME as FSDP2
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.parser_messages import plain
-from asymgrpo_app.policy import empty_policy, load_config
+from asymgrpo_app.policy import check_attention, empty_policy, load_config
 from asymgrpo_app.precision import bfloat16_lines
 from asymgrpo_app.prompts.inspection import EVERYTHING
 from asymgrpo_app.prompts.screening import Reason
@@ -78,7 +80,9 @@ _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
 _PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 _SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of them
-_OTHER_STRATEGIES = ("fsdp", "fsdp_cpu_offload", "deepspeed")  # FSDP's first version fails in manual optimization
+# FSDP's first version fails in manual optimization; model_parallel alone would leave each process its own gradients.
+_OTHER_STRATEGIES = ("fsdp", "deepspeed", "model_parallel")
+_STRATEGIES = (SingleDeviceStrategy, DDPStrategy, FSDP2Strategy)
 _DERIVED = {
     "overfit_batches": (0.0, "set data.repeat_steps"),
     "accumulate_grad_batches": (1, "set model.micro_batch_tokens"),
@@ -337,10 +341,9 @@ class AsymGRPOCLI(LightningCLI):
                 raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
         if (precision := options.precision) not in (*_PRECISIONS, *_SAME_PRECISIONS):
             raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision}.")
-        if str(options.strategy).lower() in _OTHER_STRATEGIES:
-            raise UserError(
-                f"trainer.strategy {options.strategy} is not supported: use ddp, or fsdp2 to shard weights."
-            )
+        strategy = str(options.strategy).lower()
+        if strategy.startswith(_OTHER_STRATEGIES) and strategy != FSDP2:  # before Lightning misses their packages
+            raise _other_strategy(options.strategy)
         if (every := options.log_every_n_steps) is None or every < 1:
             raise UserError(f"trainer.log_every_n_steps must be at least 1, got {every}.")
         interval = options.val_check_interval
@@ -444,8 +447,10 @@ class AsymGRPOCLI(LightningCLI):
         self._check_processes()
         self._check_method()
         check_optimization(self.model.make_optimizer, self.model.make_lr_scheduler, self._section.model)
+        device = self.trainer.strategy.root_device.type
+        check_attention(self.model.attention, device=device, precision=str(self.trainer.precision))
         if self.model.compile_blocks:
-            check_compiler(self.trainer.strategy.root_device.type)
+            check_compiler(device)
         self._check_lengths()
         self._check_best()
         adapters = self._check_lora()
@@ -492,6 +497,8 @@ class AsymGRPOCLI(LightningCLI):
         return notes
 
     def _check_processes(self) -> None:
+        if not isinstance(self.trainer.strategy, _STRATEGIES):
+            raise _other_strategy(type(self.trainer.strategy).__name__)
         share = self.datamodule.prompts_per_step // self.model.updates_per_step
         processes = self.trainer.world_size
         if share < processes:
@@ -630,6 +637,7 @@ class AsymGRPOCLI(LightningCLI):
             device="cuda" if device == "cuda" else "cpu",
             processes=self.trainer.world_size // self.trainer.num_nodes,
             shards=self.trainer.world_size if isinstance(self.trainer.strategy, FSDP2Strategy) else 1,
+            ddp=isinstance(self.trainer.strategy, DDPStrategy),
         )
         lines = memory_lines(load_config(module.policy_path), settings)
         sampler: dict[str, str] = {
@@ -648,6 +656,10 @@ def _numbered(folder: Path) -> Iterator[Path]:
     yield folder
     for number in count(2):
         yield folder.with_name(f"{folder.name}-{number}")
+
+
+def _other_strategy(name: str) -> UserError:
+    return UserError(f"trainer.strategy {name} is not supported: use ddp, or fsdp2 to shard weights.")
 
 
 def _preview(data: PromptDataModule) -> list[str]:

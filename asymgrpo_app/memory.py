@@ -44,6 +44,7 @@ class MemorySettings:
         lora: The adapters that alone are trained; None: all weights are.
         processes: Processes of the run on this machine; on CPU they share its memory.
         shards: Processes that weights and optimizer state are spread over.
+        ddp: Whether several processes hold all weights and exchange whole gradients.
     """
 
     precision: str
@@ -62,6 +63,7 @@ class MemorySettings:
     lora: LoRAConfig | None = None
     processes: int = 1
     shards: int = 1
+    ddp: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         # Micro-batches add up whole gradients, which are exchanged once per update.
         "gradients": trained + (own if settings.shards > 1 else 0),
         "optimizer": own * settings.optimizer_copies,
+        # DDP exchanges gradients from a copy of its own.
+        "gradients on their way": trained if settings.ddp else 0,
         "reference": held // settings.shards if settings.reference else 0,
         "weights put together": _put_together(policy) * each if settings.shards > 1 else 0,
         "sampler's weights": 0 if on_gpu else sampler,

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +106,29 @@ def empty_policy(config: Any) -> PreTrainedModel:
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
+
+
+def check_attention(attention: AttentionImplementation, *, device: str, precision: str) -> None:
+    """Refuse flash attention where it cannot run.
+
+    Args:
+        attention: As configured.
+        device: The kind of device that the policy is trained on.
+        precision: Of the trainer.
+
+    Raises:
+        UserError: There is no GPU, no computation in 16 bits, or no flash-attn.
+    """
+    if attention != "flash_attention_2":
+        return
+    instead = "leave model.attention at sdpa, which computes shared prompts once"
+    if device != "cuda" or "bf16" not in precision:
+        raise UserError(
+            f"model.attention flash_attention_2 takes a GPU and trainer.precision bf16-mixed, got {device} and "
+            f"{precision}: {instead}."
+        )
+    if find_spec("flash_attn") is None:
+        raise UserError(f"model.attention flash_attention_2 needs flash-attn, which is not installed: {instead}.")
 
 
 def attention_name(config: Any, attention: AttentionImplementation) -> str:

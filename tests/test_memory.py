@@ -119,6 +119,9 @@ def test_parts_follow_the_settings():
     assert full["optimizer"] == full["reference"] == weights
     assert full["sampler's weights"] == weights / 2
     assert full["sampler's cache"] == GIB
+    exchanged = estimate_memory(config, settings(ddp=True)).parts
+    assert exchanged["gradients on their way"] == weights
+    assert exchanged | {"gradients on their way": 0} == plain
     half = estimate_memory(config, settings(precision="bf16-true")).parts
     assert half["weights"] == weights / 2
     # Activations grow with the tokens of a micro-batch and hardly exist where they are computed again.

@@ -165,6 +165,11 @@ def test_what_goes_with_one_strategy_alone_is_refused(tmp_path, capsys):
     refusals = {
         "--checkpoint.layout=sharded": "checkpoint.layout is sharded, but",
         "--trainer.strategy=fsdp": "trainer.strategy fsdp is not supported: use ddp, or fsdp2 to shard weights.",
+        "--trainer.strategy=deepspeed_stage_2": "trainer.strategy deepspeed_stage_2 is not supported",
+        "--trainer.strategy=model_parallel": "trainer.strategy model_parallel is not supported",
+        "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy": (
+            "trainer.strategy ModelParallelStrategy is not supported: use ddp, or fsdp2 to shard weights."
+        ),
     }
     for option, sentence in refusals.items():
         assert run(tmp_path, option) == 2
