@@ -119,6 +119,10 @@ class AsymGRPOModule(LightningModule):
         passes_per_step: Passes over the rollouts of a step.
         micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass; a prompt
             that completions share counts once where the architecture is one that can be packed.
+        score_idle: Whether completions that teach nothing (all advantages of their prompt are 0, and the loss has no
+            other term) get a forward pass for metrics such as entropy. Without it these are means over the other
+            prompts, and the update is the same. No effect on sharded weights, or with an objective that takes
+            statistics over tokens; one of your own must have no loss where the advantage is 0.
         max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
         max_skipped_updates: An update whose loss or gradient is not finite is left out; so many in a row stop the run.
         attention: Attention implementation of transformers.
@@ -141,6 +145,7 @@ class AsymGRPOModule(LightningModule):
         updates_per_step: int = 1,
         passes_per_step: int = 1,
         micro_batch_tokens: int = 16384,
+        score_idle: bool = True,
         max_grad_norm: float | None = 1.0,
         max_skipped_updates: int = 3,
         attention: AttentionImplementation = "sdpa",
@@ -172,6 +177,7 @@ class AsymGRPOModule(LightningModule):
         self.updates_per_step = updates_per_step
         self.passes_per_step = passes_per_step
         self.micro_batch_tokens = micro_batch_tokens
+        self.score_idle = score_idle
         self.max_grad_norm = max_grad_norm
         self.attention = attention
         self.gradient_checkpointing = gradient_checkpointing
@@ -391,7 +397,8 @@ class AsymGRPOModule(LightningModule):
 
         The first update is exactly on policy, so its samples need none, unless the objective asks for statistics.
         """
-        waiting = [s for s in samples if s.counts and (s.update > 0 or self.objective.needs_old_logprobs)]
+        counted = self._scored([sample for sample in samples if sample.counts])
+        waiting = [sample for sample in counted if sample.update > 0 or self.objective.needs_old_logprobs]
         with torch.no_grad():
             for micro_batch in self._passes([sample.tokens for sample in waiting]):
                 _remember(waiting, micro_batch, *score(self.policy, micro_batch, temperature=temperature))
@@ -425,9 +432,9 @@ class AsymGRPOModule(LightningModule):
             return
         metrics.mean("actor/loss_divisor", divisor, 1)
         selection = self._selection(counted, batch.step)
-        samples: Sequence[Sample] = counted
+        samples = self._scored(counted)
         scale, recorded = self.trainer.world_size / divisor, metrics
-        if not counted:  # this rank still takes part in the exchange of gradients, with weight 0
+        if not samples:  # this rank still takes part in the exchange of gradients, with weight 0
             scale, samples, recorded = 0.0, members[:1], StepMetrics()
             selection = {name: values.new_zeros(samples[0].length) for name, values in selection.items()}
         passes = self._passes([sample.tokens for sample in samples], self._idle(samples))
@@ -594,15 +601,27 @@ class AsymGRPOModule(LightningModule):
         teaching = {tuple(sample.tokens.prompt) for sample in samples if sample.advantage != 0}
         return [tuple(sample.tokens.prompt) not in teaching for sample in samples]
 
+    def _scored(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Those that get a forward pass: all, unless the idle ones are left out."""
+        if self.score_idle or self.objective.needs_old_logprobs or self._chooses_tokens:
+            return samples
+        idle = self._idle(samples) or [False] * len(samples)
+        return [sample for sample, own in zip(samples, idle, strict=True) if not own]
+
     def _divisor(self, samples: Sequence[Sample], settings: SamplingSettings) -> float:
         """What these samples add to their update's divisor."""
         if not samples:
             return 0.0
         return local_divisor(sequence_ids(samples), len(samples), self.loss.aggregation, settings.max_tokens)
 
+    @property
+    def _chooses_tokens(self) -> bool:
+        """Whether the objective takes statistics over the tokens of an update."""
+        return type(self.objective).prepare is not Objective.prepare
+
     def _selection(self, samples: Sequence[Sample], step: int) -> dict[str, Tensor]:
         """What the objective chooses by statistics over the whole update; every rank takes part."""
-        if type(self.objective).prepare is Objective.prepare:
+        if not self._chooses_tokens:
             return {}
         if not self.objective.needs_old_logprobs:
             old = torch.full((sum(sample.length for sample in samples),), torch.nan)

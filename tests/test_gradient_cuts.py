@@ -9,6 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 
+from asymgrpo_app import module as module_file
+from asymgrpo_app.algorithm.covariance import ClipCov
 from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
 from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, trained
 
@@ -108,6 +110,31 @@ def test_completions_that_teach_nothing_have_micro_batches_of_their_own(attentio
     assert [sorted(batch.members) for batch in passes[-1]] == [[*range(32)]]
     assert len(counted) == 1
     assert_same(together, apart)
+
+
+@pytest.mark.parametrize("changes", [{}, {"updates_per_step": 2}, {"objective": ClipCov(share=0.1, cov_low=0.0)}])
+def test_without_passes_for_what_teaches_nothing_the_update_is_the_same_to_the_last_bit(changes, monkeypatch):
+    case = "mostly solved"
+    settings = CASES[case]
+    monkeypatch.setitem(CASES, case, lambda: settings() | changes)
+    scored, score = [], module_file.score
+    monkeypatch.setattr(
+        module_file, "score", lambda *given, **named: scored.append(len(given[1].members)) or score(*given, **named)
+    )
+    every = trained(case, 40, devices=1)
+    of_all = sum(scored)
+    scored.clear()
+    monkeypatch.setitem(CASES, case, lambda: settings() | changes | {"score_idle": False})
+    short = trained(case, 40, devices=1)
+    if "objective" in changes:  # its statistics are those of all tokens
+        assert sum(scored) == of_all
+    else:
+        # Prompt 3's four completions; in the update that it is not part of, one for the sake of a gradient.
+        assert (of_all, sum(scored)) == ((48, 5) if "updates_per_step" in changes else (32, 4))
+    for name in ("weights", *(name for name in every if name.startswith("gradient"))):
+        assert torch.equal(short[name], every[name]), name
+    assert short["actor/grad_norm"] == every["actor/grad_norm"] > 0
+    assert short["actor/loss_divisor"] == every["actor/loss_divisor"]
 
 
 def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):

@@ -42,6 +42,7 @@ _EFFECTS: dict[str, tuple[Effect, str]] = {
     "data.bad_rows": (Effect.NONE, ""),
     "data.verifiers.workers": (Effect.NONE, ""),
     "model.micro_batch_tokens": (Effect.NONE, ""),
+    "model.score_idle": (Effect.NONE, ""),
     "model.max_skipped_updates": (Effect.NONE, ""),
     "model.gradient_checkpointing": (Effect.NONE, ""),
     "model.compile": (Effect.NONE, ""),
