@@ -114,7 +114,8 @@ class FloorProbe(Callback):
     def _passes_alone(self, trainer: Trainer, pl_module: Any, samples: Sequence[Any]) -> float:
         from asymgrpo_app.policy import score_tokens
 
-        micro_batches = pl_module._micro_batches([sample.tokens for sample in samples], pl_module._idle(samples))
+        scored = pl_module._scored([sample for sample in samples if sample.counts])
+        micro_batches = pl_module._micro_batches([sample.tokens for sample in scored], pl_module._idle(scored))
         _synchronize()
         begun = perf_counter()
         for micro_batch, learned in zip(micro_batches, self.learned, strict=True):
@@ -173,7 +174,8 @@ def work_arguments(options: argparse.Namespace, folder: Path) -> list[str]:
     """What differs between the kinds of work."""
     if options.countdown:
         return [f"--model.policy={COUNTDOWN_POLICY}"]
-    own = ["--data.validation=null", "--rollout.max_completion_tokens=160", "--trainer.precision=bf16-mixed"]
+    own = ["--data.validation=null", "--rollout.max_completion_tokens=160"]
+    own += [f"--trainer.precision={'32-true' if options.float32 else 'bf16-mixed'}"]
     own += ["--rollout.engine.max_num_seqs=256", "--rollout.engine.kv_cache_gib=0.5", "--model.optimizer.lr=1e-6"]
     if options.shape:
         if not (folder / "model").exists():
@@ -224,9 +226,10 @@ def measure_trl(options: argparse.Namespace, completions: int, folder: Path) -> 
         write_problems(folder / "problems.jsonl", 10_000)
         script, model = "trl_chat.py", options.model
     command = [options.trl_python, str(Path(__file__).parent / "peers" / script), str(model), str(folder)]
-    done = subprocess.run(
-        [*command, str(total), str(completions), str(result)], cwd=folder, capture_output=True, text=True
-    )
+    command += [str(total), str(completions), str(result)]
+    if options.float32 and not options.countdown:  # there both are float32 anyway
+        command += ["float32"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr[-3000:])
     found = json.loads(result.read_text())
@@ -285,6 +288,7 @@ def main() -> None:
     kind.add_argument("--countdown", action="store_true", help="the quick start's policy and problems")
     parser.add_argument("--completions", type=int, nargs="+", help="of a step; 64, with --countdown 512")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
+    parser.add_argument("--float32", action="store_true", help="both programs in float32, for CPUs without bfloat16")
     parser.add_argument("--steps", type=int, default=5, help="that count, at least 5")
     parser.add_argument("--skip", type=int, default=2, help="first steps that do not count, at least 1")
     parser.add_argument("--without-floor", action="store_true", help="half the time: phases and shares alone")
