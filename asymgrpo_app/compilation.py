@@ -52,4 +52,4 @@ def compile_blocks(policy: PreTrainedModel) -> None:
     AttentionInterface.register(packed_attention.NAME, torch.compiler.disable(packed_attention.packed_attention))
     for block in blocks:
         # Not `block.compile`, which takes in hooks as well: those of FSDP2 differ from block to block.
-        block.forward = torch.compile(block.forward, dynamic=True)  # type: ignore[method-assign]
+        block.forward = torch.compile(block.forward, dynamic=True)

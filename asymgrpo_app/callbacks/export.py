@@ -1,6 +1,5 @@
 """The trained policy as a Hugging Face folder."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ class ExportCallback(Callback):
         on_first_rank(trainer, lambda: _write(trainer, pl_module, state))
 
 
-def _write(trainer: Trainer, module: Any, state: Mapping[str, Tensor] | None) -> None:
+def _write(trainer: Trainer, module: Any, state: dict[str, Tensor] | None) -> None:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     card = ModelCard(
         base_model=module.policy_path,
