@@ -167,7 +167,7 @@ def test_what_goes_with_one_strategy_alone_is_refused(tmp_path, capsys):
         "--trainer.strategy=fsdp": "trainer.strategy fsdp is not supported: use ddp, or fsdp2 to shard weights.",
         "--trainer.strategy=deepspeed_stage_2": "trainer.strategy deepspeed_stage_2 is not supported",
         "--trainer.strategy=model_parallel": "trainer.strategy model_parallel is not supported",
-        "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy": (
+        "--trainer.strategy={class_path: lightning.pytorch.strategies.ModelParallelStrategy}": (
             "trainer.strategy ModelParallelStrategy is not supported: use ddp, or fsdp2 to shard weights."
         ),
     }
