@@ -4,6 +4,7 @@ torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER STRATEGY [comp
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -145,6 +146,20 @@ def trained(
     gradients = {f"gradient {number}": gradient for number, gradient in enumerate(recorded.gradients)}
     weights = torch.cat([weight.flatten() for _, weight in whole_weights(module.policy)])
     return gradients | metrics | {"weights": weights}
+
+
+def on_two_processes(*arguments: str, timeout: float) -> None:
+    """Run this file as a script on two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
+    done = subprocess.run(
+        [*command, "-m", "tests.recorded_training", *arguments],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, done.stderr[-8000:]
 
 
 def main() -> None:

@@ -1,9 +1,6 @@
 """`model.compile`: the same numbers from compiled transformer blocks, one compiled form for all lengths and layers."""
 
-import os
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -17,7 +14,7 @@ from asymgrpo_app.compilation import check_compiler, compile_blocks
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rollout.microbatch import build
 from asymgrpo_app.rollout.packing import cut_packed, pack
-from tests.recorded_training import COMPILED, COMPILED_CASES, trained
+from tests.recorded_training import COMPILED, COMPILED_CASES, on_two_processes, trained
 from tests.test_packing import families, relative_error, scores, small_config
 
 compiles = pytest.mark.skipif(
@@ -92,17 +89,8 @@ def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case):
 @compiles
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_compile_to_the_run_of_one_that_does_not(strategy, tmp_path, request):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.recorded_training", str(tmp_path), strategy, COMPILED],
-        cwd=request.config.rootpath,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
+def test_two_processes_compile_to_the_run_of_one_that_does_not(strategy, tmp_path):
+    on_two_processes(str(tmp_path), strategy, COMPILED, timeout=900)
     for case in COMPILED_CASES:
         assert_same_run(torch.load(tmp_path / f"{case}.pt", weights_only=True), trained(case, 200, devices=1))
 

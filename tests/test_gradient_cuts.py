@@ -1,8 +1,5 @@
 """From the same completions an update has the same gradient, however it is cut: the one promise everything rests on."""
 
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +9,7 @@ from lightning.pytorch import LightningModule
 from asymgrpo_app import module as module_file
 from asymgrpo_app.algorithm.covariance import ClipCov
 from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
-from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, trained
+from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, on_two_processes, trained
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +149,8 @@ def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes(strategy, whole, tmp_path, request):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.recorded_training", str(tmp_path), strategy],
-        cwd=request.config.rootpath,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
+def test_two_processes(strategy, whole, tmp_path):
+    on_two_processes(str(tmp_path), strategy, timeout=300)
     for number, case in enumerate(CASES):
         assert_same(whole[case], torch.load(tmp_path / f"{number}.pt", weights_only=True))
     found = torch.load(tmp_path / f"{LOW_PRECISION}.pt", weights_only=True)
