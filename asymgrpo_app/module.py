@@ -34,7 +34,7 @@ from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
 from asymgrpo_app.parallel.passes import in_step
 from asymgrpo_app.parallel.sharding import is_sharded, reduce_gradients, score, shard, whole
-from asymgrpo_app.perf import performance
+from asymgrpo_app.perf import PassedTokens, performance
 from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, packs
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.collect import Stopwatch
@@ -198,6 +198,7 @@ class AsymGRPOModule(LightningModule):
         self.weight_version = 0  # changes whenever the policy's weights do; the sampler compares it with its own
         self.config_text = ""  # the resolved config in YAML, for checkpoints; empty without the command line
         self.last_step: StepRecord | None = None
+        self._passed = PassedTokens()
         self.evaluations: dict[str, SetMetrics] = {}
         self._evaluation_started = 0.0
         # In a list: out of the module tree, hence out of checkpoints. With adapters it is the policy itself.
@@ -220,7 +221,6 @@ class AsymGRPOModule(LightningModule):
         if self.compile_blocks:
             compile_blocks(self.policy)
         if self.device_mesh is not None:  # of a strategy that shards
-            self.trainer.precision_plugin.convert_module(self.policy)
             shard(self.policy, self.device_mesh["data_parallel"])
 
     def _adapt(self, policy: PreTrainedModel, lora: LoRAConfig) -> None:
@@ -318,10 +318,13 @@ class AsymGRPOModule(LightningModule):
 
         self._score_ahead(samples, rollouts.settings.temperature)
         clock.lap("old_log_prob")
+        self._passed = PassedTokens()
         for number in range(self.passes_per_step * self.updates_per_step):
             members = [sample for sample in samples if sample.update == number % self.updates_per_step]
             self._update(members, batch, metrics, on_policy=number == 0)
         self._return_freed_memory()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the optimizer's kernels belong to the update
         clock.lap("update_actor")
         record_sampler_gap(metrics, samples)
         record_by_accuracy(metrics, groups, advantages, samples)
@@ -366,7 +369,7 @@ class AsymGRPOModule(LightningModule):
         )
         return performance(
             tokens=sum(sizes),
-            passes=self.passes_per_step,
+            passed=self._passed,
             step_seconds=step_seconds,
             update_seconds=update_seconds,
             parameters=sum(parameter.numel() for parameter in self.policy.parameters()),
@@ -445,11 +448,13 @@ class AsymGRPOModule(LightningModule):
                 if not micro_batch.members:  # for the sake of ranks that have more
                     self.manual_backward(self._nothing(micro_batch, settings.temperature))
                     continue
+                self._passed.forward += micro_batch.num_tokens
                 loss = self._loss(micro_batch, samples, selection, settings, recorded, on_policy=on_policy)
                 # A backward pass of zeros is left out, but for the last: it leaves a gradient on every weight, and
                 # ranks exchange theirs in it. Sharded weights are put together by all ranks in step.
                 if last or is_sharded(self.policy) or loss.has_gradient():
                     self.manual_backward(loss.total * scale)
+                    self._passed.backward += micro_batch.num_tokens
             losses.append(loss.total.detach())
             del loss  # what a backward pass would have freed: the next micro-batch's activations need its place
         self._step_optimizer(samples, torch.stack(losses), metrics)

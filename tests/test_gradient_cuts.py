@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from asymgrpo_app import module as module_file
 from asymgrpo_app.algorithm.covariance import ClipCov
 from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
+from asymgrpo_app.perf import PassedTokens
 from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, on_two_processes, trained
 
 
@@ -98,9 +99,13 @@ def test_completions_that_teach_nothing_have_micro_batches_of_their_own(attentio
     monkeypatch.setattr(
         AsymGRPOModule, "_micro_batches", lambda module, *given: passes.append(cut(module, *given)) or passes[-1]
     )
+    measured = []
+    monkeypatch.setattr(module_file, "performance", lambda **given: measured.append(given["passed"]) or {})
     apart = trained(case, 0, devices=1)
     assert [sorted(batch.members) for batch in passes[-1]] == [[*range(12), *range(16, 32)], [*range(12, 16)]]
     assert len(counted) == 1
+    tokens = [batch.num_tokens for batch in passes[-1]]
+    assert measured == [PassedTokens(forward=sum(tokens), backward=tokens[1])]
     counted.clear()
     monkeypatch.setattr(AsymGRPOModule, "_idle", lambda module, samples: [])
     together = trained(case, 0, devices=1)

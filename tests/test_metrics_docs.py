@@ -16,7 +16,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from asymgrpo_app.algorithm.advantages import AsymGRPO, asym_advantages
 from asymgrpo_app.callbacks.tensorboard import LAYOUT, advantage_curves, samples_table
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.perf import performance
+from asymgrpo_app.perf import PassedTokens, performance
 from asymgrpo_app.prompts.base import Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.exact import ExactMatch
@@ -104,7 +104,7 @@ def on_a_gpu(monkeypatch, peak: float | None) -> dict[str, float]:
     monkeypatch.setattr("asymgrpo_app.perf.get_available_flops", lambda device, dtype: peak)
     return performance(
         tokens=1000,
-        passes=2,
+        passed=PassedTokens(forward=900, backward=600),
         step_seconds=4.0,
         update_seconds=2.0,
         parameters=10**6,
@@ -172,7 +172,7 @@ def test_speed_and_memory(monkeypatch):
     values = on_a_gpu(monkeypatch, 1e12)
     assert values["perf/throughput"] == 250
     assert values["perf/max_memory_gb"] == 3
-    assert values["perf/mfu"] == pytest.approx((4e6 + 2 * 5e5) * 1000 * 2 / (2.0 * 1e12))
+    assert values["perf/mfu"] == pytest.approx((2e6 * 900 + 3e6 * 600) / (2.0 * 1e12))
     assert "perf/mfu" not in on_a_gpu(monkeypatch, None)
 
 

@@ -90,6 +90,8 @@ def test_the_row_holds_each_prompt_once_and_no_completions_last_token():
     assert flat[batch.attention.owners].tolist() == [0, 1, 2, 3, 4, 5]
     assert torch.equal(flat[batch.attention.shared], batch.attention.shared_tokens)
     assert batch.attention.shared_tokens.tolist() == [0, 1]
+    assert batch.num_tokens == 6
+    assert build([TokenSequence([5, 6], [7, 8, 9]), TokenSequence([3], [2, 1])], [0, 1]).num_tokens == 5 + 3
 
 
 lengths = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30)), min_size=1, max_size=40)

@@ -69,6 +69,11 @@ class MicroBatch:
     position_ids: Tensor | None = None
     attention: PackedAttention | None = None
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens without padding."""
+        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
+
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
         return MicroBatch(
