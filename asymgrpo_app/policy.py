@@ -94,11 +94,19 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
         raise UserError(_holds_adapter("model.policy", path))
     if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
         raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
-    # Dropout would make the trainer's log-probabilities differ from the sampler's.
+    _without_dropout(model)
+    return model
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Dropout would make the trainer's log-probabilities differ from the sampler's."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return model
+        # Attention layers have no module for it, but a number: `attention_dropout`.
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def empty_policy(config: Any) -> PreTrainedModel:
