@@ -78,6 +78,9 @@ def packed_attention(
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     if fits(query):
         return short_attention(query, key, value, scaling)
+    if query.is_cuda and query.dtype == torch.float32:
+        # No fused kernel on a GPU takes grouped heads in float32; without one all scores would be in memory.
+        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], dim=1) for one in (key, value))
     return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
 
 
