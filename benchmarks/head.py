@@ -101,7 +101,7 @@ def measure(case: str, options: argparse.Namespace) -> dict[str, float]:
 
 def errors(case: str, options: argparse.Namespace, dtype: torch.dtype) -> dict[str, float]:
     """Of 256 tokens and their gradients, against float64 on the CPU."""
-    hidden, weight, targets = tensors(256, options.width, min(options.vocabulary, 20_000), dtype, "cpu")
+    hidden, weight, targets = tensors(256, options.width, options.vocabulary, dtype, "cpu")
     exact_hidden, exact_weight = (tensor.detach().double().requires_grad_() for tensor in (hidden, weight))
     found = one_pass(case, options.dtype, hidden, weight, targets)
     logprobs = torch.log_softmax(exact_hidden @ exact_weight.T, dim=-1)

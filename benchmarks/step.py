@@ -10,19 +10,21 @@ Runs `asymgrpo fit` in a fresh process and reports medians over the steps after 
 measured in the same run, after every step: *generation alone* is the engine's call with the step's requests once more
 (without what its prefix cache knows), *forward and backward alone* the passes of the step's own micro-batches, head
 included, with no loss, metrics or optimizer around them; backward only where the step had something to learn. Peak
-memory is the process's resident set without the floor's measurements, and torch's on a GPU.
+memory is the process's resident set without the floor's measurements, and torch's on a GPU; the update's part of it
+is what it adds, in the last step, to what was held when sampling was done.
 
 With `--trl-python`, TRL's GRPOTrainer does the same work in that Python (torch and trl 1.16.0 installed), before it.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -30,6 +32,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+
+from asymgrpo_app.allocator import return_freed_memory
+from asymgrpo_app.prompts import Countdown
+from asymgrpo_app.rewards.base import Verdict, Verifier
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTDOWN_POLICY = REPOSITORY / "data/countdown_base"
@@ -46,6 +52,27 @@ PHASES = {
 }
 
 
+class EveryOther(Verifier):
+    """Calls every other completion right: random weights would never be, and then there is no backward pass."""
+
+    isolated = False
+
+    def __init__(self) -> None:
+        self.right = False
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        self.right = not self.right
+        return Verdict(self.right)
+
+
+class JudgedBlindly(Countdown):
+    """The quick start's problems, for policies with random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verifier = EveryOther()  # type: ignore[assignment]
+
+
 class FloorProbe(Callback):
     """Writes down each step's timings beside the floor's.
 
@@ -59,6 +86,7 @@ class FloorProbe(Callback):
         self.floor = floor
         self.steps: list[dict[str, float]] = []
         self.peak_gib = 0.0
+        self.update_gib = 0.0
         self.call: tuple[Any, ...] = ()
         self.learned: list[bool] = []  # whether each micro-batch of the step had a backward pass
 
@@ -83,12 +111,30 @@ class FloorProbe(Callback):
             backward(*arguments, **named)
 
         pl_module._loss, pl_module.manual_backward = counted, noted
+        training_step = pl_module.training_step
+
+        def watched(*arguments: Any) -> None:
+            if last := pl_module.completed_steps + 1 == pl_module.total_steps:
+                self.peak_gib = max(self.peak_gib, _peak_gib())
+                ctypes.CDLL(None).malloc_trim(0)  # freed memory must not serve as room, at the price of time
+                Path("/proc/self/clear_refs").write_text("5")
+                begin = _peak_gib()
+            training_step(*arguments)
+            if last:
+                self.update_gib = _peak_gib() - begin
+
+        pl_module.training_step = watched
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
         step = {tag.removeprefix("timing_s/"): value for tag, value in values.items() if tag.startswith("timing_s/")}
         self.peak_gib = step["peak_gib"] = max(self.peak_gib, _peak_gib())
+        step["update_gib"] = self.update_gib
         step["gpu_peak_gib"] = values.get("perf/max_memory_gb", 0.0)
+        step["mfu"] = values.get("perf/mfu", 0.0)
+        sizes = [weight.numel() for weight in pl_module.policy.parameters()]
+        flops = pl_module._passed.flops(parameters=sum(sizes), trained=sum(sizes))
+        step["tflops"] = flops / step["update_actor"] / 1e12
         samples = pl_module.last_step.samples
         step["completion_tokens"] = sum(sample.length for sample in samples)
         step["tokens"] = sum(len(sample.tokens) for sample in samples)
@@ -96,10 +142,8 @@ class FloorProbe(Callback):
         if self.floor:
             step["gen_alone"] = self._generation_alone()
             step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
-            from asymgrpo_app.allocator import return_freed_memory
-
             return_freed_memory()  # what the floor's passes leave behind would count as the next step's
-            Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew
+            Path("/proc/self/clear_refs").write_text("5")
         self.learned.clear()
         self.steps.append(step)
         Path(self.path).write_text(json.dumps(self.steps))
@@ -180,7 +224,7 @@ def work_arguments(options: argparse.Namespace, folder: Path) -> list[str]:
     if options.shape:
         if not (folder / "model").exists():
             write_random_model(options.shape, folder / "model")
-        return [*own, f"--model.policy={folder / 'model'}"]
+        return [*own, f"--model.policy={folder / 'model'}", "--data.train=step.JudgedBlindly"]
     write_problems(folder / "problems.jsonl", 10_000)
     return [
         *own,
@@ -259,9 +303,11 @@ def table(steps: Sequence[dict[str, float]]) -> list[str]:
         f"| tokens of completions (with prompts) | {mid['completion_tokens']:,.0f} ({mid['tokens']:,.0f}) | |",
         f"| micro-batches with something to learn | {mid['learned']:.0%} | |",
         f"| tokens of completions a second | {mid['completion_tokens'] / mid['step']:,.0f} | |",
+        f"| model TFLOP/s in the policy update | {mid['tflops']:.3g} | |",
         f"| peak memory | {max(step['peak_gib'] for step in steps):.2f} GiB | |",
     ]
     if mid["gpu_peak_gib"]:
+        lines.append(f"| MFU of the policy update (`perf/mfu`) | {mid['mfu']:.1%} | |")
         lines.append(f"| torch's peak on the GPU | {max(step['gpu_peak_gib'] for step in steps):.2f} GiB | |")
     return lines
 
@@ -269,14 +315,15 @@ def table(steps: Sequence[dict[str, float]]) -> list[str]:
 def scaling(runs: dict[int, Sequence[dict[str, float]]]) -> list[str]:
     """What training adds to sampling, per token, by the number of completions in a step."""
     lines = [
-        "| completions a step | beside sampling, s | microseconds per token | peak memory, GiB |",
-        "|---|---|---|---|",
+        "| completions a step | beside sampling, s | microseconds per token | peak memory, GiB | of it the update's |",
+        "|---|---|---|---|---|",
     ]
     for completions, steps in runs.items():
         beside = [step["step"] - step["gen"] for step in steps]
         per_token = median(own / step["tokens"] for own, step in zip(beside, steps, strict=True))
         peak = max(step["peak_gib"] for step in steps)
-        lines.append(f"| {completions} | {median(beside):.3f} | {1e6 * per_token:.1f} | {peak:.2f} |")
+        update = max(step["update_gib"] for step in steps)
+        lines.append(f"| {completions} | {median(beside):.3f} | {1e6 * per_token:.1f} | {peak:.2f} | {update:.2f} |")
     return lines
 
 
@@ -300,6 +347,8 @@ def main() -> None:
         parser.error("give at least 5 steps, skip at least 1, and completions in multiples of 8")
     if options.trl_python and options.shape:
         parser.error("--trl-python compares real work: use it with --model or --countdown")
+    if options.trl_python and options.model and completions[0] % 16:
+        parser.error("with --trl-python, completions are multiples of 16, TRL's micro-batch")
     if options.model:
         options.model = options.model.resolve()
 

@@ -39,6 +39,7 @@ IN_BFLOAT16 = DEVICE == "cuda" or calculates_bfloat16()
 ROWS = {
     "bf16-mixed": {},
     "32-true": {"float32": True},
+    "padded, not packed": {"attention": "sdpa"},
     "attention: eager (padded)": {"attention": "eager"},
     "gradient_checkpointing": {"checkpointing": True},
     "compile": {"compile": True},
