@@ -111,9 +111,10 @@ def _shallow_memory(
     gradient_checkpointing: bool,
     lora: LoRAConfig | None,
 ) -> BodyMemory:
-    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).train()
+        model: Any = AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, dtype=torch.float32
+        ).train()
     if lora is not None:
         add_adapters(model, lora, config.model_type)
         if precision == "bf16-mixed":

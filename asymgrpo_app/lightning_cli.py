@@ -39,7 +39,7 @@ from asymgrpo_app.evaluation.files import refuse_existing
 from asymgrpo_app.evaluation.outcomes import ACCURACIES
 from asymgrpo_app.lora import summary
 from asymgrpo_app.lora_files import check_settings
-from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies
+from asymgrpo_app.memory import MemorySettings, device_memory, memory_lines, optimizer_copies, works_on_all
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.optimization_check import check_optimization
 from asymgrpo_app.parallel.launch import lost_exchange, observe_processes
@@ -78,7 +78,7 @@ _REPLACED = {
 _CUTS_NOTHING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
-_PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+_PRECISIONS = ("32-true", "bf16-mixed")
 _SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of them
 # FSDP's first version fails in manual optimization; model_parallel alone would leave each process its own gradients.
 _OTHER_STRATEGIES = ("fsdp", "deepspeed", "model_parallel")
@@ -339,7 +339,12 @@ class AsymGRPOCLI(LightningCLI):
         for name, (value, instead) in _DERIVED.items():
             if options.get(name) != value:
                 raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
-        if (precision := options.precision) not in (*_PRECISIONS, *_SAME_PRECISIONS):
+        if (precision := options.precision) == "bf16-true":
+            raise UserError(
+                "trainer.precision bf16-true is not supported, as weights in bfloat16 lose most updates of a usual "
+                "learning rate: use bf16-mixed, which computes in bfloat16 and holds weights in float32."
+            )
+        if precision not in (*_PRECISIONS, *_SAME_PRECISIONS):
             raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision}.")
         strategy = str(options.strategy).lower()
         if strategy.startswith(_OTHER_STRATEGIES) and strategy != FSDP2:  # before Lightning misses their packages
@@ -552,11 +557,6 @@ class AsymGRPOCLI(LightningCLI):
                 "model.lora does not go with trainer.strategy fsdp2, which cannot keep frozen weights and adapters of "
                 "different types in one group: use trainer.strategy ddp."
             )
-        if (precision := str(self.trainer.precision)) == "bf16-true":
-            raise UserError(
-                f"trainer.precision is {precision}, which would round the adapters of model.lora: use bf16-mixed, "
-                "which holds the frozen weights in bfloat16 and the adapters in float32."
-            )
         return [summary(empty_policy(load_config(module.policy_path)), module.lora, module.policy_path)]
 
     def _check_method(self) -> None:
@@ -614,11 +614,14 @@ class AsymGRPOCLI(LightningCLI):
         """What the run will hold in memory, with a warning where that does not fit or its precision is very slow."""
         module, rollout, data = self.model, self._section.rollout, self.datamodule
         precision, device = str(self.trainer.precision), self.trainer.strategy.root_device.type
+        on_gpu = device == "cuda"
         kind = installed_sampler(rollout.sampler)
-        inside = kind == "vllm"
+        sampler = {"vllm": rollout.engine, "transformers": rollout.transformers}.get(kind)  # none if elsewhere
         cache = int(rollout.engine.kv_cache_gib * 2**30)
-        if device == "cuda":
+        if on_gpu:
             cache = int(rollout.engine.gpu_memory_utilization * device_memory(device))
+        prompts = -(-data.prompts_per_step // self.trainer.world_size)
+        tokens = prompts * rollout.group_size * (data.max_prompt_tokens + rollout.max_completion_tokens)
         settings = MemorySettings(
             precision=precision,
             attention=module.attention,
@@ -627,24 +630,24 @@ class AsymGRPOCLI(LightningCLI):
             max_prompt_tokens=data.max_prompt_tokens,
             max_completion_tokens=rollout.max_completion_tokens,
             group_size=rollout.group_size,
-            completions_per_update=-(-data.prompts_per_step // module.updates_per_step // self.trainer.world_size)
-            * rollout.group_size,
+            completions_per_update=-(-prompts // module.updates_per_step) * rollout.group_size,
             optimizer_copies=optimizer_copies(module.make_optimizer),
+            optimizer_works_on_all=works_on_all(module.make_optimizer, on_gpu=on_gpu),
             reference=module.loss.kl_coef > 0 and module.lora is None,
             lora=module.lora,
-            sampler_dtype=resolve_dtype(rollout.engine.dtype, precision) if inside else None,
-            sampler_cache=cache if inside else 0,
-            device="cuda" if device == "cuda" else "cpu",
+            sampler_dtype=resolve_dtype(sampler.dtype, precision) if sampler else None,
+            sampler_cache=cache if kind == "vllm" else 0,
+            sampler_tokens=min(rollout.transformers.batch_tokens, tokens) if kind == "transformers" else None,
+            sampler_sleeps=kind == "vllm" and rollout.engine.sleep_level > 0,
+            device="cuda" if on_gpu else "cpu",
             processes=self.trainer.world_size // self.trainer.num_nodes,
             shards=self.trainer.world_size if isinstance(self.trainer.strategy, FSDP2Strategy) else 1,
             ddp=isinstance(self.trainer.strategy, DDPStrategy),
         )
         lines = memory_lines(load_config(module.policy_path), settings)
-        sampler: dict[str, str] = {
-            "vllm": {"rollout.engine.dtype": rollout.engine.dtype},
-            "transformers": {"rollout.transformers.dtype": rollout.transformers.dtype},
-        }.get(kind, {})
-        return lines + bfloat16_lines(precision=precision, sampler=sampler, device=settings.device)
+        section = "engine" if kind == "vllm" else kind
+        dtypes = {f"rollout.{section}.dtype": sampler.dtype} if sampler else {}
+        return lines + bfloat16_lines(precision=precision, sampler=dtypes, device=settings.device)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs: dict[str, Any] = super()._prepare_subcommand_kwargs(subcommand)

@@ -37,9 +37,12 @@ class MemorySettings:
         group_size: Completions per prompt.
         completions_per_update: Completions of one optimizer update on this process.
         optimizer_copies: Tensors of a weight's size that the optimizer keeps for each weight: 2 for Adam.
+        optimizer_works_on_all: Whether its step holds one more for each weight, see `works_on_all`.
         reference: Whether a reference model is held.
         sampler_dtype: What the sampler computes in, or None where it runs in another process.
-        sampler_cache: Bytes of the sampler's key-value cache; on a GPU, all that it takes.
+        sampler_cache: Bytes of the sampler's key-value cache; of vLLM on a GPU, all that it takes.
+        sampler_tokens: In place of such a cache, the most tokens of which the sampler holds keys and values.
+        sampler_sleeps: Whether the sampler gives its memory back while the policy is updated.
         device: Where the policy is.
         lora: The adapters that alone are trained; None: all weights are.
         processes: Processes of the run on this machine; on CPU they share its memory.
@@ -64,6 +67,9 @@ class MemorySettings:
     processes: int = 1
     shards: int = 1
     ddp: bool = False
+    optimizer_works_on_all: bool = False
+    sampler_tokens: int | None = None
+    sampler_sleeps: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,6 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
     weights = sum(own.numel() for name, own in policy.named_parameters() if not is_adapter(name))
     held = sum(own.nbytes for own in policy.parameters())
     trained = sum(own.nbytes for own in policy.parameters() if own.requires_grad)
-    each = 2 if settings.precision == "bf16-true" else 4
     own = trained // settings.shards
     batch = largest_micro_batch(config, settings)
     body = body_memory(
@@ -133,8 +138,9 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         on_cpu=settings.device == "cpu",
         weight_grad=settings.lora is None,
     )
-    sampler = weights * _DTYPE_BYTES[settings.sampler_dtype] if settings.sampler_dtype is not None else 0
     on_gpu = settings.device == "cuda"
+    # Activations are gone when the optimizer makes its step.
+    step = own - body.kept if settings.optimizer_works_on_all else 0
     parts = {
         "program": 0 if on_gpu else _PROGRAM,
         "weights": held // settings.shards,
@@ -144,14 +150,37 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         # DDP exchanges gradients from a copy of its own.
         "gradients on their way": trained if settings.ddp else 0,
         "reference": held // settings.shards if settings.reference else 0,
-        "weights put together": _put_together(policy) * each if settings.shards > 1 else 0,
-        "sampler's weights": 0 if on_gpu else sampler,
-        "sampler's cache": settings.sampler_cache if sampler else 0,
+        "weights put together": _put_together(policy) * 4 if settings.shards > 1 else 0,
+        **_sampler(text, settings, weights),
         "activations": body.kept,
-        "work on them": max(body.peak - body.kept, head),
+        "work on them": max(body.peak - body.kept, head, step),
     }
+    if settings.sampler_sleeps:
+        parts = _one_at_a_time(parts)
     shared_by = 1 if on_gpu else settings.processes
     return MemoryEstimate(parts, device_memory(settings.device) // shared_by if available is None else available)
+
+
+def _sampler(config: Any, settings: MemorySettings, weights: int) -> dict[str, int]:
+    """Bytes of so many weights, and of keys and values."""
+    if settings.sampler_dtype is None:
+        return {"sampler's weights": 0, "sampler's cache": 0}
+    size = _DTYPE_BYTES[settings.sampler_dtype]
+    if settings.sampler_tokens is None:  # vLLM, whose share of a GPU has its weights in it
+        held = 0 if settings.device == "cuda" else weights * size
+        return {"sampler's weights": held, "sampler's cache": settings.sampler_cache}
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * size
+    return {"sampler's weights": weights * size, "sampler's cache": token * settings.sampler_tokens}
+
+
+def _one_at_a_time(parts: dict[str, int]) -> dict[str, int]:
+    """Only the larger of what sampling and updating take, where one gives way to the other."""
+    sampling = ("sampler's weights", "sampler's cache")
+    updating = ("gradients", "gradients on their way", "weights put together", "activations", "work on them")
+    smaller = min(sampling, updating, key=lambda names: sum(parts[name] for name in names))
+    return {name: 0 if name in smaller else size for name, size in parts.items()}
 
 
 def _put_together(model: Any) -> int:
@@ -185,6 +214,16 @@ def optimizer_copies(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.op
     return sum(isinstance(value, Tensor) and value.shape == weight.shape for value in kept)
 
 
+def works_on_all(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], *, on_gpu: bool) -> bool:
+    """Whether the optimizer's step goes over all weights at once and holds a tensor of each one's size meanwhile.
+
+    torch's own do so on a GPU unless they are told `fused: true` or `foreach: false`.
+    """
+    options = make_optimizer([nn.Parameter(torch.ones(1))]).defaults
+    foreach = options.get("foreach", False)
+    return not options.get("fused") and bool(on_gpu if foreach is None else foreach)
+
+
 def device_memory(device: str) -> int:
     """Bytes of the machine's memory, or of the first GPU's."""
     if device == "cuda":
@@ -211,7 +250,7 @@ def largest_micro_batch(config: Any, settings: MemorySettings) -> MicroBatch:
 def _held(config: Any, settings: MemorySettings) -> Any:
     """The policy of the run without contents, in the types that its weights are held in."""
     policy: Any = empty_policy(config)
-    policy.to(torch.bfloat16 if settings.precision == "bf16-true" else torch.float32)
+    policy.to(torch.float32)
     if settings.lora is not None:
         add_adapters(policy, settings.lora, config.model_type)
         if settings.precision == "bf16-mixed":

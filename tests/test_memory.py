@@ -19,6 +19,7 @@ from asymgrpo_app.memory import (
     largest_micro_batch,
     memory_lines,
     optimizer_copies,
+    works_on_all,
 )
 from asymgrpo_app.policy import load_config
 from tests.test_packing import small_config
@@ -122,8 +123,6 @@ def test_parts_follow_the_settings():
     exchanged = estimate_memory(config, settings(ddp=True)).parts
     assert exchanged["gradients on their way"] == weights
     assert exchanged | {"gradients on their way": 0} == plain
-    half = estimate_memory(config, settings(precision="bf16-true")).parts
-    assert half["weights"] == weights / 2
     # Activations grow with the tokens of a micro-batch and hardly exist where they are computed again.
     small = estimate_memory(config, settings(micro_batch_tokens=4096)).parts["activations"]
     assert plain["activations"] / small == pytest.approx(4, rel=0.1)
@@ -182,3 +181,47 @@ def test_an_architecture_that_cannot_be_looked_at_stops_nothing():
 )
 def test_copies_that_an_optimizer_keeps(optimizer, copies):
     assert optimizer_copies(optimizer) == copies
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "on_cpu", "on_gpu"),
+    [
+        (torch.optim.AdamW, False, True),
+        (partial(torch.optim.AdamW, fused=True), False, False),
+        (partial(torch.optim.AdamW, foreach=False), False, False),
+        (partial(torch.optim.AdamW, foreach=True), True, True),
+        (partial(torch.optim.SparseAdam, lr=1.0), False, False),  # has no such option
+    ],
+)
+def test_optimizers_that_hold_one_more_copy_in_their_step(optimizer, on_cpu, on_gpu):
+    assert works_on_all(optimizer, on_gpu=False) == on_cpu
+    assert works_on_all(optimizer, on_gpu=True) == on_gpu
+
+
+def test_the_optimizers_step_counts_where_it_holds_more_than_a_pass():
+    config = small_config("llama")
+    few = {"max_prompt_tokens": 1, "max_completion_tokens": 1, "micro_batch_tokens": 2}
+    plain = estimate_memory(config, settings(**few)).parts
+    assert plain["activations"] + plain["work on them"] < plain["weights"]
+    more = estimate_memory(config, settings(**few, optimizer_works_on_all=True)).parts
+    assert more["activations"] + more["work on them"] == plain["weights"]
+
+
+def test_transformers_as_the_sampler_has_weights_and_a_cache_of_its_own():
+    config = small_config("llama")  # 3 layers, 2 key heads of 12
+    for device in ("cpu", "cuda"):
+        own = settings(sampler_dtype="bfloat16", sampler_tokens=5000, device=device)
+        parts = estimate_memory(config, own, available=GIB).parts
+        assert parts["sampler's weights"] == parts["weights"] / 2
+        assert parts["sampler's cache"] == 2 * 3 * 2 * 12 * 5000 * 2
+
+
+def test_a_sampler_that_sleeps_does_not_add_to_the_update():
+    config = small_config("llama")
+    options = {"sampler_dtype": "bfloat16", "device": "cuda"}
+    awake = estimate_memory(config, settings(sampler_cache=GIB, **options), available=GIB)
+    state = sum(awake.parts[name] for name in ("weights", "optimizer"))
+    asleep = estimate_memory(config, settings(sampler_cache=GIB, sampler_sleeps=True, **options), available=GIB)
+    assert asleep.total == GIB + state  # sampling takes the more
+    small = estimate_memory(config, settings(sampler_cache=10, sampler_sleeps=True, **options), available=GIB)
+    assert small.total == awake.total - GIB

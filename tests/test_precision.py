@@ -42,7 +42,6 @@ def test_what_is_known_of_a_cpu(capabilities, calculates, machine):
             {"rollout.engine.dtype": "bfloat16"},
             "trainer.precision: 32-true and rollout.engine.dtype: auto",
         ),
-        ("bf16-true", {"rollout.engine.dtype": "float32"}, "trainer.precision: 32-true"),
         ("bf16-mixed", {}, "trainer.precision: 32-true"),
         ("32-true", {"rollout.engine.dtype": "bfloat16"}, "rollout.engine.dtype: auto"),
         ("32-true", {"rollout.transformers.dtype": "bfloat16"}, "rollout.transformers.dtype: auto"),

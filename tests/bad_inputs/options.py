@@ -277,9 +277,7 @@ CONFLICTS = {
         "model.lora", "{target_modules: [lm_head]}", "model.lora.target_modules", "'lm_head'"
     ),
     "an export of adapters of another kind": setting("model.lora", "{export: gguf}", "model.lora.export", "gguf"),
-    "adapters in bfloat16": BadInput(
-        ("--model.lora.rank=4", "--trainer.precision=bf16-true"), ("trainer.precision", "bf16-true", "model.lora")
-    ),
+    "weights in bfloat16": option("trainer.precision=bf16-true", "trainer.precision", "bf16-true", "bf16-mixed"),
     "a server without an address": option("rollout.sampler=server", "rollout.server"),
     "more processes than prompts": BadInput(
         ("--trainer.devices=3", "--trainer.strategy=ddp_spawn", "--data.prompts_per_step=2"),
