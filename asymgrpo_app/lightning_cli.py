@@ -621,7 +621,10 @@ class AsymGRPOCLI(LightningCLI):
         if on_gpu:
             cache = int(rollout.engine.gpu_memory_utilization * device_memory(device))
         prompts = -(-data.prompts_per_step // self.trainer.world_size)
-        tokens = prompts * rollout.group_size * (data.max_prompt_tokens + rollout.max_completion_tokens)
+        at_once = rollout.transformers.batch_tokens
+        if not data.evaluation_sets:  # a validation is likely to fill it
+            longest = data.max_prompt_tokens + rollout.max_completion_tokens
+            at_once = min(at_once, prompts * rollout.group_size * longest)
         settings = MemorySettings(
             precision=precision,
             attention=module.attention,
@@ -637,7 +640,7 @@ class AsymGRPOCLI(LightningCLI):
             lora=module.lora,
             sampler_dtype=resolve_dtype(sampler.dtype, precision) if sampler else None,
             sampler_cache=cache if kind == "vllm" else 0,
-            sampler_tokens=min(rollout.transformers.batch_tokens, tokens) if kind == "transformers" else None,
+            sampler_tokens=at_once if kind == "transformers" else None,
             sampler_sleeps=kind == "vllm" and rollout.engine.sleep_level > 0,
             device="cuda" if on_gpu else "cpu",
             processes=self.trainer.world_size // self.trainer.num_nodes,

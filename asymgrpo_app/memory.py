@@ -17,6 +17,7 @@ from asymgrpo_app.rollout.packing import cut_packed, pack
 
 _GIB = 1024**3
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_HOLD_A_COPY = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)  # with foreach
 _PROGRAM = int(1.1 * _GIB)  # Python, torch, transformers and vLLM as measured, before a model is loaded
 _ROOM = 0.95  # a run that is to take more of the machine's memory than this gets a warning
 TOLERANCE = 0.25
@@ -155,8 +156,7 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         "activations": body.kept,
         "work on them": max(body.peak - body.kept, head, step),
     }
-    if settings.sampler_sleeps:
-        parts = _one_at_a_time(parts)
+    parts = _one_at_a_time(parts, settings)
     shared_by = 1 if on_gpu else settings.processes
     return MemoryEstimate(parts, device_memory(settings.device) // shared_by if available is None else available)
 
@@ -175,10 +175,16 @@ def _sampler(config: Any, settings: MemorySettings, weights: int) -> dict[str, i
     return {"sampler's weights": weights * size, "sampler's cache": token * settings.sampler_tokens}
 
 
-def _one_at_a_time(parts: dict[str, int]) -> dict[str, int]:
-    """Only the larger of what sampling and updating take, where one gives way to the other."""
-    sampling = ("sampler's weights", "sampler's cache")
-    updating = ("gradients", "gradients on their way", "weights put together", "activations", "work on them")
+def _one_at_a_time(parts: dict[str, int], settings: MemorySettings) -> dict[str, int]:
+    """Only the larger of what sampling and updating take, of what one lets go of before the other begins."""
+    sampling: tuple[str, ...]
+    if settings.sampler_sleeps:
+        sampling = ("sampler's weights", "sampler's cache")
+    elif settings.sampler_tokens is not None:
+        sampling = ("sampler's cache",)
+    else:
+        return parts
+    updating = ("gradients", "weights put together", "activations", "work on them")
     smaller = min(sampling, updating, key=lambda names: sum(parts[name] for name in names))
     return {name: 0 if name in smaller else size for name, size in parts.items()}
 
@@ -217,11 +223,13 @@ def optimizer_copies(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.op
 def works_on_all(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], *, on_gpu: bool) -> bool:
     """Whether the optimizer's step goes over all weights at once and holds a tensor of each one's size meanwhile.
 
-    torch's own do so on a GPU unless they are told `fused: true` or `foreach: false`.
+    Adam and its kin do so on a GPU unless they are told `fused: true` or `foreach: false`.
     """
-    options = make_optimizer([nn.Parameter(torch.ones(1))]).defaults
-    foreach = options.get("foreach", False)
-    return not options.get("fused") and bool(on_gpu if foreach is None else foreach)
+    optimizer = make_optimizer([nn.Parameter(torch.ones(3, 2))])
+    foreach = optimizer.defaults.get("foreach", False)
+    if not isinstance(optimizer, _HOLD_A_COPY) or optimizer.defaults.get("fused"):
+        return False
+    return on_gpu if foreach is None else bool(foreach)
 
 
 def device_memory(device: str) -> int:

@@ -2,8 +2,8 @@
 
     python benchmarks/memory_table.py
 
-For full training with AdamW, bf16-mixed, gradient checkpointing and no reference policy. The shapes of the models are
-those of their configurations on the hub; nothing is loaded.
+For full training with AdamW (`fused: true`), bf16-mixed, gradient checkpointing and no reference policy. The shapes of
+the models are those of their configurations on the hub; nothing is loaded.
 """
 
 import argparse

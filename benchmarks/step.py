@@ -10,8 +10,8 @@ Runs `asymgrpo fit` in a fresh process and reports medians over the steps after 
 measured in the same run, after every step: *generation alone* is the engine's call with the step's requests once more
 (without what its prefix cache knows), *forward and backward alone* the passes of the step's own micro-batches, head
 included, with no loss, metrics or optimizer around them; backward only where the step had something to learn. Peak
-memory is the process's resident set without the floor's measurements, and torch's on a GPU; the update's part of it
-is what it adds, in the last step, to what was held when sampling was done.
+memory is the process's resident set without the floor's measurements, and torch's on a GPU; what the update adds is
+the last step's resident set above what was held when sampling was done.
 
 With `--trl-python`, TRL's GRPOTrainer does the same work in that Python (torch and trl 1.16.0 installed), before it.
 """
@@ -24,7 +24,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -33,9 +33,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from asymgrpo_app.algorithm.advantages import AdvantageEstimator, GroupRewards
 from asymgrpo_app.allocator import return_freed_memory
-from asymgrpo_app.prompts import Countdown
-from asymgrpo_app.rewards.base import Verdict, Verifier
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTDOWN_POLICY = REPOSITORY / "data/countdown_base"
@@ -52,25 +51,13 @@ PHASES = {
 }
 
 
-class EveryOther(Verifier):
-    """Calls every other completion right: random weights would never be, and then there is no backward pass."""
+class Alternating(AdvantageEstimator):
+    """Every other completion is better: those of random weights are all wrong, and then no backward pass is made."""
 
-    isolated = False
-
-    def __init__(self) -> None:
-        self.right = False
-
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        self.right = not self.right
-        return Verdict(self.right)
-
-
-class JudgedBlindly(Countdown):
-    """The quick start's problems, for policies with random weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.verifier = EveryOther()  # type: ignore[assignment]
+    def __call__(self, groups: GroupRewards) -> torch.Tensor:
+        advantages = torch.ones_like(groups.rewards)
+        advantages[:, ::2] = -1.0
+        return advantages
 
 
 class FloorProbe(Callback):
@@ -132,8 +119,11 @@ class FloorProbe(Callback):
         step["update_gib"] = self.update_gib
         step["gpu_peak_gib"] = values.get("perf/max_memory_gb", 0.0)
         step["mfu"] = values.get("perf/mfu", 0.0)
-        sizes = [weight.numel() for weight in pl_module.policy.parameters()]
-        flops = pl_module._passed.flops(parameters=sum(sizes), trained=sum(sizes))
+        weights = list(pl_module.policy.parameters())
+        flops = pl_module._passed.flops(
+            parameters=sum(weight.numel() for weight in weights),
+            trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+        )
         step["tflops"] = flops / step["update_actor"] / 1e12
         samples = pl_module.last_step.samples
         step["completion_tokens"] = sum(sample.length for sample in samples)
@@ -224,7 +214,7 @@ def work_arguments(options: argparse.Namespace, folder: Path) -> list[str]:
     if options.shape:
         if not (folder / "model").exists():
             write_random_model(options.shape, folder / "model")
-        return [*own, f"--model.policy={folder / 'model'}", "--data.train=step.JudgedBlindly"]
+        return [*own, f"--model.policy={folder / 'model'}", "--model.advantage=step.Alternating"]
     write_problems(folder / "problems.jsonl", 10_000)
     return [
         *own,
@@ -315,7 +305,7 @@ def table(steps: Sequence[dict[str, float]]) -> list[str]:
 def scaling(runs: dict[int, Sequence[dict[str, float]]]) -> list[str]:
     """What training adds to sampling, per token, by the number of completions in a step."""
     lines = [
-        "| completions a step | beside sampling, s | microseconds per token | peak memory, GiB | of it the update's |",
+        "| completions a step | beside sampling, s | microseconds per token | peak, GiB | added by the update, GiB |",
         "|---|---|---|---|---|",
     ]
     for completions, steps in runs.items():

@@ -56,6 +56,7 @@ class MicroBatch:
         targets: [T] int64, the completion tokens, sequence after sequence.
         sequence_ids: [T] int64 in 0..B-1.
         members: B places of these sequences in the list that was cut.
+        num_tokens: Tokens that go through the model, without padding.
         position_ids: [1, N] int64 where packed.
         attention: How attention finds the sequences, where packed.
     """
@@ -66,13 +67,9 @@ class MicroBatch:
     targets: Tensor
     sequence_ids: Tensor
     members: list[int]
+    num_tokens: int
     position_ids: Tensor | None = None
     attention: PackedAttention | None = None
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens without padding."""
-        return self.input_ids.numel() if self.attention_mask is None else int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on another device."""
@@ -83,6 +80,7 @@ class MicroBatch:
             self.targets.to(device),
             self.sequence_ids.to(device),
             self.members,
+            self.num_tokens,
             None if self.position_ids is None else self.position_ids.to(device),
             None if self.attention is None else self.attention.to(device),
         )
@@ -123,5 +121,11 @@ def build(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
         targets.append(torch.tensor(sequence.completion))
         sequence_ids.append(torch.full((len(sequence.completion),), row))
     return MicroBatch(
-        input_ids, attention_mask, torch.cat(predictors), torch.cat(targets), torch.cat(sequence_ids), members
+        input_ids,
+        attention_mask,
+        torch.cat(predictors),
+        torch.cat(targets),
+        torch.cat(sequence_ids),
+        members,
+        num_tokens=sum(map(len, chosen)),
     )

@@ -68,6 +68,7 @@ def pack(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
         targets=torch.tensor(targets),
         sequence_ids=torch.arange(len(members)).repeat_interleave(counts),
         members=members,
+        num_tokens=len(row.tokens),
         position_ids=torch.from_numpy(np.concatenate(row.positions)).unsqueeze(0),
         attention=attention,
     )
