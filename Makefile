@@ -32,12 +32,20 @@ quickstart: .venv/ready ## Train the small policy on Countdown and report what i
 	set -- $(BIN)/asymgrpo fit --config configs/quickstart.yaml --run_dir "$$dir"; echo "$$*"; exec "$$@"
 
 .PHONY: test
-test: .venv/ready ## Run the tests on all cores (25 minutes on two slow ones)
-	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile
+test: .venv/ready ## Run the tests on all cores (ten minutes on two slow ones)
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-long
 test-long: .venv/ready ## Run the tests that take long (several processes, seeds, killed runs)
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: test-faults
+test-faults: .venv/ready ## Put known mistakes into a copy of the code; the tests must notice each (an hour)
+	$(BIN)/python -m tests.faults.run
+
+.PHONY: test-mutants
+test-mutants: .venv/ready ## Change the algorithms in small ways; the tests must notice (minutes)
+	$(BIN)/python tests/algorithm/mutants.py
 
 .PHONY: check
 check: .venv/ready ## Check format, lint, types, spelling and house rules

@@ -138,27 +138,25 @@ def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, bool | 
 class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved config of a `fit` into the run folder, never over another, and into TensorBoard."""
 
-    text = ""
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing yet: a run that fails while its model loads leaves no config behind."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.text = self.parser.dump(self.config, skip_none=False)
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero:
-            record_config(trainer.default_root_dir, self.text)
+            record_config(trainer.default_root_dir, pl_module.config_text)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                indented = "".join(f"    {line}\n" for line in self.text.splitlines())  # Markdown's code block
+                # As a code block in Markdown.
+                indented = "".join(f"    {line}\n" for line in pl_module.config_text.splitlines())
                 # A resumed run's is that of its next step: if it dies and resumes there once more, its text goes, too.
                 first = pl_module.completed_steps + 1 if trainer.ckpt_path else 0
                 logger.experiment.add_text("config", indented, first)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """The run's numbers and choices beside its final validation, for the tab HParams."""
-        settings = flat_settings(yaml.safe_load(self.text)) if trainer.is_global_zero else {}
+        settings = flat_settings(yaml.safe_load(pl_module.config_text)) if trainer.is_global_zero else {}
         final = {f"hparam/{tag}": float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("val/")}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and final:
@@ -197,6 +195,7 @@ class AsymGRPOCLI(LightningCLI):
             },
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # the module saves no hyperparameters: a checkpoint holds the config
             args=self.arguments,
         )
 
@@ -213,6 +212,10 @@ class AsymGRPOCLI(LightningCLI):
         }
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        if self.arguments and self.arguments[0] in self.subcommands() and subcommand != self.arguments[0]:
+            # Known by its name alone: the options of the three others take most of the time of parsing.
+            self._subcommand_method_arguments[subcommand] = []
+            return self.init_parser(**kwargs)
         parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand != "fit":
             parser.add_argument(

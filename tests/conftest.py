@@ -1,13 +1,19 @@
 """What the tests share."""
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from asymgrpo_app.environment import quiet_environment
+from tests.support.once import once_per_process
+from tests.support.paths import QUICKSTART, REPOSITORY
+from tests.support.shared_engine import SHARED, kept
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,12 +41,33 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return max(1, min(cores, psutil.virtual_memory().total // (6 * 2**30)))
 
 
+# What takes longest, so that no worker is left with it at the end, when the others have nothing to do.
+FIRST = (
+    "test_kill_loop.py",
+    "test_options.py",
+    "test_server_vllm.py",
+    "test_files_and_commands.py",
+    "test_strategies.py",
+    "test_gradient_cuts.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; those that start engines of their own last, as they end the common one."""
+
+    def place(item: pytest.Item) -> int:
+        if item.path.parent.name == "engines":
+            return len(FIRST) + 1
+        return FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST)
+
+    items.sort(key=place)
+
+
 quiet_environment()
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a model hub
 _cache = tempfile.TemporaryDirectory(prefix="asymgrpo-test-cache-")
 os.environ["ASYMGRPO_CACHE"] = _cache.name  # no test may write to the user's own cache
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -52,45 +79,28 @@ def repository() -> Path:
 @pytest.fixture
 def quickstart() -> list[str]:
     """`fit` with the quick start's config, from any working directory."""
-    return [
-        "fit",
-        f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
-        f"--model.policy={REPOSITORY / 'data/countdown_base'}",
-    ]
+    return ["fit", *QUICKSTART]
+
+
+@pytest.fixture(autouse=True)
+def _once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "asymgrpo_app.lightning_cli" in sys.modules:  # not for the sake of tests that need no command
+        once_per_process(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_shared_engine() -> Iterator[None]:
+    yield
+    SHARED.close()
 
 
 @pytest.fixture(scope="module")
-def engine():
-    """One real engine for a module's short runs: starting one per run would take most of their time.
-
-    Not for the whole session: closing any other engine of the process would end this one, too.
-    """
-    from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
-
-    config = VLLMEngineConfig(max_num_seqs=64)
-    engine = VLLMEngine(str(REPOSITORY / "data/countdown_base"), config, "float32", max_model_len=26)
-    yield engine
-    engine.close()
-
-
-def kept(engine):
-    """The engine for one run more: closing it leaves it as it is."""
-
-    class Kept:
-        keeps_weights = True
-        load_weights = staticmethod(engine.load_weights)
-        digest = staticmethod(engine.digest)
-        generate = staticmethod(engine.generate)
-
-        def close(self) -> None:
-            """Stays for the next run."""
-
-    return Kept()
+def engine() -> Any:
+    """Real vLLM with the shipped policy, the same engine for all test files of this process."""
+    return SHARED.get()
 
 
 @pytest.fixture
-def shared_engine(engine, monkeypatch):
-    """Runs of this test sample with the module's engine, which stays when they end."""
-    from asymgrpo_app.callbacks import rollout
-
-    monkeypatch.setattr(rollout, "VLLMEngine", lambda *arguments: kept(engine))
+def shared_engine(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test sample with `engine`, which stays when they end."""
+    monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", lambda *_: kept(engine))

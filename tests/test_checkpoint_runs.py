@@ -4,15 +4,14 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 import yaml
-from tensorboard.backend.event_processing import plugin_event_accumulator
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.files import Label, read_label
@@ -20,10 +19,13 @@ from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.cli import main
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.run_folder import FolderClaim
-from tests import killed_saves
-from tests.checkpoints.files import DAMAGES
-from tests.conftest import REPOSITORY
-from tests.scripted_engine import POLICY, ScriptedEngine, command
+from tests.support import killed_saves
+from tests.support.checkpoint_files import DAMAGES, forge
+from tests.support.events import repeated_scalars, steps_of_details
+from tests.support.paths import REPOSITORY
+from tests.support.scripted_engine import POLICY, ScriptedEngine, command
+from tests.support.states import assert_same, content, saved_steps, weights
+from tests.support.two_processes import on_two_processes
 
 WITHOUT_VALIDATION = "--trainer.limit_val_batches=0"
 
@@ -46,45 +48,20 @@ def fit(tmp_path, capsys):
     return run
 
 
-def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    return torch.load(list_checkpoints(run_dir)[step], weights_only=True)["state_dict"]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def steps(run_dir: Path) -> list[int]:
-    return list(list_checkpoints(run_dir))
-
-
 def leftovers(run_dir: Path) -> list[str]:
     return [str(path) for path in run_dir.rglob("*.part")]
-
-
-def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """All but what depends on the clock, or is written when a run ends."""
-    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(("timing_s/", "perf/", "hparam/"))]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-def shown_steps(run_dir: Path) -> dict[str, list[int]]:
-    """The steps of texts and histograms, as TensorBoard's own reader has them."""
-    events = plugin_event_accumulator.EventAccumulator(str(run_dir / "tensorboard")).Reload()
-    tags = [tag for tag in events.Tags()["tensors"] if tag.startswith(("samples", "histograms/", "config"))]
-    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
 
 
 # ---- killed while it saves ----
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory) -> Path:
+QUICK_KILLS = ("before renaming", "after renaming", "before removing")
+
+
+def _killed(folder: Path, names: Iterable[str]) -> Path:
     """Runs that were killed, by name."""
-    folder = tmp_path_factory.mktemp("killed")
     result = subprocess.run(
-        [sys.executable, "-m", "tests.killed_saves", str(folder)],
+        [sys.executable, "-m", "tests.support.killed_saves", str(folder), *names],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -96,6 +73,16 @@ def killed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    return _killed(tmp_path_factory.mktemp("killed"), QUICK_KILLS)
+
+
+@pytest.fixture(scope="module")
+def all_killed(tmp_path_factory) -> Path:
+    return _killed(tmp_path_factory.mktemp("all_killed"), killed_saves.KILLS)
+
+
+@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
@@ -104,34 +91,37 @@ def undisturbed(tmp_path_factory) -> Iterator[Path]:
     return folder / "run"
 
 
-@pytest.mark.parametrize("name", killed_saves.KILLS)
+@pytest.mark.parametrize("name", QUICK_KILLS)
 def test_a_run_killed_while_it_saves_goes_on_as_if_nothing_had_happened(killed, undisturbed, name, capsys):
-    folder = killed / name
+    assert_goes_on(killed / name, undisturbed, name, capsys)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", killed_saves.KILLS)
+def test_whenever_it_is_killed_it_goes_on_as_if_nothing_had_happened(all_killed, undisturbed, name, capsys):
+    assert_goes_on(all_killed / name, undisturbed, name, capsys)
+
+
+def assert_goes_on(folder: Path, undisturbed: Path, name: str, capsys) -> None:
     _, first = killed_saves.KILLS[name]
     arguments = [*command(folder, killed_saves.ROWS), *killed_saves.ARGUMENTS, "--ckpt_path=last"]
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert ("no checkpoint" in said) == (first == 0)
     run = folder / "run"
-    assert steps(run) == [killed_saves.STEPS]
+    assert saved_steps(run) == [killed_saves.STEPS]
     assert leftovers(run) == []
     assert not list((run / "checkpoints").glob("*.abandoned*"))
-    final = torch.load(list_checkpoints(undisturbed)[killed_saves.STEPS], weights_only=True)
-    resumed = torch.load(list_checkpoints(run)[killed_saves.STEPS], weights_only=True)
-    assert same(final["state_dict"], resumed["state_dict"])
-    for key in ("callbacks", "lr_schedulers", "PromptDataModule", "loops"):
-        assert resumed[key] == final[key], key
-    for state, other in zip(
-        final["optimizer_states"][0]["state"].values(), resumed["optimizer_states"][0]["state"].values(), strict=True
-    ):
-        assert same(state, other)
+    final, resumed = content(undisturbed, killed_saves.STEPS), content(run, killed_saves.STEPS)
+    for key in ("state_dict", "optimizer_states", "callbacks", "lr_schedulers", "PromptDataModule", "loops"):
+        assert_same(resumed[key], final[key], key)
     assert {**resumed["asymgrpo"], "config": ""} == {**final["asymgrpo"], "config": ""}
 
-    assert scalars(run) == scalars(undisturbed)
-    expected = shown_steps(undisturbed)
+    assert repeated_scalars(run) == repeated_scalars(undisturbed)
+    expected = steps_of_details(undisturbed)
     assert expected["samples/text_summary"] == [1, 2, 3, 4]
     expected["config/text_summary"] = [0, first + 1] if first else [0]
-    assert shown_steps(run) == expected
+    assert steps_of_details(run) == expected
     assert sorted(path.name for path in run.glob("config*")) == ["config.yaml"]  # the same one, so it is written once
 
 
@@ -140,19 +130,20 @@ def test_a_run_killed_while_it_saves_goes_on_as_if_nothing_had_happened(killed, 
 
 def test_last_says_what_it_skips_and_makes_the_steps_again(fit, tmp_path):
     run = tmp_path / "run"
-    assert fit("--steps=3", "--checkpoint.keep=null")[0] == 0
-    final, values = weights(run, 3), scalars(run)
+    details = "--tensorboard.every_n_steps=1"
+    assert fit("--steps=3", "--checkpoint.keep=null", details)[0] == 0
+    final, values = weights(run, 3), repeated_scalars(run)
     DAMAGES["a bit in the tensors"](list_checkpoints(run)[3])
     DAMAGES["cut off in the middle"](list_checkpoints(run)[2])
-    code, said, _ = fit("--steps=3", "--ckpt_path=last")
+    code, said, _ = fit("--steps=3", "--ckpt_path=last", details)
     assert code == 0
     assert said.startswith(
         "Skipped: step-00000003.ckpt: its content is not what was written: it does not match its digest.\n"
         "Skipped: step-00000002.ckpt: it is cut off, or something else.\n"
     )
-    assert same(weights(run, 3), final)
-    assert scalars(run) == values
-    assert shown_steps(run)["samples/text_summary"] == [1, 2, 3]
+    assert_same(weights(run, 3), final)
+    assert repeated_scalars(run) == values
+    assert steps_of_details(run)["samples/text_summary"] == [1, 2, 3]
     aside = sorted(path.name for path in (run / "checkpoints").glob("*.abandoned"))
     assert aside == ["step-00000002.ckpt.abandoned", "step-00000003.ckpt.abandoned"]
 
@@ -195,6 +186,17 @@ def _no_model(monkeypatch) -> None:
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", must_not_load)
 
 
+@pytest.mark.parametrize("folder", ["..", ""])
+def test_a_forged_checkpoint_does_not_take_the_run_with_it(fit, tmp_path, folder):
+    run = tmp_path / "run"
+    assert fit("--steps=2", "--checkpoint.keep=null", WITHOUT_VALIDATION)[0] == 0
+    forge(list_checkpoints(run)[1], folder, [".metadata"])
+    code, _, error = fit("--steps=3", "--ckpt_path=last", "--checkpoint.keep=1", WITHOUT_VALIDATION)
+    assert (code, error) == (0, "")
+    assert {"config.yaml", "checkpoints", "tensorboard", "export"} <= {path.name for path in run.iterdir()}
+    assert 3 in saved_steps(run)
+
+
 # ---- cannot be written ----
 
 
@@ -234,7 +236,7 @@ def test_after_room_was_made_it_goes_on(fit, tmp_path):
     assert f"the newest checkpoint is {list_checkpoints(run)[1]}" in error
     assert list_checkpoints(run)[1].read_bytes() == before
     assert fit("--steps=3", "--ckpt_path=last")[0] == 0
-    assert [step for step, _ in scalars(run)["reward/mean"]] == [1, 2, 3]
+    assert [step for step, _ in repeated_scalars(run)["reward/mean"]] == [1, 2, 3]
     assert leftovers(run) == []
 
 
@@ -259,7 +261,7 @@ def test_failures_that_pass_do_not_stop_it(fit, tmp_path, monkeypatch):
     assert code == 0
     assert said.count("could not be written (no space left on device)") == 4
     assert "RL step 5 could not be written (no space left on device); the newest checkpoint is " in said
-    assert steps(run) == [2, 4, 6, 8]
+    assert saved_steps(run) == [2, 4, 6, 8]
 
 
 @pytest.mark.parametrize("limit", [4_096, 30_000], ids=["config", "events"])
@@ -324,13 +326,13 @@ def test_the_best_checkpoints_survive_and_the_summary_names_them(fit, tmp_path, 
     arguments = ["--checkpoint.every_n_steps=4", "--checkpoint.keep=1", "--checkpoint.best.metric=val/held_out/avg@8"]
     code, said, _ = fit("--steps=4", *arguments)
     assert code == 0
-    assert steps(run) == [2, 4]
+    assert saved_steps(run) == [2, 4]
     best = list_checkpoints(run)[2]
     assert f"  Best          {best}  (val/held_out/avg@8 0.600)" in said
     assert read_label(best).validation["val/held_out/avg@8"] == pytest.approx(0.6, abs=1e-7)
     code, said, _ = fit("--steps=8", *arguments, "--ckpt_path=last")
     assert code == 0
-    assert steps(run) == [6, 8]
+    assert saved_steps(run) == [6, 8]
     assert f"  Best          {list_checkpoints(run)[6]}  (val/held_out/avg@8 0.700)" in said
 
 
@@ -404,7 +406,7 @@ def test_a_change_that_makes_it_another_experiment_is_shown(two_steps, tmp_path,
         "steps",
     }
     assert changed["steps"] == "  steps: 2 -> 3"
-    assert steps(tmp_path / "run") == [3]
+    assert saved_steps(tmp_path / "run") == [3]
     state = torch.load(list_checkpoints(tmp_path / "run")[3], weights_only=True)["asymgrpo"]
     assert yaml.safe_load(state["config"])["model"]["advantage"]["init_args"]["beta_pos"] == 0.7
 
@@ -451,17 +453,9 @@ def test_a_checkpoint_is_complete(two_steps):
 
 def two_processes(folder: Path, *arguments: str, largest_file: int | None = None) -> subprocess.CompletedProcess[str]:
     limit = resource.RLIM_INFINITY if largest_file is None else largest_file
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "tests.scripted_engine"]
-    return subprocess.run(
-        [*torchrun, *command(folder), "--trainer.devices=2", "--trainer.strategy=ddp", *arguments],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    ranks = [*command(folder), "--trainer.devices=2", "--trainer.strategy=ddp"]
+    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    return on_two_processes("tests.support.scripted_engine", *ranks, *arguments, before=limited)
 
 
 @pytest.mark.long
@@ -471,14 +465,14 @@ def test_two_processes_save_skip_and_fail_together(tmp_path):
     assert failed.returncode == 1
     assert failed.stdout.count("WARNING: The checkpoint of RL step 1 could not be written (file too large)") == 1
     assert failed.stderr.count("The checkpoint of RL step 2 could not be written (file too large)") == 2  # both end
-    assert steps(run) == []
+    assert saved_steps(run) == []
 
     assert two_processes(tmp_path, "--steps=3", "--ckpt_path=last", "--checkpoint.keep=null").returncode == 0
-    assert steps(run) == [1, 2, 3]
+    assert saved_steps(run) == [1, 2, 3]
     final = weights(run, 3)
     DAMAGES["cut off in the middle"](list_checkpoints(run)[3])
     resumed = two_processes(tmp_path, "--steps=3", "--ckpt_path=last", "--checkpoint.keep=null")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert resumed.stdout.count("Skipped: step-00000003.ckpt: it is cut off, or something else.") == 1
-    assert same(weights(run, 3), final)
-    assert [step for step, _ in scalars(run)["reward/mean"]] == [1, 2, 3]
+    assert_same(weights(run, 3), final)
+    assert [step for step, _ in repeated_scalars(run)["reward/mean"]] == [1, 2, 3]

@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from asymgrpo_app.compilation import check_compiler, compile_blocks
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rollout.microbatch import build
 from asymgrpo_app.rollout.packing import cut_packed, pack
-from tests.recorded_training import COMPILED, COMPILED_CASES, on_two_processes, trained
-from tests.test_packing import families, relative_error, scores, small_config
+from tests.support.recorded_training import COMPILED, result_of, trained, trained_on_two_processes
+from tests.support.small_models import families, relative_error, scores, small_config
 
+COMPILED_CASES = ("three clipped steps", "uneven")
 compiles = pytest.mark.skipif(
     not shutil.which("g++"), reason="torch compiles for a CPU with g++, which a supported machine may lack"
 )
@@ -26,6 +28,12 @@ compiles = pytest.mark.skipif(
 def nothing_compiled_yet():
     torch._dynamo.reset()
     counters.clear()
+
+
+@pytest.fixture(params=["eager", pytest.param("inductor", marks=[pytest.mark.long, compiles])])
+def backend(request, monkeypatch):
+    """What becomes of the captured graphs: run as they are, or made into C++ as in a run, which takes a minute."""
+    monkeypatch.setattr(compilation.torch, "compile", partial(torch.compile, backend=request.param))
 
 
 def model_of(attention: str, layers: int = 3):
@@ -41,7 +49,7 @@ def whole(form, seed):
     return form(sequences, members)
 
 
-@compiles
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(("attention", "form"), [(packed_attention.NAME, pack), ("sdpa", build)])
 def test_values_and_gradients_are_those_of_the_plain_model(attention, form):
     plain, compiled = model_of(attention), model_of(attention)
@@ -53,7 +61,7 @@ def test_values_and_gradients_are_those_of_the_plain_model(attention, form):
             assert relative_error(own, expected) < 3e-6
 
 
-@compiles
+@pytest.mark.usefixtures("backend")
 def test_one_compiled_form_serves_all_lengths_and_all_layers():
     model = model_of(packed_attention.NAME, layers=2)
     compile_blocks(model)
@@ -78,8 +86,8 @@ def assert_same_run(compiled, plain):
             assert float(compiled[name]) == pytest.approx(float(expected), rel=1e-4, abs=1e-5), name
 
 
-@compiles
-@pytest.mark.parametrize("case", COMPILED_CASES)
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("case", [pytest.param(COMPILED_CASES[0], marks=pytest.mark.long), COMPILED_CASES[1]])
 def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case):
     compiled = trained(case, 60, compiled=True, devices=1)
     assert counters["stats"]["unique_graphs"] > 0
@@ -90,9 +98,9 @@ def test_a_run_that_compiles_is_the_same_run_up_to_rounding(case):
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_compile_to_the_run_of_one_that_does_not(strategy, tmp_path):
-    on_two_processes(str(tmp_path), strategy, COMPILED, timeout=900)
+    trained_on_two_processes(tmp_path, **{strategy: [COMPILED + case for case in COMPILED_CASES]})
     for case in COMPILED_CASES:
-        assert_same_run(torch.load(tmp_path / f"{case}.pt", weights_only=True), trained(case, 200, devices=1))
+        assert_same_run(result_of(tmp_path, strategy, COMPILED + case), trained(case, 200, devices=1))
 
 
 @pytest.mark.parametrize(

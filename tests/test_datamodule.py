@@ -87,6 +87,19 @@ def test_the_split_over_ranks_changes_no_replacement(make, tmp_path):
     assert sum(part.means["data/too_long"].total for part in parts) == alone.means["data/too_long"].total
 
 
+def test_replacements_differ_by_step_and_by_round(make):
+    data = make(Countdown("train"), prompts_per_step=4)
+    drawn = [
+        tuple(p.prompt.text for p in data.replacements(batch, round_number, batch.prompts))
+        for batch in (data.training_batch(0), data.training_batch(1))
+        for round_number in (1, 2)
+    ]
+    assert len(set(drawn)) == 4
+    batch = data.training_batch(1)
+    assert tuple(p.prompt.text for p in data.replacements(batch, 2, batch.prompts)) == drawn[3]
+    assert [(p.index, p.update) for p in data.replacements(batch, 1, batch.prompts[2:])] == [(2, 0), (3, 0)]
+
+
 def test_only_long_prompts(make, tmp_path):
     path = write(tmp_path / "train.jsonl", [{"prompt": LONG, "answer": "0"}] * 3)
     data = make(JsonLines(path), prompts_per_step=2)

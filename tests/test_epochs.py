@@ -4,16 +4,16 @@ In every step of 18 groups, those at the places 0 and 9 are all wrong and those 
 """
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.scripted_engine import fit
+from tests.support.events import scalars
+from tests.support.scripted_engine import fit
 
 
 def shares(run_dir) -> dict[int, tuple[float, float]]:
     """Shares of groups of which all and none are right, by step."""
-    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
-    solved_all, solved_none = (events.Scalars(f"reward/epoch_solved_{name}") for name in ("all", "none"))
-    return {a.step: (a.value, n.value) for a, n in zip(solved_all, solved_none, strict=True)}
+    found = scalars(run_dir)
+    solved_all, solved_none = (found[f"reward/epoch_solved_{name}"] for name in ("all", "none"))
+    return {step: (a, n) for (step, a), (_, n) in zip(solved_all, solved_none, strict=True)}
 
 
 def test_a_pass_ends_within_a_step(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from asymgrpo_app.cli import main
 from asymgrpo_app.evaluation import pass_at_k
 from asymgrpo_app.evaluation.results import read_results
 from asymgrpo_app.prompts import Countdown
+from tests.support.refusals import refusal
 
 PROBLEMS, SAMPLES = 80, 8  # three calls of the sampler
 
@@ -20,12 +21,6 @@ PROBLEMS, SAMPLES = 80, 8  # three calls of the sampler
 @pytest.fixture
 def command(quickstart, tmp_path):
     return [*quickstart[1:], f"--data.validation.countdown.limit={PROBLEMS}", f"--run_dir={tmp_path / 'run'}"]
-
-
-def refused(arguments, capsys) -> str:
-    assert main(arguments) == 2
-    (sentence,) = capsys.readouterr().err.strip().splitlines()
-    return sentence
 
 
 @pytest.mark.usefixtures("shared_engine")
@@ -97,10 +92,10 @@ def test_a_prediction_of_something_else_keeps_its_hands_off(command, tmp_path, c
     output = f"--output={tmp_path / 'mine'}"
     assert main(["predict", *command, output, "--data.validation.countdown.limit=4"]) == 0
     before = (tmp_path / "mine/predictions.jsonl").read_bytes()
-    sentence = refused(["predict", *command, output, "--data.validation.countdown.limit=5"], capsys)
+    sentence = refusal(["predict", *command, output, "--data.validation.countdown.limit=5"], capsys)
     assert "cannot be resumed" in sentence
     assert (tmp_path / "mine/predictions.jsonl").read_bytes() == before
-    assert "exists already" in refused(["validate", *command, output], capsys)
+    assert "exists already" in refusal(["validate", *command, output], capsys)
 
 
 @pytest.mark.usefixtures("shared_engine")
@@ -123,27 +118,27 @@ def test_a_checkpoint_becomes_a_model(quickstart, tmp_path, capsys, repository):
         "countdown_base",
     ):
         assert line in card
-    assert "exists already" in refused(["export", f"--run_dir={run}", f"--output={tmp_path / 'model'}"], capsys)
+    assert "exists already" in refusal(["export", f"--run_dir={run}", f"--output={tmp_path / 'model'}"], capsys)
     # The same in the folder that the run itself wrote at its end.
     exported = AutoModelForCausalLM.from_pretrained(run / "export").state_dict()
     assert all(torch.equal(weight, exported[name]) for name, weight in model.state_dict().items())
 
 
 def test_what_cannot_be_exported(tmp_path, capsys):
-    assert "Name a checkpoint" in refused(["export"], capsys)
-    assert "no such checkpoint" in refused(["export", "--ckpt_path=none.ckpt"], capsys)
-    assert "there is no checkpoint in it" in refused(["export", f"--run_dir={tmp_path}"], capsys)
+    assert "Name a checkpoint" in refusal(["export"], capsys)
+    assert "no such checkpoint" in refusal(["export", "--ckpt_path=none.ckpt"], capsys)
+    assert "there is no checkpoint in it" in refusal(["export", f"--run_dir={tmp_path}"], capsys)
 
 
 def test_what_cannot_be_evaluated(command, quickstart, tmp_path, capsys, repository):
-    assert "data.validation is empty" in refused(["validate", *command, "--data.validation={}"], capsys)
+    assert "data.validation is empty" in refusal(["validate", *command, "--data.validation={}"], capsys)
     other = tmp_path / "other"
     other.mkdir()
     for path in (repository / "data/countdown_base").iterdir():
         (other / path.name).write_bytes(path.read_bytes())
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"vocab_size": 11}))
-    sentence = refused(["validate", *command, f"--model.policy={other}"], capsys)
+    sentence = refusal(["validate", *command, f"--model.policy={other}"], capsys)
     assert "knows 17 tokens, but the model has only 11" in sentence
 
 
@@ -152,5 +147,5 @@ def test_a_checkpoint_of_another_model(command, tmp_path, capsys):
     other = {"state_dict": {"policy.model.norm.weight": torch.ones(3)}, "pytorch-lightning_version": "2.6.6"}
     state = {"version": "0.1.0", "config": "", "completed_steps": 1, "adaptive_entropy": None}
     write_checkpoint(other | {"asymgrpo": state}, tmp_path / "other.ckpt", Label(1))
-    sentence = refused(["validate", *command, f"--ckpt_path={tmp_path / 'other.ckpt'}"], capsys)
+    sentence = refusal(["validate", *command, f"--ckpt_path={tmp_path / 'other.ckpt'}"], capsys)
     assert "does not fit model.policy" in sentence

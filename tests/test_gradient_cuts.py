@@ -1,5 +1,6 @@
 """From the same completions an update has the same gradient, however it is cut: the one promise everything rests on."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from asymgrpo_app import module as module_file
 from asymgrpo_app.algorithm.covariance import ClipCov
 from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
 from asymgrpo_app.perf import PassedTokens
-from tests.recorded_training import CASES, LOW_PRECISION, LOW_PRECISION_CASE, on_two_processes, trained
+from tests.support.recorded_training import CASES, LOW_PRECISION, result_of, trained, trained_on_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -38,18 +39,18 @@ def test_every_update_has_a_gradient(whole):
         "sequence": 1,
         "constant with KL and entropy": 1,
         "everything left out": 0,
-        "two updates, two passes": 4,
-        "three steps, clipped": 2,
+        "two updates and passes": 4,
+        "three clipped steps": 2,
         "uneven": 4,
         "Clip-Cov": 1,
-        "KL-Cov, two updates": 2,
+        "KL-Cov in two updates": 2,
         "mostly solved": 1,
-        "all solved, with KL and entropy": 1,
+        "all solved with KL and entropy": 1,
         "nothing counts on one rank": 2,
     }
 
 
-@pytest.mark.parametrize("micro_batch_tokens", [1, 60, 150])
+@pytest.mark.parametrize("micro_batch_tokens", [60, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 150))])
 @pytest.mark.parametrize("case", CASES)
 def test_any_number_of_micro_batches(case, micro_batch_tokens, whole):
     assert_same(whole[case], trained(case, micro_batch_tokens, devices=1))
@@ -141,7 +142,7 @@ def test_without_passes_for_what_teaches_nothing_the_update_is_the_same_to_the_l
 
 def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
     counted = count_backward_passes(monkeypatch)
-    case = "all solved, with KL and entropy"
+    case = "all solved with KL and entropy"
     trained(case, 40, devices=1)
     assert len(counted) == 9
     counted.clear()
@@ -153,15 +154,46 @@ def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
     assert float(result["gradient 0"].abs().max()) == float(result["actor/grad_norm"]) == 0
 
 
+# Where ranks differ in what they have: nothing that counts, nothing that teaches, fewer passes, several updates.
+UNLIKE = ("uneven", "mostly solved", "nothing counts on one rank", "three clipped steps")
+IN_BFLOAT16 = "constant with KL and entropy"
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """The quick ones on two processes, which torchrun starts once."""
+    folder = tmp_path_factory.mktemp("both")
+    trained_on_two_processes(
+        folder, ddp=[*UNLIKE, "KL-Cov in two updates"], fsdp2=[*UNLIKE, LOW_PRECISION + IN_BFLOAT16]
+    )
+    return folder
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes(strategy, whole, tmp_path):
-    on_two_processes(str(tmp_path), strategy, timeout=300)
-    for number, case in enumerate(CASES):
-        assert_same(whole[case], torch.load(tmp_path / f"{number}.pt", weights_only=True))
-    found = torch.load(tmp_path / f"{LOW_PRECISION}.pt", weights_only=True)
-    expected = trained(LOW_PRECISION_CASE, 200, devices=1, precision=LOW_PRECISION)
+@pytest.mark.parametrize("case", UNLIKE)
+def test_two_processes_that_have_unlike_parts(case, strategy, both, whole):
+    assert_same(whole[case], result_of(both, strategy, case))
+
+
+def test_statistics_over_the_tokens_of_two_processes(both, whole):
+    assert_same(whole["KL-Cov in two updates"], result_of(both, "ddp", "KL-Cov in two updates"))
+
+
+def test_sharded_weights_compute_in_bfloat16_and_stay_in_float32(both, whole):
+    found = result_of(both, "fsdp2", LOW_PRECISION + IN_BFLOAT16)
+    expected = trained(IN_BFLOAT16, 200, devices=1, precision="bf16-mixed")
     assert found["weights"].dtype == torch.float32
     distance = (found["gradient 0"] - expected["gradient 0"]).norm() / expected["gradient 0"].norm()
     assert float(distance) < 0.02
-    exact = whole[LOW_PRECISION_CASE]["gradient 0"]
+    exact = whole[IN_BFLOAT16]["gradient 0"]
     assert float((found["gradient 0"] - exact).norm() / exact.norm()) > 1e-3  # it did compute in bfloat16
+
+
+@pytest.mark.long
+def test_all_cases_on_two_processes(whole, tmp_path):
+    trained_on_two_processes(tmp_path, ddp=[*CASES, LOW_PRECISION + IN_BFLOAT16], fsdp2=list(CASES))
+    for case in CASES:
+        for strategy in ("ddp", "fsdp2"):
+            assert_same(whole[case], result_of(tmp_path, strategy, case))
+    found, exact = result_of(tmp_path, "ddp", LOW_PRECISION + IN_BFLOAT16), whole[IN_BFLOAT16]
+    assert 1e-3 < float((found["gradient 0"] - exact["gradient 0"]).norm() / exact["gradient 0"].norm()) < 0.02

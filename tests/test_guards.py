@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,11 +12,12 @@ import torch
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.cli import main
-from asymgrpo_app.module import AsymGRPOModule
-from tests.recorder import recorded
-from tests.scripted_engine import ScriptedEngine, command
-from tests.stopping import assert_same, interrupted, scalars, state
-from tests.test_signals import Started
+from tests.support.events import repeated_scalars
+from tests.support.poison import poison, times_nan
+from tests.support.recorder import recorded
+from tests.support.scripted_engine import ScriptedEngine, command
+from tests.support.states import assert_same, state
+from tests.support.stopping import Started, signal_at
 
 STEPS = 5
 SCHEDULE = "{class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 1, gamma: 0.5}}"
@@ -40,26 +40,21 @@ class CountingEngine(ScriptedEngine):
 
 
 @pytest.fixture
-def poison(monkeypatch):
-    """Runs with a scripted sampler, and what is added to the loss in some RL steps (from 1)."""
+def poisoned(monkeypatch):
+    """Runs with a scripted sampler, and losses that are not finite in some RL steps (from 1)."""
     monkeypatch.setattr(rollout, "VLLMEngine", CountingEngine)
     monkeypatch.setattr(CountingEngine, "pushes", 0)
-    plain = AsymGRPOModule._loss
 
-    def put(steps, poisoned=lambda loss: loss * torch.nan):
-        def loss(self, *arguments, **named):
-            own = plain(self, *arguments, **named)
-            return replace(own, total=poisoned(own.total)) if self.completed_steps + 1 in steps else own
-
-        monkeypatch.setattr(AsymGRPOModule, "_loss", loss)
+    def put(steps, how=times_nan):
+        poison(monkeypatch, lambda module: module.completed_steps + 1 in steps, how)
 
     return put
 
 
-@pytest.mark.parametrize("poisoned", [lambda loss: loss * torch.nan, lambda loss: loss + torch.inf], ids=["nan", "inf"])
-def test_an_update_that_is_not_finite_is_left_out(poisoned, poison, tmp_path, capsys):
+@pytest.mark.parametrize("how", [times_nan, lambda losses: losses + torch.inf], ids=["nan", "inf"])
+def test_an_update_that_is_not_finite_is_left_out(how, poisoned, tmp_path, capsys):
     """A loss of infinity has a finite gradient here, of nan none."""
-    poison({3}, poisoned)
+    poisoned({3}, how)
     assert main([*command(tmp_path), *ARGUMENTS]) == 0
     run_dir = tmp_path / "run"
     before, after, later = (state(run_dir, step) for step in (2, 3, 4))
@@ -70,39 +65,37 @@ def test_an_update_that_is_not_finite_is_left_out(poisoned, poison, tmp_path, ca
         ]
         assert_same(slots[1], slots[0], part)
     assert not torch.equal(later["state_dict"]["policy.lm_head.weight"], after["state_dict"]["policy.lm_head.weight"])
-    values = scalars(run_dir)
+    values = repeated_scalars(run_dir)
     assert values["actor/skipped_updates"] == [(1, 0.0), (2, 0.0), (3, 1.0), (4, 0.0), (5, 0.0)]
     assert [step for step, _ in values["actor/grad_norm"]] == [1, 2, 4, 5]
     assert [value for _, value in values["actor/lr"]] == pytest.approx([1e-4 * 0.5**step for step in range(STEPS)])
     # One push before the first validation and one after each update.
     assert CountingEngine.pushes == 1 + STEPS - 1
-    what = "loss" if poisoned(torch.tensor(0.0)) == torch.inf else "gradient"
+    what = "gradient" if how is times_nan else "loss"
     line = f"The {what} of RL step 3 is not finite: this update is left out, number 1 in a row"
     assert capsys.readouterr().out.count(line) == 1
 
 
-def test_a_run_with_updates_left_out_resumes_to_the_last_bit(poison, tmp_path, monkeypatch):
-    poison({2, 3})
+def test_a_run_with_updates_left_out_resumes_to_the_last_bit(poisoned, tmp_path, monkeypatch):
+    poisoned({2, 3})
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main([*command(whole), *ARGUMENTS]) == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(AsymGRPOModule, "_finish_step", interrupted(AsymGRPOModule._finish_step, 2, "before"))
+    with signal_at(monkeypatch, "end of the step", 2):
         assert main([*command(stopped), *ARGUMENTS]) == 143
     assert state(stopped / "run", 2)["asymgrpo"]["skipped_updates"] == 1
     assert main([*command(stopped), *ARGUMENTS, "--ckpt_path=last"]) == 0
     assert_same(state(stopped / "run", STEPS), state(whole / "run", STEPS))
-    found, expected = scalars(stopped / "run"), scalars(whole / "run")
+    found, expected = repeated_scalars(stopped / "run"), repeated_scalars(whole / "run")
     assert {tag: str(values) for tag, values in found.items()} == {tag: str(values) for tag, values in expected.items()}
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_several_in_a_row_stop_the_run_and_leave_the_batch(resumed, poison, tmp_path, monkeypatch, capsys):
-    poison({1, 3, 4, 5})
+def test_several_in_a_row_stop_the_run_and_leave_the_batch(resumed, poisoned, tmp_path, monkeypatch, capsys):
+    poisoned({1, 3, 4, 5})
     run_dir = tmp_path / "run"
     extra = []
     if resumed:
-        with monkeypatch.context() as patch:
-            patch.setattr(AsymGRPOModule, "_finish_step", interrupted(AsymGRPOModule._finish_step, 4, "before"))
+        with signal_at(monkeypatch, "end of the step", 4):
             assert main([*command(tmp_path), *ARGUMENTS]) == 143
         extra = ["--ckpt_path=last"]
     capsys.readouterr()
@@ -154,13 +147,13 @@ def test_killed_verifier_processes_are_replaced(name, tmp_path, monkeypatch):
         return plain(self, *arguments)
 
     monkeypatch.setattr(rollout, "VLLMEngine", ScriptedEngine)
-    isolated = ["--steps=3", "--data.train.init_args.verifier=tests.rewards.probes.Equal"]
+    isolated = ["--steps=3", "--data.train.init_args.verifier=tests.support.probe_verifiers.Equal"]
     assert main([*command(tmp_path / "whole"), *isolated]) == 0
     monkeypatch.setattr(ScriptedEngine, "generate", generate)
     assert main([*command(tmp_path / "hurt"), *isolated]) == 0
     assert sum(killed) >= 3
     assert_same(state(tmp_path / "hurt/run", 3), state(tmp_path / "whole/run", 3))
-    assert scalars(tmp_path / "hurt/run") == scalars(tmp_path / "whole/run")
+    assert repeated_scalars(tmp_path / "hurt/run") == repeated_scalars(tmp_path / "whole/run")
 
 
 @pytest.mark.long
@@ -172,10 +165,10 @@ def test_an_update_that_is_not_finite_on_one_rank_is_left_out_on_both(tmp_path):
         "--checkpoint.keep=null",
         "--trainer.devices=2",
         "--trainer.strategy=ddp",
-        "--trainer.callbacks=tests.recorder.Recorder",
+        "--trainer.callbacks=tests.support.recorder.Recorder",
         f"--trainer.callbacks.path={record}",
     ]
-    run = Started(["-m", "tests.stopped_run", *arguments], tmp_path / "log", POISONED="2 1")
+    run = Started(["-m", "tests.support.stopped_run", *arguments], tmp_path / "log", POISONED="2 1")
     assert run.process.wait(200) == 0, run.text
     assert run.text.count("of RL step 2 is not finite: this update is left out") == 1
     weights = {

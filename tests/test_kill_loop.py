@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.kill_loop import KillLoop
+from tests.support.kill_loop import KillLoop
 
 
 @pytest.mark.long

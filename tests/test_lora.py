@@ -36,7 +36,8 @@ from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.server.transfer import FolderTransfer
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
 from asymgrpo_app.rollout.types import SampleRequest
-from tests.engine_contract import BASE, SETTINGS, gaps
+from tests.support.adapters import TEXT, adapted
+from tests.support.engine_contract import BASE, SETTINGS, gaps
 
 KINDS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
@@ -55,17 +56,6 @@ def tiny(*, tied: bool = True, seed: int = 0) -> Qwen3ForCausalLM:
         tie_word_embeddings=tied,
     )
     return Qwen3ForCausalLM(config).eval()
-
-
-def adapted(policy, config=LoRAConfig(rank=3, alpha=2.0), *, noise: float = 0.1):  # noqa: B008 (frozen)
-    """The policy with adapters that do something, unless `noise` is 0."""
-    add_adapters(policy, config, "tiny")
-    first_values(policy, seed=5)
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            parameter.data = noise * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-    return policy
 
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
@@ -296,9 +286,6 @@ def written(folder: Path, policy, *, adapter: bool) -> Path:
     folder.mkdir()
     write_export(folder, policy, load_tokenizer(BASE), card)
     return folder
-
-
-TEXT = torch.tensor([[3, 5, 7, 9, 4, 6, 2], [4, 4, 8, 2, 3, 3, 5]])
 
 
 def test_the_merged_export_and_the_adapter_alone_compute_what_training_computed(trained, tmp_path):

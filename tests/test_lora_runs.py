@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.callbacks import rollout
@@ -19,14 +18,17 @@ from asymgrpo_app.lora import LoRAConfig, is_adapter
 from asymgrpo_app.policy import linear_weights, load_policy, named_weights
 from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.types import SampleRequest
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
-from tests.conftest import REPOSITORY, kept
-from tests.engine_contract import SETTINGS, gaps
-from tests.stopping import MOMENTS, assert_same, interrupted, scalars, state
-from tests.test_lora import TEXT, adapted
-from tests.vllm_alone import PROMPTS
+from tests.support.adapters import TEXT, adapted
+from tests.support.engine_contract import SETTINGS, gaps
+from tests.support.events import repeated_scalars
+from tests.support.paths import POLICY as BASE
+from tests.support.paths import QUICKSTART, REPOSITORY
+from tests.support.refusals import refusal
+from tests.support.shared_engine import kept
+from tests.support.states import assert_same, content, state
+from tests.support.stopping import signal_at
+from tests.support.vllm_alone import PROMPTS
 
-BASE = str(REPOSITORY / "data/countdown_base")
 LORA = ("--model.lora.rank=4", "--model.lora.alpha=8")
 SMALL = (
     "--steps=3",
@@ -40,7 +42,6 @@ SMALL = (
     "--model.loss.kl_coef=0.01",
     "--model.optimizer.lr=1e-2",
 )
-QUICKSTART = [f"--config={REPOSITORY / 'configs/quickstart.yaml'}", f"--model.policy={BASE}"]
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +64,9 @@ def all_weights(engine, tmp_path_factory) -> Path:
     return run_dir
 
 
-def content(run_dir: Path, step: int) -> dict:
-    return torch.load(checkpoint_path(run_dir, step), weights_only=True)
-
-
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(TEXT).logits
-
-
-def refusal(arguments: list[str], capsys) -> str:
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("asymgrpo: error: ")
-    return line
 
 
 def test_vllm_holds_the_merged_weights_bit_by_bit_and_samples_from_them(engine):
@@ -107,7 +97,7 @@ def test_a_checkpoint_holds_the_adapters_and_their_optimizer_alone(undisturbed, 
 
 
 def test_the_run_says_what_it_trains_and_logs_what_every_run_logs(undisturbed, all_weights):
-    own, other = scalars(undisturbed), scalars(all_weights)
+    own, other = repeated_scalars(undisturbed), repeated_scalars(all_weights)
     common = [{tag for tag in found if not tag.startswith("method/")} for found in (own, other)]
     assert common[0] == common[1]  # `method/` splits by accuracies, and not every step has groups of each
     # At the start the policy is its own reference, to the last bit.
@@ -122,19 +112,17 @@ def test_the_run_says_what_it_trains_and_logs_what_every_run_logs(undisturbed, a
 def test_before_the_first_update_the_policy_is_its_own_reference(tmp_path):
     once = ["--model.updates_per_step=1", "--steps=1", "--data.validation={}"]
     assert main(["fit", *QUICKSTART, *SMALL, *LORA, *once, f"--run_dir={tmp_path / 'run'}"]) == 0
-    assert scalars(tmp_path / "run")["actor/kl_loss"] == [(1, 0.0)]
+    assert repeated_scalars(tmp_path / "run")["actor/kl_loss"] == [(1, 0.0)]
 
 
 @pytest.mark.usefixtures("shared_engine")
 def test_a_run_that_is_stopped_and_goes_on_is_the_one_that_was_not(undisturbed, tmp_path, monkeypatch):
     command = ["fit", *QUICKSTART, *SMALL, *LORA, f"--run_dir={tmp_path / 'run'}"]
-    owner, function, when = MOMENTS["between two updates"]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, function, interrupted(getattr(owner, function), 3, when))
+    with signal_at(monkeypatch, "between two updates", 3):
         assert main(command) == 143
     assert main([*command, "--ckpt_path=last"]) == 0
     assert_same(state(tmp_path / "run", 3), state(undisturbed, 3))
-    assert scalars(tmp_path / "run") == scalars(undisturbed)
+    assert repeated_scalars(tmp_path / "run") == repeated_scalars(undisturbed)
 
 
 def test_the_export_of_a_run_is_that_of_its_last_checkpoint(undisturbed, tmp_path, capsys):
@@ -247,32 +235,6 @@ def test_adapters_belong_to_the_weights_they_were_trained_on(undisturbed, tmp_pa
     assert not (tmp_path / "x").exists()
 
 
-# ---- another precision, another engine ----
-
-
-def test_under_bf16_mixed_the_export_is_what_was_sampled_from(tmp_path, monkeypatch):
-    """The canary compares each push with vLLM in bfloat16, bit by bit.
-
-    After all tests with the common engine, which would end with this one.
-    """
-    engine = VLLMEngine(BASE, VLLMEngineConfig(max_num_seqs=64), "bfloat16", max_model_len=26)
-    monkeypatch.setattr(rollout, "VLLMEngine", lambda *_: kept(engine))
-    run = tmp_path / "run"
-    try:
-        assert main(["fit", *QUICKSTART, *SMALL, *LORA, "--trainer.precision=bf16-mixed", f"--run_dir={run}"]) == 0
-        assert main(["export", f"--run_dir={run}", f"--output={tmp_path / 'again'}"]) == 0
-        sampled = engine.digest(0)
-        engine.load_weights(load_policy(str(run / "export"), "sdpa").named_parameters())
-        assert engine.digest(0) == sampled
-    finally:
-        engine.close()
-    own, again = (
-        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (run / "export", tmp_path / "again")
-    )
-    assert all(torch.equal(value, again[name]) for name, value in own.items())
-    assert content(run, 3)["asymgrpo"]["lora"]["rounded"] is True
-
-
 # ---- at full length ----
 
 
@@ -280,8 +242,7 @@ def test_under_bf16_mixed_the_export_is_what_was_sampled_from(tmp_path, monkeypa
 def test_adapters_learn_in_the_quick_start(tmp_path):
     overlay = f"--config={REPOSITORY / 'configs/examples/lora.yaml'}"
     assert main(["fit", *QUICKSTART, overlay, f"--run_dir={tmp_path / 'run'}"]) == 0
-    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    accuracy = {event.step: event.value for event in events.Scalars("val/countdown/avg@8")}
+    accuracy = dict(repeated_scalars(tmp_path / "run")["val/countdown/avg@8"])
     assert 0.2 < accuracy[0] < 0.3
     assert accuracy[100] > accuracy[0] + 0.1
 
@@ -292,7 +253,7 @@ def test_vllm_loads_both_exports_by_itself(undisturbed, tmp_path):
     assert main(["export", f"--run_dir={undisturbed}", "--adapter", f"--output={tmp_path / 'adapter'}"]) == 0
     whole = AutoModelForCausalLM.from_pretrained(undisturbed / "export").eval()
     for arguments in ([str(undisturbed / "export")], [BASE, str(tmp_path / "adapter")], [BASE]):
-        command = [sys.executable, "-m", "tests.vllm_alone", *arguments]
+        command = [sys.executable, "-m", "tests.support.vllm_alone", *arguments]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         gap = 0.0

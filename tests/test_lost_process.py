@@ -10,8 +10,8 @@ import pytest
 
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.parallel.launch import ProcessObserver, lost_exchange
-from tests.conftest import REPOSITORY
-from tests.scripted_engine import command
+from tests.support.paths import REPOSITORY
+from tests.support.scripted_engine import command
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
 LAUNCHERS = {"lightning": [], "torchrun": TORCHRUN}
@@ -24,7 +24,7 @@ LAUNCHERS = {"lightning": [], "torchrun": TORCHRUN}
 def test_a_process_killed_in_a_step_ends_all(launcher, strategy, rank, tmp_path):
     (tmp_path / "pids").mkdir()
     options = ["--trainer.devices=2", f"--trainer.strategy={strategy}", "--checkpoint.every_n_steps=1"]
-    started = [sys.executable, *LAUNCHERS[launcher], "-m", "tests.lost_process", *command(tmp_path), *options]
+    started = [sys.executable, *LAUNCHERS[launcher], "-m", "tests.support.lost_process", *command(tmp_path), *options]
     environment = {"OMP_NUM_THREADS": "1", "KILLED": str(rank), "PIDS": str(tmp_path / "pids")}
     log = tmp_path / "log"
     with log.open("w") as file:

@@ -22,7 +22,7 @@ from asymgrpo_app.memory import (
     works_on_all,
 )
 from asymgrpo_app.policy import load_config
-from tests.test_packing import small_config
+from tests.support.small_models import small_config
 
 GIB = 2**30
 
@@ -84,12 +84,18 @@ def policy_path(request) -> str:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"micro_batch_tokens": 8192},
-        {"precision": "bf16-mixed", "micro_batch_tokens": 8192},
-        {"attention": "eager", "micro_batch_tokens": 4096},
-        {"gradient_checkpointing": True, "micro_batch_tokens": 16384, "completions_per_update": 2048},
+        {"micro_batch_tokens": 4096},
+        pytest.param({"micro_batch_tokens": 8192}, marks=pytest.mark.long),
+        pytest.param({"precision": "bf16-mixed", "micro_batch_tokens": 8192}, marks=pytest.mark.long),
+        pytest.param({"attention": "eager", "micro_batch_tokens": 4096}, marks=pytest.mark.long),
+        pytest.param(
+            {"gradient_checkpointing": True, "micro_batch_tokens": 16384, "completions_per_update": 2048},
+            marks=pytest.mark.long,
+        ),
         pytest.param({"lora": LoRAConfig(rank=16), "micro_batch_tokens": 8192}, marks=pytest.mark.long),
-        {"lora": LoRAConfig(rank=16), "precision": "bf16-mixed", "micro_batch_tokens": 8192},
+        pytest.param(
+            {"lora": LoRAConfig(rank=16), "precision": "bf16-mixed", "micro_batch_tokens": 8192}, marks=pytest.mark.long
+        ),
     ],
 )
 def test_activations_are_as_estimated(policy_path, changes, request):

@@ -28,8 +28,8 @@ from asymgrpo_app.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConf
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.rollout.dynamic import DynamicSampling
 from asymgrpo_app.rollout.types import RolloutBatch
-from tests.conftest import REPOSITORY
-from tests.table_policy import UPDATES_PER_STEP, Step, Table, judged, rollout_batch, run_steps
+from tests.support.paths import REPOSITORY
+from tests.support.table_policy import UPDATES_PER_STEP, Step, Table, judged, rollout_batch, run_steps
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You defined a `validation_step`"),  # these steps are not validated

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from asymgrpo_app.algorithm.advantages import AsymGRPO, asym_advantages
@@ -21,11 +20,14 @@ from asymgrpo_app.prompts.base import Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.exact import ExactMatch
 from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion
-from tests.conftest import REPOSITORY
-from tests.scripted_engine import POLICY, fit
-from tests.table_policy import UPDATES_PER_STEP, Table, TablePolicy, judged, rollout_batch, run_steps
+from tests.support.events import events_of
+from tests.support.paths import REPOSITORY
+from tests.support.scripted_engine import POLICY, fit
+from tests.support.table_policy import UPDATES_PER_STEP, Table, TablePolicy, judged, rollout_batch, run_steps
 
 METHODS = REPOSITORY / "configs/methods"
+
+DETAILS = ("--tensorboard.every_n_steps=1",)
 
 # Together they write every scalar that a machine without a GPU can write.
 RUNS = {
@@ -77,20 +79,20 @@ def documented() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def events(tmp_path_factory) -> dict[str, EventAccumulator]:
+def events(tmp_path_factory) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the runs are tiny, and threads wait for each other where cores are shared
     with pytest.MonkeyPatch.context() as patch:
         # 36 prompts of two steps: less than a pass of the plain run's source, more than one of the others'.
         folders = {
-            name: fit(patch, tmp_path_factory.mktemp("run"), *options, rows=30 if options else 100)
+            name: fit(patch, tmp_path_factory.mktemp("run"), *DETAILS, *options, rows=30 if options else 100)
             for name, options in RUNS.items()
         }
     torch.set_num_threads(threads)
-    return {name: EventAccumulator(str(folder / "tensorboard")).Reload() for name, folder in folders.items()}
+    return {name: events_of(folder) for name, folder in folders.items()}
 
 
-def tags(events: EventAccumulator) -> set[str]:
+def tags(events: Any) -> set[str]:
     """Scalar tags, with placeholders for the name of a validation set and for k."""
     pattern = re.compile(r"val/[^/]+/(avg|pass|maj)@\d+")
     return {

@@ -15,8 +15,8 @@ from asymgrpo_app.cli import main
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.lightning_cli import AsymGRPOCLI
 from asymgrpo_app.module import AsymGRPOModule
-from tests.conftest import REPOSITORY
-from tests.table_policy import UPDATES_PER_STEP, Table, judged, rollout_batch, run_steps
+from tests.support.paths import REPOSITORY
+from tests.support.table_policy import UPDATES_PER_STEP, Table, judged, rollout_batch, run_steps
 
 PAGE = (REPOSITORY / "docs/own_variants.md").read_text()
 BLOCKS = dict(re.findall(r"as\s+`([\w.]+)`:\n\n```\w+\n(.*?)```", PAGE, re.DOTALL))

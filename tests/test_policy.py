@@ -4,7 +4,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.policy import load_policy
-from tests.test_packing import small_config
+from tests.support.small_models import small_config
 
 
 def test_dropout_is_off_in_training_and_stays_in_the_configuration(tmp_path):

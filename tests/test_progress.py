@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.scripted_engine import fit
+from tests.support.scripted_engine import fit
 
 
 def on_a_terminal(columns: int, call) -> str:

@@ -3,24 +3,23 @@
 import json
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.prompts import Countdown
-from tests.recorder import recorded
+from tests.support.events import scalars, values
+from tests.support.recorder import recorded
 
 pytestmark = pytest.mark.long
 
 
 def test_the_quick_start_learns(quickstart, tmp_path):
     assert main([*quickstart, f"--run_dir={tmp_path / 'run'}"]) == 0
-    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    accuracy = {event.step: event.value for event in events.Scalars("val/countdown/avg@8")}
+    accuracy = dict(scalars(tmp_path / "run")["val/countdown/avg@8"])
     assert sorted(accuracy) == [0, 20, 40, 60, 80, 100]
     assert 0.2 < accuracy[0] < 0.3
     assert accuracy[100] > accuracy[0] + 0.1
-    mean_gaps = [event.value for event in events.Scalars("rollout_corr/logprob_abs_diff_mean")]
-    gaps = [event.value for event in events.Scalars("rollout_corr/logprob_abs_diff_max")]
+    found = values(tmp_path / "run")
+    mean_gaps, gaps = found["rollout_corr/logprob_abs_diff_mean"], found["rollout_corr/logprob_abs_diff_max"]
     assert len(gaps) == len(mean_gaps) == 100
     assert max(mean_gaps) < 1e-6
     # The largest of some 4,000 tokens: rare ones reach 1e-4 by float32 rounding alone, a stale weight is 1e-2 and more.
@@ -31,7 +30,7 @@ def test_the_quick_start_learns(quickstart, tmp_path):
 def test_what_is_solved_sometimes_is_learned(quickstart, tmp_path):
     """On 16 problems that the base policy solves in one to seven of eight tries, training accuracy passes 95 %."""
     record = tmp_path / "record.jsonl"
-    recorder = ["--trainer.callbacks=tests.recorder.Recorder", f"--trainer.callbacks.path={record}"]
+    recorder = ["--trainer.callbacks=tests.support.recorder.Recorder", f"--trainer.callbacks.path={record}"]
     short = ["--trainer.limit_val_batches=0", "--checkpoint.every_n_steps=1000"]
     assert main([*quickstart, *short, *recorder, "--steps=1", f"--run_dir={tmp_path / 'first'}"]) == 0
     (step,) = recorded(record)
@@ -52,6 +51,5 @@ def test_what_is_solved_sometimes_is_learned(quickstart, tmp_path):
     )
     arguments = [f"--config={source}", "--steps=250", "--model.optimizer.lr=2e-4", *short]
     assert main([*quickstart, *arguments, f"--run_dir={tmp_path / 'run'}"]) == 0
-    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
-    accuracy = [event.value for event in events.Scalars("reward/mean")]
+    accuracy = values(tmp_path / "run")["reward/mean"]
     assert max(sum(accuracy[i : i + 5]) / 5 for i in range(len(accuracy) - 4)) > 0.95

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY
-from tests.recorder import recorded
-from tests.stopping import scalars
+from tests.support.events import repeated_scalars
+from tests.support.paths import QUICKSTART, REPOSITORY
+from tests.support.recorder import recorded
 
 STEPS = 3
 
@@ -18,8 +18,7 @@ def fit(folder: Path, *options: str) -> list[dict]:
     """A run of its own processes; what it recorded."""
     folder.mkdir()
     command = [
-        *[sys.executable, "-m", "asymgrpo_app", "fit", f"--config={REPOSITORY / 'configs/quickstart.yaml'}"],
-        f"--model.policy={REPOSITORY / 'data/countdown_base'}",
+        *[sys.executable, "-m", "asymgrpo_app", "fit", *QUICKSTART],
         f"--run_dir={folder / 'run'}",
         f"--steps={STEPS}",
         "--data.prompts_per_step=16",
@@ -27,7 +26,7 @@ def fit(folder: Path, *options: str) -> list[dict]:
         "--model.optimizer={class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
         "--rollout.engine.max_num_seqs=128",
         "--trainer.accelerator=cpu",
-        "--trainer.callbacks=tests.recorder.Recorder",
+        "--trainer.callbacks=tests.support.recorder.Recorder",
         f"--trainer.callbacks.path={folder / 'record.jsonl'}",
         *options,
     ]
@@ -68,7 +67,7 @@ def check_results(run_dir: Path, alone: Path) -> None:
     assert own.keys() == expected.keys()
     for name in own:
         assert float((own[name] - expected[name]).norm() / expected[name].norm()) < 1e-5, name
-    values, wanted = scalars(run_dir), scalars(alone)
+    values, wanted = repeated_scalars(run_dir), repeated_scalars(alone)
     assert values.keys() == wanted.keys()
     for tag in wanted:
         for (step, a), (_, b) in zip(values[tag], wanted[tag], strict=True):

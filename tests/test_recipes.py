@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from asymgrpo_app import lightning_cli
 from asymgrpo_app.cli import main
-from tests import small_chat_policy
-from tests.conftest import REPOSITORY
+from tests.support import small_chat_policy
+from tests.support.paths import REPOSITORY
 from tools import problem_files
 
 CONFIGS = REPOSITORY / "configs"
@@ -57,12 +57,12 @@ def test_every_config_parses_on_top_of_the_quick_start(path, tmp_path, monkeypat
             assert leaves(parsed)[key] == value, key
 
 
-@pytest.fixture
-def policies(tmp_path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory) -> dict[str, str]:
     """A folder with a small model and a tokenizer with a chat template, for each architecture that a recipe trains."""
     folders = {}
     for name, kind in KINDS.items():
-        folder = tmp_path / name
+        folder = tmp_path_factory.mktemp("policies") / name
         small_chat_policy.make(folder)
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(kind(**SHAPE)).save_pretrained(folder)

@@ -1,4 +1,7 @@
-"""A run that is stopped anywhere and goes on is the run that nobody stopped, to the last bit; with real vLLM."""
+"""A run that is stopped anywhere and resumed is, to the last bit, the run that was not stopped.
+
+The sampler answers by seed. With real vLLM the same is shown in test_training.py, and by test_kill_loop.py.
+"""
 
 import json
 import signal
@@ -8,48 +11,52 @@ import pytest
 import torch
 
 from asymgrpo_app.callbacks import rollout
-from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.cli import main
-from asymgrpo_app.prompts import Countdown
-from tests.stopping import MOMENTS, assert_same, interrupted, scalars, state
+from tests.support.events import repeated_scalars
+from tests.support.paths import QUICKSTART
+from tests.support.seeded_engine import SeededEngine
+from tests.support.states import assert_same, saved_steps, state
+from tests.support.stopping import signal_at
 
-pytestmark = [
-    pytest.mark.usefixtures("shared_engine"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
 STEPS = 6
 ROWS = 20  # of 8 prompts a step: the first pass ends in the third step, the second in the fifth
+GROUP = 4
+IN_A_STEP, IN_A_VALIDATION = 8 * GROUP, 9 * 5
+"""Requests of one call of the sampler; a refill's are fewer than a step's, and no multiple of five."""
 
 
-class Sampler:
-    """The module's engine, with another `generate` by the number of requests: 64 in a step, 32 in a validation."""
+class StoppedEngine(SeededEngine):
+    """Asks its process to stop in a call for so many requests; `calls` is what is left of them until then."""
 
-    keeps_weights = True
-
-    def __init__(self, engine, generate_for):
-        self.load_weights, self.digest, self.generate_for = engine.load_weights, engine.digest, generate_for
+    stop_at: "dict[int, int]" = {}  # noqa: RUF012 (set by the test)
+    signum = signal.SIGTERM
 
     def generate(self, requests, settings):
-        return self.generate_for(len(requests))(requests, settings)
+        kind = len(requests) if len(requests) in (IN_A_STEP, IN_A_VALIDATION) else 0
+        if kind in self.stop_at:
+            self.stop_at[kind] -= 1
+            if self.stop_at[kind] == 0:
+                signal.raise_signal(self.signum)
+        return super().generate(requests, settings)
 
-    def close(self):
-        """The engine stays."""
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch):
+    monkeypatch.setattr(rollout, "VLLMEngine", SeededEngine)
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
     """Everything that carries state from step to step: a source that ends, refills, two updates, schedules."""
     folder = tmp_path_factory.mktemp("config")
-    problems = [Countdown("train").at(number, 0) for number in range(ROWS)]
-    lines = [json.dumps({"prompt": problem.text, **problem.row}) for problem in problems]
-    (folder / "problems.jsonl").write_text("\n".join(lines))
-    verifier = "asymgrpo_app.rewards.CountdownVerifier"
-    source = {
-        "class_path": "asymgrpo_app.prompts.JsonLines",
-        "init_args": {"path": str(folder / "problems.jsonl"), "verifier": verifier},
-    }
-    held_out = {"class_path": "asymgrpo_app.prompts.Countdown", "init_args": {"split": "validation"}}
+
+    def source(name: str, rows: int) -> dict:
+        path = folder / f"{name}.jsonl"
+        path.write_text("\n".join(json.dumps({"prompt": f"{number}>", "answer": "1"}) for number in range(rows)))
+        return {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": {"path": str(path)}}
+
     settings = {
         "steps": STEPS,
         "model": {
@@ -62,14 +69,18 @@ def config(tmp_path_factory) -> Path:
             },
         },
         "data": {
-            "train": source,
+            "train": source("problems", ROWS),
             "prompts_per_step": 8,
-            "validation": {"countdown": {"source": held_out, "limit": 8, "samples": 4, "pass_at": [1, 4]}},
+            "validation": {"held_out": {"source": source("held_out", 9), "samples": 5, "pass_at": [1, 4]}},
         },
-        "rollout": {"dynamic_sampling": {"max_rounds": 1}},
+        "rollout": {
+            "group_size": GROUP,
+            "dynamic_sampling": {"max_rounds": 1},
+            "canary": {"digest": False, "completions": 0},  # no policy gives these log-probabilities
+        },
         "checkpoint": {"every_n_steps": 100},
         "tensorboard": {"every_n_steps": 2, "change_completions": 8},
-        "trainer": {"val_check_interval": 2},
+        "trainer": {"val_check_interval": 2, "accelerator": "cpu"},
     }
     path = folder / "everything.yaml"
     path.write_text(json.dumps(settings))
@@ -77,56 +88,51 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def command(quickstart, config) -> list[str]:
-    return [*quickstart, f"--config={config}"]
+def command(config, tmp_path) -> list[str]:
+    return ["fit", *QUICKSTART, f"--config={config}", f"--run_dir={tmp_path / 'run'}"]
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    return tmp_path / "run"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(config, engine, tmp_path_factory):
+def undisturbed(config, tmp_path_factory) -> Path:
     """The run that nobody stops; a checkpoint of every step."""
-    from tests.conftest import REPOSITORY, kept
-
-    run_dir = tmp_path_factory.mktemp("runs") / "undisturbed"
-    arguments = [
-        f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
-        f"--model.policy={REPOSITORY / 'data/countdown_base'}",
-        f"--config={config}",
-        f"--run_dir={run_dir}",
-        "--checkpoint.every_n_steps=1",
-        "--checkpoint.keep=null",
-    ]
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    all_kept = ["--checkpoint.every_n_steps=1", "--checkpoint.keep=null"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "VLLMEngine", lambda *_: kept(engine))
-        assert main(["fit", *arguments]) == 0
-    return run_dir
+        patch.setattr(rollout, "VLLMEngine", SeededEngine)
+        assert main(["fit", *QUICKSTART, f"--config={config}", f"--run_dir={folder}", *all_kept]) == 0
+    return folder
 
 
 def assert_is(run_dir: Path, undisturbed: Path) -> None:
     """The whole run is the undisturbed one."""
     assert_same(state(run_dir, STEPS), state(undisturbed, STEPS))
-    assert scalars(run_dir) == scalars(undisturbed)
+    assert repeated_scalars(run_dir) == repeated_scalars(undisturbed)
 
 
 def test_the_run_has_what_the_proof_is_about(undisturbed):
-    values = scalars(undisturbed)
+    values = repeated_scalars(undisturbed)
     assert [step for step, _ in values["reward/epoch_solved_none"]] == [3, 5]
     assert sum(value for _, value in values["dynamic_sampling/extra_completions"]) > 0
     assert len({value for _, value in values["actor/lr"]}) == STEPS
     assert len({value for _, value in values["actor/entropy_coef"]}) > 2
-    assert [step for step, _ in values["val/countdown/avg@4"]] == [0, 2, 4, 6]
+    assert [step for step, _ in values["val/held_out/avg@5"]] == [0, 2, 4, 6]
     first, last = state(undisturbed, 1)["state_dict"], state(undisturbed, STEPS)["state_dict"]
     assert all(not torch.equal(first[name], last[name]) for name in first)
     (optimizer,) = state(undisturbed, STEPS)["optimizer_states"]
     assert {float(slot["step"]) for slot in optimizer["state"].values()} == {2.0 * STEPS}
 
 
-def test_stopped_at_a_step_boundary(command, undisturbed, tmp_path):
-    run_dir = tmp_path / "run"
-    assert main([*command, f"--run_dir={run_dir}", "--steps=3"]) == 0
+def test_stopped_at_a_step_boundary(command, undisturbed, run_dir):
+    assert main([*command, "--steps=3"]) == 0
     # The last step of a run is validated; the longer run had no validation there.
-    assert main([*command, f"--run_dir={run_dir}", "--ckpt_path=last"]) == 0
+    assert main([*command, "--ckpt_path=last"]) == 0
     assert_same(state(run_dir, STEPS), state(undisturbed, STEPS))
-    found, expected = scalars(run_dir), scalars(undisturbed)
+    found, expected = repeated_scalars(run_dir), repeated_scalars(undisturbed)
     assert found.keys() == expected.keys()
     for tag in expected:
         assert [entry for entry in found[tag] if not (tag.startswith("val/") and entry[0] == 3)] == expected[tag], tag
@@ -144,69 +150,55 @@ STOPS = {
     "last validation": ("validation", 4, 6),
     "end of validation": ("end of validation", 2, 2),
 }
-
-
 QUICK = ("backward of the second update", "between two updates", "end of a step with a validation", "last validation")
 
 
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in STOPS]
 )
-def test_stopped_by_sigterm(name, command, undisturbed, tmp_path, monkeypatch, capsys):
+def test_stopped_by_sigterm(name, command, undisturbed, run_dir, monkeypatch, capsys):
     moment, number, kept_step = STOPS[name]
-    owner, function, when = MOMENTS[moment]
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, function, interrupted(getattr(owner, function), number, when))
-        assert main([*command, f"--run_dir={run_dir}"]) == 143
+    with signal_at(monkeypatch, moment, number):
+        assert main(command) == 143
     assert f"RL step {kept_step} of 6 is done and saved in " in capsys.readouterr().err
-    assert list(list_checkpoints(run_dir)) == [kept_step]
+    assert saved_steps(run_dir) == [kept_step]
     assert_same(state(run_dir, kept_step), state(undisturbed, kept_step))
-    assert main([*command, f"--run_dir={run_dir}", "--ckpt_path=last"]) == 0
+    assert main([*command, "--ckpt_path=last"]) == 0
     assert_is(run_dir, undisturbed)
     assert (run_dir / "export/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("moment", ["before saving", "after saving"])
-def test_stopped_while_saving(moment, command, undisturbed, tmp_path, monkeypatch):
-    owner, function, when = MOMENTS[moment]
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, function, interrupted(getattr(owner, function), 3, when))
-        assert main([*command, f"--run_dir={run_dir}", "--checkpoint.every_n_steps=1"]) == 143
-    assert max(list_checkpoints(run_dir)) == 3
-    assert main([*command, f"--run_dir={run_dir}", "--ckpt_path=last"]) == 0
+def test_stopped_while_saving(moment, command, undisturbed, run_dir, monkeypatch):
+    with signal_at(monkeypatch, moment, 3):
+        assert main([*command, "--checkpoint.every_n_steps=1"]) == 143
+    assert max(saved_steps(run_dir)) == 3
+    assert main([*command, "--ckpt_path=last"]) == 0
     assert_is(run_dir, undisturbed)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
-def test_stopped_while_sampling_twice(signum, command, engine, undisturbed, tmp_path, monkeypatch):
+def test_stopped_while_sampling_twice(signum, command, undisturbed, run_dir, monkeypatch):
     """First in a step's rollouts, then, in the run that goes on, in a refill of dynamic sampling."""
-    run_dir = tmp_path / "run"
-    stop = interrupted(engine.generate, 2, "before", signum)
-    whole_steps = Sampler(engine, lambda number: stop if number == 64 else engine.generate)
-    refill = interrupted(engine.generate, 1, "before", signum)
-    refills = Sampler(engine, lambda number: refill if number % 8 == 0 and number not in (32, 64) else engine.generate)
+    monkeypatch.setattr(StoppedEngine, "signum", signum)
+    monkeypatch.setattr(rollout, "VLLMEngine", StoppedEngine)
     stopped_at = []
-    for own, extra in ((whole_steps, []), (refills, ["--ckpt_path=last"])):
-        with monkeypatch.context() as patch:
-            patch.setattr(rollout, "VLLMEngine", lambda *_, own=own: own)
-            assert main([*command, f"--run_dir={run_dir}", *extra]) == 128 + signum
-        stopped_at.append(max(list_checkpoints(run_dir)))
+    for kind, number, extra in ((IN_A_STEP, 2, []), (0, 1, ["--ckpt_path=last"])):
+        monkeypatch.setattr(StoppedEngine, "stop_at", {kind: number})
+        assert main([*command, *extra]) == 128 + signum
+        stopped_at.append(max(saved_steps(run_dir)))
         assert_same(state(run_dir, stopped_at[-1]), state(undisturbed, stopped_at[-1]))
     assert stopped_at[0] == 1
     assert 1 <= stopped_at[1] < STEPS
-    assert main([*command, f"--run_dir={run_dir}", "--ckpt_path=last"]) == 0
+    monkeypatch.setattr(StoppedEngine, "stop_at", {})
+    assert main([*command, "--ckpt_path=last"]) == 0
     assert_is(run_dir, undisturbed)
 
 
-def test_stopped_before_the_first_step_is_done(command, undisturbed, tmp_path, monkeypatch, capsys):
-    run_dir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        owner, function, when = MOMENTS["validation"]
-        patch.setattr(owner, function, interrupted(getattr(owner, function), 1, when))
-        assert main([*command, f"--run_dir={run_dir}"]) == 143
+def test_stopped_before_the_first_step_is_done(command, undisturbed, run_dir, monkeypatch, capsys):
+    with signal_at(monkeypatch, "validation", 1):
+        assert main(command) == 143
     assert "No step was complete yet" in capsys.readouterr().err
-    assert list_checkpoints(run_dir) == {}
-    assert main([*command, f"--run_dir={run_dir}", "--ckpt_path=last"]) == 0
+    assert saved_steps(run_dir) == []
+    assert main([*command, "--ckpt_path=last"]) == 0
     assert_is(run_dir, undisturbed)

@@ -1,50 +1,52 @@
 """Runs that stop, go on, end and are evaluated: what is in their folder, and what never happens to it."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from asymgrpo_app.checkpoints.files import read_label
 from asymgrpo_app.cli import main
 from asymgrpo_app.evaluation.results import read_results
+from tests.support.events import scalars
+from tests.support.paths import POLICY
+from tests.support.refusals import refusal
+from tests.support.scripted_engine import command as scripted_command
+from tests.support.seeded_engine import SeededEngine
+from tests.support.states import assert_same, weights
 
-SMALL = ["--data.prompts_per_step=8", "--checkpoint.every_n_steps=2", "--tensorboard.every_n_steps=100"]
-pytestmark = pytest.mark.usefixtures("shared_engine")
+SMALL = [
+    "--data.prompts_per_step=8",
+    "--checkpoint.every_n_steps=2",
+    "--tensorboard.every_n_steps=100",
+    "--trainer.val_check_interval=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded(monkeypatch):
+    monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", SeededEngine)
 
 
 @pytest.fixture
-def command(quickstart, tmp_path):
+def command(tmp_path) -> list[str]:
     """`fit` with few problems to validate on, every second step."""
-    config = tmp_path / "small.yaml"
-    config.write_text(
-        "data:\n  validation:\n    countdown:\n      source: {class_path: asymgrpo_app.prompts.Countdown, "
-        "init_args: {split: validation}}\n      limit: 16\n      samples: 2\n      pass_at: [2]\n"
-        "trainer:\n  val_check_interval: 2\n"
-    )
-    return [*quickstart, f"--config={config}", *SMALL, f"--run_dir={tmp_path / 'run'}"]
+    return [*scripted_command(tmp_path), *SMALL]
 
 
 def points(run_dir, tag) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
-    return [(event.step, event.value) for event in events.Scalars(tag)]
+    return scalars(run_dir)[tag]
 
 
 def checkpoints(run_dir) -> list[str]:
     return sorted(path.name for path in (run_dir / "checkpoints").iterdir())
 
 
-def refusal(arguments, capsys) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
-
-
 def test_the_last_step_is_validated_saved_and_exported(command, tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*command, "--steps=3"]) == 0
-    assert [step for step, _ in points(run, "val/countdown/avg@2")] == [0, 2, 3]
+    assert [step for step, _ in points(run, "val/held_out/avg@8")] == [0, 2, 3]
     assert checkpoints(run) == ["step-00000002.ckpt", "step-00000003.ckpt"]
     assert (run / "export/model.safetensors").is_file()
     printed = capsys.readouterr().out
@@ -52,9 +54,11 @@ def test_the_last_step_is_validated_saved_and_exported(command, tmp_path, capsys
     assert f"Results       {run / 'results.json'}" in printed
     final = read_results(run / "results.json")
     assert final.run.checkpoint == str(run / "checkpoints/step-00000003.ckpt")
-    assert final.sets["countdown"].protocol.problems == 16
-    last = dict(points(run, "val/countdown/avg@2"))[3]
-    assert final.sets["countdown"].metrics["avg@2"].value == pytest.approx(last, abs=1e-7)
+    assert final.sets["held_out"].protocol.problems == 9
+    last = dict(points(run, "val/held_out/avg@8"))[3]
+    label = read_label(run / "checkpoints/step-00000003.ckpt")
+    assert label.validation["val/held_out/avg@8"] == pytest.approx(last, abs=1e-7)
+    assert final.sets["held_out"].metrics["avg@8"].value == pytest.approx(last, abs=1e-7)
 
 
 def test_results_are_those_of_the_end(command, tmp_path):
@@ -65,7 +69,7 @@ def test_results_are_those_of_the_end(command, tmp_path):
     assert main([*command, "--steps=4", "--ckpt_path=last"]) == 0
     assert read_results(run / "results.json").run.checkpoint == str(run / "checkpoints/step-00000004.ckpt")
     other = tmp_path / "other"
-    assert main([*command[:-1], f"--run_dir={other}", "--steps=1", "--data.validation=null"]) == 0
+    assert main([*command, f"--run_dir={other}", "--steps=1", "--data.validation=null"]) == 0
     assert not (other / "results.json").exists()
 
 
@@ -76,13 +80,13 @@ def test_a_finished_run_that_is_resumed_only_exports(command, tmp_path):
     assert main([*command, "--steps=2", "--ckpt_path=last"]) == 0
     assert (run / "export/model.safetensors").is_file()
     assert [step for step, _ in points(run, "reward/mean")] == [1, 2]
-    assert [step for step, _ in points(run, "val/countdown/avg@2")] == [0, 2]
+    assert [step for step, _ in points(run, "val/held_out/avg@8")] == [0, 2]
 
 
 def test_an_evaluation_leaves_the_run_alone(command, tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*command, "--steps=3"]) == 0
-    before = {tag: points(run, tag) for tag in ("reward/mean", "val/countdown/avg@2")}
+    before = {tag: points(run, tag) for tag in ("reward/mean", "val/held_out/avg@8")}
     files = sorted(run.rglob("*"))
     capsys.readouterr()
     first = str(run / "checkpoints/step-00000002.ckpt")
@@ -90,8 +94,8 @@ def test_an_evaluation_leaves_the_run_alone(command, tmp_path, capsys):
     assert {tag: points(run, tag) for tag in before} == before
     report = run / "evaluations/step-00000002/results.json"
     assert sorted(run.rglob("*")) == sorted([*files, report, report.parent, report.parent.parent])
-    again = read_results(report).sets["countdown"].metrics["avg@2"]
-    assert again.value == pytest.approx(dict(before["val/countdown/avg@2"])[2], abs=1e-7)
+    again = read_results(report).sets["held_out"].metrics["avg@8"]
+    assert again.value == pytest.approx(dict(before["val/held_out/avg@8"])[2], abs=1e-7)
     assert f"{100 * again.value:.1f} %" in capsys.readouterr().out
     assert main(["validate", *command[1:], f"--ckpt_path={first}"]) == 0
     assert (run / "evaluations/step-00000002-2/results.json").exists()  # the first one stays
@@ -113,11 +117,10 @@ def test_going_back_to_an_older_checkpoint_sets_the_newer_ones_aside(command, tm
     assert main([*command, "--steps=6"]) == 0
     assert checkpoints(run) == ["step-00000004.ckpt", "step-00000006.ckpt"]
     older = run / "checkpoints/step-00000004.ckpt"
-    final = torch.load(run / "checkpoints/step-00000006.ckpt", weights_only=True)["state_dict"]
+    final = weights(run, 6)
     assert main([*command, "--steps=6", f"--ckpt_path={older}"]) == 0
     assert checkpoints(run) == ["step-00000004.ckpt", "step-00000006.ckpt", "step-00000006.ckpt.abandoned"]
-    again = torch.load(run / "checkpoints/step-00000006.ckpt", weights_only=True)["state_dict"]
-    assert all(torch.equal(final[name], again[name]) for name in final)
+    assert_same(weights(run, 6), final)
     assert [step for step, _ in points(run, "reward/mean")] == [1, 2, 3, 4, 5, 6]
 
 
@@ -150,17 +153,15 @@ def test_a_resume_with_another_optimizer_is_refused(command, tmp_path, capsys):
     assert checkpoints(tmp_path / "run") == ["step-00000002.ckpt"]
 
 
-def test_a_model_that_lacks_weights_is_refused_and_leaves_the_folder_free(
-    command, quickstart, tmp_path, capsys, repository
-):
+def test_a_model_that_lacks_weights_is_refused_and_leaves_the_folder_free(command, tmp_path, capsys):
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"
     model.mkdir()
-    for path in (repository / "data/countdown_base").iterdir():
+    for path in Path(POLICY).iterdir():
         (model / path.name).write_bytes(path.read_bytes())
-    weights = load_file(model / "model.safetensors")
-    del weights["model.norm.weight"]
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     assert "model.norm.weight" in refusal([*command, f"--model.policy={model}"], capsys)
     assert main([*command, "--steps=1"]) == 0

@@ -8,7 +8,7 @@ from asymgrpo_app.cli import main
 from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.rollout.types import Completion
 from asymgrpo_app.rollout.vllm_engine import EngineError
-from tests.scripted_engine import WRONG, ScriptedEngine, command
+from tests.support.scripted_engine import WRONG, ScriptedEngine, command
 
 PLACE = "asymgrpo_app.callbacks.rollout.VLLMEngine"
 

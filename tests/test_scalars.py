@@ -1,13 +1,9 @@
 """Every scalar of a run with real vLLM, against a plain calculation from its rollouts; on two processes the same."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
@@ -15,10 +11,10 @@ from asymgrpo_app.policy import load_tokenizer
 from asymgrpo_app.prompts import JsonLines
 from asymgrpo_app.prompts.base import BadRow
 from asymgrpo_app.rollout.seeds import derive_seed
-from tests.conftest import REPOSITORY
-from tests.recorder import recorded
-from tests.reference import Reference, accuracy, evaluation, groups_of, means
-from tests.scalars_run import (
+from tests.support.events import CLOCK, events_of, scalars
+from tests.support.recorder import recorded
+from tests.support.reference import Reference, accuracy, evaluation, groups_of, means
+from tests.support.scalars_run import (
     MAX_PROMPT_TOKENS,
     POLICY,
     PROMPTS,
@@ -29,8 +25,7 @@ from tests.scalars_run import (
     arguments,
     write_config,
 )
-
-NOT_COMPARED = ("timing_s/", "perf/")
+from tests.support.two_processes import on_two_processes
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +34,7 @@ def run(engine, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scalars")
     write_config(folder)
     recorder = [
-        "--trainer.callbacks=tests.recorder.Recorder",
+        "--trainer.callbacks=tests.support.recorder.Recorder",
         f"--trainer.callbacks.path={folder / 'rollouts.jsonl'}",
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -48,14 +43,10 @@ def run(engine, tmp_path_factory) -> Path:
     return folder
 
 
-def events_of(run_dir: Path) -> EventAccumulator:
-    return EventAccumulator(str(run_dir / "tensorboard")).Reload()
-
-
-def scalars(events: EventAccumulator) -> dict[tuple[str, int], float]:
+def by_step(run_dir: Path) -> dict[tuple[str, int], float]:
     """All scalars by tag and step but those that differ from run to run."""
-    compared = [tag for tag in events.Tags()["scalars"] if not tag.startswith(NOT_COMPARED)]
-    found = [((tag, event.step), event.value) for tag in compared for event in events.Scalars(tag)]
+    compared = {tag: points for tag, points in scalars(run_dir).items() if not tag.startswith(CLOCK)}
+    found = [((tag, step), value) for tag, points in compared.items() for step, value in points]
     assert len(dict(found)) == len(found), "a scalar was written twice"
     return dict(found)
 
@@ -119,28 +110,21 @@ def expected_scalars(folder: Path) -> dict[tuple[str, int], float]:
 
 
 def test_every_scalar_equals_a_plain_calculation(run):
-    found, expected = scalars(events_of(run / "run")), expected_scalars(run)
+    found, expected = by_step(run / "run"), expected_scalars(run)
     assert found.keys() == expected.keys()
     assert_close(found, expected)
 
 
+@pytest.mark.long
 def test_two_processes_write_the_same(run, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    script = ["-m", "tests.scalars_run", str(run / "answers.json"), *arguments(run, tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, *launch, *script, "--trainer.devices=2"],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    script = [str(run / "answers.json"), *arguments(run, tmp_path / "run"), "--trainer.devices=2"]
+    done = on_two_processes("tests.support.scalars_run", *script)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 processes" in done.stdout
-    one, two = events_of(run / "run"), events_of(tmp_path / "run")
-    found, expected = scalars(two), scalars(one)
+    found, expected = by_step(tmp_path / "run"), by_step(run / "run")
     assert found.keys() == expected.keys()
     assert_close(found, expected)
+    one, two = events_of(run / "run"), events_of(tmp_path / "run")
     assert two.Tags()["histograms"] == one.Tags()["histograms"]
     for tag in one.Tags()["histograms"]:
         for a, b in zip(one.Histograms(tag), two.Histograms(tag), strict=True):

@@ -11,7 +11,7 @@ import pytest
 from asymgrpo_app import serve_command
 from asymgrpo_app.cli import main
 from asymgrpo_app.rollout.server.auth import TokenMiddleware
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 TOKEN = "a-token-for-the-tests"
 

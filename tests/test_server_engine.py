@@ -14,7 +14,7 @@ from asymgrpo_app.rollout.server import engine as engine_module
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
 from asymgrpo_app.rollout.types import SampleRequest, SamplingSettings
-from tests.fake_server import TOKEN, FakeServer, completion_of
+from tests.support.fake_server import TOKEN, FakeServer, completion_of
 
 SETTINGS = SamplingSettings(temperature=1.0, max_tokens=10, stop_token_ids=(1,))
 REQUESTS = [SampleRequest([5, prompt], 100 * prompt + number) for prompt in range(16) for number in range(8)]

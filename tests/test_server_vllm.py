@@ -7,15 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy import named_weights
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
-from tests.engine_contract import EngineContract
-from tests.recorder import recorded
-from tests.served import Served
+from tests.support.engine_contract import EngineContract
+from tests.support.paths import QUICKSTART
+from tests.support.recorder import recorded
+from tests.support.served import Served
+from tests.support.shared_engine import kept
+from tests.support.states import assert_same, weights
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_every_route_asks_for_the_token(server):
 
 def fit(quickstart: list[str], run: Path, *options: str) -> int:
     """A short run that records its completions beside its folder."""
-    recorder = ["--trainer.callbacks=tests.recorder.Recorder", f"--trainer.callbacks.path={run}.jsonl"]
+    recorder = ["--trainer.callbacks=tests.support.recorder.Recorder", f"--trainer.callbacks.path={run}.jsonl"]
     return main([*quickstart, *SMALL, *recorder, *options, f"--run_dir={run}"])
 
 
@@ -75,28 +77,15 @@ SMALL = [
 ]
 
 
-def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
-    path = run / f"checkpoints/step-{step:08d}.ckpt"
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def equal_weights(one: Path, other: Path, step: int) -> bool:
-    a, b = weights(one, step), weights(other, step)
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.fixture(scope="module")
-def in_process(engine, tmp_path_factory, request):
+def in_process(engine, tmp_path_factory):
     """The run that samples in its own process, with the engine that the module's runs share."""
     from asymgrpo_app.callbacks import rollout
-    from tests.conftest import kept
 
     run = tmp_path_factory.mktemp("in process") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout, "VLLMEngine", lambda *arguments: kept(engine))
-        root = request.config.rootpath
-        config = [f"--config={root / 'configs/quickstart.yaml'}", f"--model.policy={root / 'data/countdown_base'}"]
-        assert fit(["fit", *config], run) == 0
+        assert fit(["fit", *QUICKSTART], run) == 0
     return run
 
 
@@ -104,7 +93,7 @@ def test_a_run_through_a_server_has_the_weights_of_one_in_process(server, quicks
     run = tmp_path / "run"
     assert fit(quickstart, run, *server.for_the_run) == 0
     assert completions(run) == completions(in_process)
-    assert equal_weights(run, in_process, 6)
+    assert_same(weights(run, 6), weights(in_process, 6))
     assert list(server.weights.iterdir()) == []
 
 
@@ -117,7 +106,7 @@ def test_two_servers_are_as_one(server, quickstart, in_process, tmp_path):
         run = tmp_path / "run"
         assert fit(quickstart, run, *server.for_the_run, both) == 0
         assert completions(run) == completions(in_process)
-        assert equal_weights(run, in_process, 6)
+        assert_same(weights(run, 6), weights(in_process, 6))
     finally:
         second.close()
 
@@ -157,7 +146,7 @@ def test_a_server_killed_in_the_middle_of_a_step_and_started_anew_costs_nothing_
     assert f"The sampler server {server.url} answers again" in said
     assert orphans == []
     for step in range(1, 7):
-        assert equal_weights(run, in_process, step), step
+        assert_same(weights(run, step), weights(in_process, step), f"step {step}")
 
 
 @pytest.mark.long

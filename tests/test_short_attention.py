@@ -99,7 +99,7 @@ _FREE = """
 import torch
 from psutil import Process
 from asymgrpo_app.allocator import return_freed_memory
-blocks = [torch.ones(2**14) for _ in range(2**15)]  # 2 GiB
+blocks = [torch.ones(2**14) for _ in range(3 * 2**12)]  # 0.75 GiB
 kept = blocks[::100]  # so that memory cannot shrink from its end
 full = Process().memory_info().rss
 del blocks
@@ -112,7 +112,7 @@ def test_freed_memory_goes_back():
     done = subprocess.run([sys.executable, "-c", _FREE], capture_output=True, text=True, check=True)
     returned, gib, intact = done.stdout.split()
     assert (returned, intact) == ("True", "True")
-    assert 1.7 < float(gib) < 2.1
+    assert 0.6 < float(gib) < 0.8
 
 
 def test_little_freed_memory_stays():

@@ -2,39 +2,28 @@
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from asymgrpo_app.callbacks import rollout, safe_stop
-from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.cli import main
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.rewards import Verdict, Verifier
 from asymgrpo_app.rollout.vllm_engine import EngineError
 from asymgrpo_app.stopping import StopWatch, seconds_of
-from tests.conftest import REPOSITORY
-from tests.scripted_engine import ScriptedEngine, command
-from tests.stopping import assert_same, interrupted, scalars, state
+from tests.support.events import repeated_scalars
+from tests.support.scripted_engine import ScriptedEngine, command
+from tests.support.states import assert_same, saved_steps, state
+from tests.support.stopping import Started, interrupted, signal_at
 
 STEPS = 4
+STOPPED_RUN = "tests.support.stopped_run"
 RARELY = [f"--steps={STEPS}", "--checkpoint.every_n_steps=100"]
-
-
-class Slow(Verifier):
-    """Takes a minute for each answer."""
-
-    def verify(self, completion, row):
-        time.sleep(60)
-        return Verdict(correct=False)
 
 
 @pytest.fixture
@@ -66,7 +55,7 @@ def undisturbed(tmp_path_factory):
 def goes_on(folder: Path, undisturbed: Path) -> None:
     assert main([*command(folder), *RARELY, "--ckpt_path=last"]) == 0
     assert_same(state(folder / "run", STEPS), state(undisturbed, STEPS))
-    assert scalars(folder / "run") == scalars(undisturbed)
+    assert repeated_scalars(folder / "run") == repeated_scalars(undisturbed)
 
 
 # ---- the time limit ----
@@ -145,7 +134,7 @@ def test_time_that_passed_before_training_counts(tmp_path, scripted, monkeypatch
     scripted(lambda generate: time.sleep(60))  # validation, before the first step
     assert main([*command(tmp_path), *RARELY, "--time_limit=01:00:00"]) == 75
     assert "No step was complete yet" in capsys.readouterr().err
-    assert list_checkpoints(tmp_path / "run") == {}
+    assert saved_steps(tmp_path / "run") == []
 
 
 # ---- signals in this process ----
@@ -167,11 +156,9 @@ def test_an_ignored_signal_stays_ignored(tmp_path, scripted):
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, scripted, undisturbed, monkeypatch):
-    finish = interrupted(interrupted(AsymGRPOModule._finish_step, 3, "before"), 3, "before")
-    with monkeypatch.context() as patch:
-        patch.setattr(AsymGRPOModule, "_finish_step", finish)
+    with signal_at(monkeypatch, "end of the step", 3), signal_at(monkeypatch, "end of the step", 3):
         assert main([*command(tmp_path), *RARELY]) == 143
-    assert list(list_checkpoints(tmp_path / "run")) == [3]
+    assert saved_steps(tmp_path / "run") == [3]
     goes_on(tmp_path, undisturbed)
 
 
@@ -217,57 +204,13 @@ def test_a_failure_in_the_middle_of_an_update_saves_nothing(tmp_path, scripted, 
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(AsymGRPOModule, "_finish_step", failing)
+        patch.setattr(LightningOptimizer, "step", failing)
         with pytest.raises(ZeroDivisionError):
             main([*command(tmp_path), *RARELY])
-    assert list_checkpoints(tmp_path / "run") == {}
+    assert saved_steps(tmp_path / "run") == []
 
 
 # ---- processes ----
-
-
-class Started:
-    """A command in a process of its own, with all that it starts."""
-
-    def __init__(self, arguments: list[str], log: Path, **environment: str) -> None:
-        self.log = log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=REPOSITORY,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment},
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                # A shell's background job ignores SIGINT, and so would this one.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
-        self.known: set[psutil.Process] = set()
-
-    def wait_for(self, condition, seconds: float = 120) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, self.text
-            assert time.monotonic() < end, self.text
-            time.sleep(0.02)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self.known |= set(psutil.Process(self.process.pid).children(recursive=True))
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def catches(self, signum: signal.Signals) -> bool:
-        """Whether it has a handler of its own for the signal."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
-        return False
-
-    def left_behind(self) -> list[psutil.Process]:
-        """Those of its processes that are still there some seconds after its end."""
-        _, alive = psutil.wait_procs(self.known, timeout=10)
-        return alive
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -282,7 +225,7 @@ def test_a_signal_while_libraries_are_imported(signum, code, quickstart, tmp_pat
 
 
 def test_a_second_signal_ends_at_once(tmp_path):
-    arguments = ["-m", "tests.stopped_run", *command(tmp_path), *RARELY]
+    arguments = ["-m", STOPPED_RUN, *command(tmp_path), *RARELY]
     run = Started(arguments, tmp_path / "log", SAVING_S="60", SAMPLING_S="0.5")
     run.wait_for(lambda: run.text.count("sampling") >= 3)  # in the second step, or in the validation before it
     run.process.send_signal(signal.SIGTERM)
@@ -293,19 +236,20 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert run.process.wait(5) == 130
     assert "asymgrpo: SIGINT once more: ended." in run.text
     assert run.left_behind() == []
-    assert list_checkpoints(tmp_path / "run") == {}
+    assert saved_steps(tmp_path / "run") == []
 
 
 def test_a_verifier_that_takes_long_is_given_up_with_its_processes(tmp_path):
     arguments = command(tmp_path)
     rows = [json.dumps({"prompt": f"{number}>", "answer": "1"}) for number in range(40)]
     (tmp_path / "slow.jsonl").write_text("\n".join(rows))
+    slow = {"class_path": "tests.support.probe_verifiers.Sleeps", "init_args": {"seconds": 60}}
     source = {
         "class_path": "JsonLines",
-        "init_args": {"path": str(tmp_path / "slow.jsonl"), "verifier": "tests.test_signals.Slow"},
+        "init_args": {"path": str(tmp_path / "slow.jsonl"), "verifier": slow},
     }
     arguments += [f"--data.train={json.dumps(source)}", "--data.verifiers.timeout_s=120", "--data.verifiers.workers=2"]
-    run = Started(["-m", "tests.stopped_run", *arguments, "--data.validation={}"], tmp_path / "log")
+    run = Started(["-m", STOPPED_RUN, *arguments, "--data.validation={}"], tmp_path / "log")
     run.wait_for(lambda: "sampling" in run.text)
     run.wait_for(lambda: _workers(run.process.pid) == 2)
     time.sleep(1)
@@ -335,26 +279,26 @@ def test_a_signal_to_one_of_two_ranks_stops_both(rank, moment, tmp_path):
     saved = ["--checkpoint.every_n_steps=1" if moment == "saving" else "--checkpoint.every_n_steps=100"]
     times = {"SAMPLING_S": "3" if moment == "sampling" else "0.1", "SAVING_S": "1" if moment == "saving" else "0"}
     folder = tmp_path / "stopped"
-    run = Started(["-m", "tests.stopped_run", *command(folder), *ranks, *saved], tmp_path / "log", **times)
+    run = Started(["-m", STOPPED_RUN, *command(folder), *ranks, *saved], tmp_path / "log", **times)
     run.wait_for(lambda: run.text.count(moment) >= (7 if moment == "sampling" else 1))  # two calls at a time
-    (child,) = [own for own in psutil.Process(run.process.pid).children() if "tests.stopped_run" in own.cmdline()]
+    (child,) = [own for own in psutil.Process(run.process.pid).children() if STOPPED_RUN in own.cmdline()]
     (run.process if rank == 0 else child).send_signal(signal.SIGTERM)
     assert run.process.wait(30) == 143, run.text
     assert run.left_behind() == []
     assert "Traceback" not in run.text
     assert run.text.count("asymgrpo: stopped by SIGTERM. RL step") == 1
-    again = Started(["-m", "tests.stopped_run", *command(folder), *ranks, "--ckpt_path=last"], tmp_path / "again")
+    again = Started(["-m", STOPPED_RUN, *command(folder), *ranks, "--ckpt_path=last"], tmp_path / "again")
     assert again.process.wait(120) == 0, again.text
-    whole = Started(["-m", "tests.stopped_run", *command(tmp_path / "whole"), *ranks], tmp_path / "whole.log")
+    whole = Started(["-m", STOPPED_RUN, *command(tmp_path / "whole"), *ranks], tmp_path / "whole.log")
     assert whole.process.wait(120) == 0, whole.text
     assert_same(state(folder / "run", STEPS), state(tmp_path / "whole/run", STEPS))
-    assert scalars(folder / "run") == scalars(tmp_path / "whole/run")
+    assert repeated_scalars(folder / "run") == repeated_scalars(tmp_path / "whole/run")
 
 
 @pytest.mark.long
 def test_ranks_end_with_the_one_that_started_them(tmp_path):
     arguments = [*command(tmp_path), "--trainer.devices=2", "--trainer.strategy=ddp"]
-    run = Started(["-m", "tests.stopped_run", *arguments], tmp_path / "log", SAMPLING_S="60")
+    run = Started(["-m", STOPPED_RUN, *arguments], tmp_path / "log", SAMPLING_S="60")
     run.wait_for(lambda: run.text.count("sampling") == 2)
     assert run.known
     run.process.kill()

@@ -1,9 +1,7 @@
 """DDP and FSDP2 on two processes: one run whatever the strategy, checkpoints of either layout, and their export."""
 
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,26 +13,31 @@ from asymgrpo_app.checkpoints.files import read_shards
 from asymgrpo_app.checkpoints.folder import checkpoint_path, list_checkpoints
 from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli import main
-from tests.conftest import REPOSITORY
-from tests.stopping import assert_same, scalars
-from tests.strategy_runs import ADAMW, RUNS, SGD, STEPS, STOP, SeededEngine, run
+from tests.support.events import repeated_scalars
+from tests.support.seeded_engine import SeededEngine
+from tests.support.states import assert_same
+from tests.support.strategy_runs import ADAMW, RUNS, SGD, STEPS, STOP, run
+from tests.support.two_processes import on_two_processes
+
+QUICK = ("full", "sharded", "full from sharded")
+
+
+def made(folder: Path, names: Iterable[str]) -> Path:
+    done = on_two_processes("tests.support.strategy_runs", str(folder), ",".join(names))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """All runs of `strategy_runs`, by name."""
-    folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.strategy_runs", str(folder)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return folder
+    """Some runs of `strategy_runs`, by name."""
+    return made(tmp_path_factory.mktemp("runs"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def all_runs(tmp_path_factory) -> Path:
+    """All of them."""
+    return made(tmp_path_factory.mktemp("runs"), RUNS)
 
 
 def state(run_dir: Path, step: int = STEPS) -> dict:
@@ -57,12 +60,17 @@ def goes_on_alike(run_dir: Path, origin: Path) -> float:
     return (sum(float((end[name] - own[name]).square().sum()) for name in end) / way) ** 0.5
 
 
-@pytest.mark.parametrize("name", [name for name, (_, origin) in RUNS.items() if origin in ("full", "sharded")])
-def test_a_run_that_goes_on_is_the_run_that_never_stopped(name, runs):
+def test_a_run_that_goes_on_is_the_run_that_never_stopped(runs):
+    assert_same(state(runs / "full from sharded/run"), state(runs / "full/run"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name, (_, origin) in RUNS.items() if origin is not None])
+def test_all_runs_that_go_on_are_the_run_that_never_stopped(name, all_runs):
     if name.startswith("ddp"):
-        assert goes_on_alike(runs / name / "run", runs / "full/run") < 0.01
+        assert goes_on_alike(all_runs / name / "run", all_runs / "full/run") < 0.01
     else:
-        assert_same(state(runs / name / "run"), state(runs / "full/run"))
+        assert_same(state(all_runs / name / "run"), state(all_runs / "full/run"))
 
 
 def test_both_layouts_hold_the_same(runs):
@@ -74,18 +82,20 @@ def test_both_layouts_hold_the_same(runs):
     assert read_shards(checkpoint_path(runs / "full/run", STEPS)) is None
     weights = state(runs / "full/run")["state_dict"]
     assert weights["policy.lm_head.weight"].data_ptr() == weights["policy.model.embed_tokens.weight"].data_ptr()
-    assert weights.keys() == state(runs / "ddp with SGD/run")["state_dict"].keys()
 
 
-def test_strategies_make_the_same_run(runs, tmp_path, monkeypatch):
+@pytest.mark.long
+def test_strategies_make_the_same_run(all_runs, tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "VLLMEngine", SeededEngine)
     assert run(tmp_path, SGD) == 0
     start = state(tmp_path / "run", 1)["state_dict"]
-    alone, expected = state(tmp_path / "run"), scalars(tmp_path / "run")
+    alone, expected = state(tmp_path / "run"), repeated_scalars(tmp_path / "run")
     assert distance(alone["state_dict"], start) > 1e-3  # there is something to agree on
     for name in ("ddp with SGD", "fsdp2 with SGD"):
-        assert distance(state(runs / name / "run")["state_dict"], alone["state_dict"]) < 1e-5
-        found = scalars(runs / name / "run")
+        own = state(all_runs / name / "run")["state_dict"]
+        assert own.keys() == alone["state_dict"].keys()
+        assert distance(own, alone["state_dict"]) < 1e-5
+        found = repeated_scalars(all_runs / name / "run")
         assert found.keys() == expected.keys()
         for tag in expected:
             assert [step for step, _ in found[tag]] == [step for step, _ in expected[tag]]

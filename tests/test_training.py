@@ -4,78 +4,72 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy import load_policy, score_tokens
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rollout.microbatch import TokenSequence, build
-from tests.recorder import recorded
+from tests.support.events import repeated_scalars, scalars
+from tests.support.paths import POLICY, QUICKSTART
+from tests.support.recorder import recorded
+from tests.support.shared_engine import kept
+from tests.support.states import assert_same, differs, saved_steps, state, weights
+from tests.support.stopping import signal_at
+
+pytestmark = pytest.mark.usefixtures("shared_engine")
 
 SMALL = [
     "--data.prompts_per_step=16",
     "--trainer.val_check_interval=2",
     "--checkpoint.every_n_steps=2",
     "--model.optimizer.lr=1e-3",
-    "--rollout.engine.max_num_seqs=128",
 ]
+_VALIDATION = """
+data:
+  validation:
+    countdown:
+      source:
+        class_path: asymgrpo_app.prompts.Countdown
+        init_args: {split: validation}
+      limit: 32
+      samples: 8
+      pass_at: [1, 4, 8]
+"""
 
 
-def fit(quickstart, run_dir: Path, *arguments: str) -> Path:
-    """A short run; returns its folder."""
-    recorder = [
-        "--trainer.callbacks=tests.recorder.Recorder",
-        f"--trainer.callbacks.path={run_dir.parent / (run_dir.name + '.jsonl')}",
-    ]
-    assert main([*quickstart, *SMALL, *recorder, f"--run_dir={run_dir}", *arguments]) == 0
-    return run_dir
+def record_of(run_dir: Path) -> Path:
+    return run_dir.parent / f"{run_dir.name}.jsonl"
 
 
-def samples_of(run_dir: Path):
-    return recorded(run_dir.parent / f"{run_dir.name}.jsonl")
-
-
-def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
-    path = run_dir / f"checkpoints/step-{step:08d}.ckpt"
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
-
-
-def scalars(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+def recorder(path: Path) -> list[str]:
+    return ["--trainer.callbacks=tests.support.recorder.Recorder", f"--trainer.callbacks.path={path}"]
 
 
 @pytest.fixture(scope="module")
-def small_validation(tmp_path_factory):
+def quickstart(tmp_path_factory) -> list[str]:
+    """The quick start's options with a small validation set."""
     path = tmp_path_factory.mktemp("config") / "small_validation.yaml"
-    path.write_text(
-        "data:\n  validation:\n    countdown:\n      source:\n        class_path: asymgrpo_app.prompts.Countdown\n"
-        "        init_args: {split: validation}\n      limit: 32\n      samples: 8\n      pass_at: [1, 4, 8]\n"
-    )
-    return path
+    path.write_text(_VALIDATION)
+    return [*QUICKSTART, f"--config={path}", *SMALL]
+
+
+@pytest.fixture
+def command(quickstart, tmp_path) -> list[str]:
+    """`fit` in `tmp_path/run`, recorded beside it."""
+    run_dir = tmp_path / "run"
+    return ["fit", *quickstart, *recorder(record_of(run_dir)), f"--run_dir={run_dir}"]
 
 
 @pytest.fixture(scope="module")
-def quickstart(request, small_validation):
-    root = request.config.rootpath
-    return [
-        "fit",
-        f"--config={root / 'configs/quickstart.yaml'}",
-        f"--config={small_validation}",
-        f"--model.policy={root / 'data/countdown_base'}",
-    ]
-
-
-@pytest.fixture(scope="module")
-def run(quickstart, tmp_path_factory) -> Path:
-    """Four steps, seed 0."""
-    return fit(quickstart, tmp_path_factory.mktemp("runs") / "four", "--steps=4")
+def run(quickstart, engine, tmp_path_factory) -> Path:
+    """Four steps, seed 0; its folder."""
+    run_dir = tmp_path_factory.mktemp("runs") / "four"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", lambda *_: kept(engine))
+        arguments = [*quickstart, *recorder(record_of(run_dir)), f"--run_dir={run_dir}", "--steps=4"]
+        assert main(["fit", *arguments]) == 0
+    return run_dir
 
 
 def test_scalars_stand_at_completed_steps(run):
@@ -91,7 +85,7 @@ def test_scalars_stand_at_completed_steps(run):
 
 def test_scalars_equal_what_the_rollouts_say(run):
     values = scalars(run)
-    for line in samples_of(run):
+    for line in recorded(record_of(run)):
         right = [[correct for _, correct, _ in group] for group in line["groups"]]
         counts = [sum(group) for group in right]
         if line["set"] == "train":
@@ -104,7 +98,7 @@ def test_scalars_equal_what_the_rollouts_say(run):
             largest = max([((8 - k) / k) ** 0.9 for k in counts if 0 < k < 8])
             smallest = max([(k / (8 - k)) ** 0.4 for k in counts if 0 < k < 8])
             assert values["advantages/abs_max"][at][1] == pytest.approx(max(largest, smallest), rel=1e-6)
-    evaluations = [line for line in samples_of(run) if line["set"] == "countdown"]
+    evaluations = [line for line in recorded(record_of(run)) if line["set"] == "countdown"]
     for (_, value), line in zip(values["val/countdown/avg@8"], evaluations, strict=True):
         assert value == pytest.approx(sum(c for g in line["groups"] for _, c, _ in g) / 256, abs=1e-6)
 
@@ -114,7 +108,7 @@ def test_sampler_and_trainer_hold_the_same_weights_at_every_step(run):
     assert len(gaps) == 4
     assert max(gaps) < 1e-4
     # The weights do change: with the first ones the last step's completions would have other log-probabilities.
-    last = [line for line in samples_of(run) if line["set"] == "train"][-1]
+    last = [line for line in recorded(record_of(run)) if line["set"] == "train"][-1]
     assert gap_to_base_policy(last) > 1e-2
 
 
@@ -127,8 +121,7 @@ def plain_logprobs(policy, prompt: list[int], completion: list[int]) -> torch.Te
 
 def gap_to_base_policy(line) -> float:
     """Largest difference between a step's recorded log-probabilities and those of the policy before training."""
-    root = Path(__file__).parent.parent / "data/countdown_base"
-    policy, tokenizer = AutoModelForCausalLM.from_pretrained(root), AutoTokenizer.from_pretrained(root)
+    policy, tokenizer = AutoModelForCausalLM.from_pretrained(POLICY), AutoTokenizer.from_pretrained(POLICY)
     source = Countdown("train")
     largest = 0.0
     for place, group in enumerate(line["groups"]):
@@ -139,42 +132,41 @@ def gap_to_base_policy(line) -> float:
     return largest
 
 
-def test_one_seed_one_run(quickstart, run, tmp_path):
-    again = fit(quickstart, tmp_path / "again", "--steps=4")
-    assert same_weights(weights(run, 4), weights(again, 4))
-    assert samples_of(again) == samples_of(run)
-    other = fit(quickstart, tmp_path / "other", "--steps=4", "--seed_everything=1")
-    assert not same_weights(weights(run, 4), weights(other, 4))
+def test_one_seed_one_run_also_when_it_stops_and_goes_on(command, run, tmp_path):
+    again = tmp_path / "run"
+    assert main([*command, "--steps=2"]) == 0
+    assert_same(state(again, 2), state(run, 2))
+    assert main([*command, "--steps=4", "--ckpt_path=last"]) == 0
+    assert recorded(record_of(again)) == recorded(record_of(run))
+    assert_same(state(again, 4), state(run, 4))
+    assert repeated_scalars(again) == repeated_scalars(run)
+    assert sorted(path.name for path in again.glob("config*.yaml")) == ["config.resumed-1.yaml", "config.yaml"]
 
 
-def test_resume_continues_with_the_next_step(quickstart, run, tmp_path):
-    stopped = fit(quickstart, tmp_path / "resumed", "--steps=2")
-    assert same_weights(weights(run, 2), weights(stopped, 2))
-    fit(quickstart, stopped, "--steps=4", "--ckpt_path=last")
-    assert same_weights(weights(run, 4), weights(stopped, 4))
-    values, undisturbed = scalars(stopped), scalars(run)
-    assert [step for step, _ in values["reward/mean"]] == [1, 2, 3, 4]
-    for tag in undisturbed:
-        if not tag.startswith(("timing_s/", "perf/", "hparam/")):  # the last are written when a run ends
-            assert values[tag] == undisturbed[tag], tag
-    assert sorted(path.name for path in stopped.glob("config*.yaml")) == ["config.resumed-1.yaml", "config.yaml"]
+def test_another_seed_is_another_run(command, run, tmp_path):
+    assert main([*command, "--steps=2", "--seed_everything=1"]) == 0
+    assert differs(weights(tmp_path / "run", 2), weights(run, 2))
+
+
+def test_stopped_in_an_update_it_goes_on_as_if_nothing_had_happened(command, run, tmp_path, monkeypatch):
+    with signal_at(monkeypatch, "backward", 3):
+        assert main([*command, "--steps=4", "--checkpoint.every_n_steps=100"]) == 143
+    assert saved_steps(tmp_path / "run") == [2]
+    assert main([*command, "--steps=4", "--ckpt_path=last"]) == 0
+    assert_same(state(tmp_path / "run", 4), state(run, 4))
+    assert repeated_scalars(tmp_path / "run") == repeated_scalars(run)
 
 
 def test_export_is_the_trained_policy(quickstart, run, tmp_path):
     exported = AutoModelForCausalLM.from_pretrained(run / "export")
     trained = {name.removeprefix("policy."): tensor for name, tensor in weights(run, 4).items()}
-    assert same_weights({n: t for n, t in exported.state_dict().items() if n in trained}, trained)
+    assert_same({n: t for n, t in exported.state_dict().items() if n in trained}, trained)
 
     record = tmp_path / "validation.jsonl"
-    arguments = [
-        f"--model.policy={run / 'export'}",
-        f"--run_dir={tmp_path / 'validation'}",
-        "--trainer.callbacks=tests.recorder.Recorder",
-        f"--trainer.callbacks.path={record}",
-    ]
-    assert main(["validate", *quickstart[1:], *SMALL, *arguments]) == 0
+    exported_policy = [f"--model.policy={run / 'export'}", f"--run_dir={tmp_path / 'validation'}"]
+    assert main(["validate", *quickstart, *recorder(record), *exported_policy]) == 0
     (line,) = recorded(record)
-    final = [line for line in samples_of(run) if line["set"] == "countdown"][-1]
+    final = [line for line in recorded(record_of(run)) if line["set"] == "countdown"][-1]
     assert [[c[:2] for c in group] for group in line["groups"]] == [[c[:2] for c in group] for group in final["groups"]]
 
     # transformers' plain forward pass on the export against the trainer's own pass with the checkpoint's weights.
@@ -192,27 +184,26 @@ def test_export_is_the_trained_policy(quickstart, run, tmp_path):
         assert float((plain - sampled).abs().max()) < 1e-4
 
 
-def test_two_updates_and_two_passes_per_step(quickstart, tmp_path):
-    arguments = ["--steps=2", "--model.updates_per_step=2", "--model.passes_per_step=2"]
-    values = scalars(fit(quickstart, tmp_path / "updates", *arguments))
-    assert [step for step, _ in values["reward/mean"]] == [1, 2]
-    assert max(value for _, value in values["rollout_corr/logprob_abs_diff_max"]) < 1e-4
+def test_two_updates_and_two_passes_per_step(command, tmp_path):
+    assert main([*command, "--steps=2", "--model.updates_per_step=2", "--model.passes_per_step=2"]) == 0
+    found = scalars(tmp_path / "run")
+    assert [step for step, _ in found["reward/mean"]] == [1, 2]
+    assert max(value for _, value in found["rollout_corr/logprob_abs_diff_max"]) < 1e-4
     # Later updates are off policy: the ratio has moved away from 1.
-    assert all(abs(value) > 1e-5 for _, value in values["actor/ppo_kl"])
+    assert all(abs(value) > 1e-5 for _, value in found["actor/ppo_kl"])
 
 
-def test_own_prompts_from_json_lines(quickstart, tmp_path):
+def test_own_prompts_from_json_lines(command, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "1 2 3 4 10>", "answer": "1+2+3+4"}\n{"prompt": "1 1 1 1 4>", "answer": "1+1+1+1"}\n')
-    arguments = ["--data.train=asymgrpo_app.prompts.JsonLines", f"--data.train.path={path}", "--steps=2"]
-    run_dir = fit(quickstart, tmp_path / "own", *arguments)
+    own = ["--data.train=asymgrpo_app.prompts.JsonLines", f"--data.train.path={path}"]
+    assert main([*command, *own, "--steps=2", "--data.validation={}"]) == 0
     answers = {"1+2+3+4", "1+1+1+1"}
-    tokenizer = AutoTokenizer.from_pretrained(run_dir / "export")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run/export")
     seen = 0
-    for line in samples_of(run_dir):
+    for line in recorded(record_of(tmp_path / "run")):
         for tokens, correct, _ in (c for group in line["groups"] for c in group):
-            if line["set"] == "train":
-                text = tokenizer.decode(tokens, skip_special_tokens=True)
-                assert not correct or text in answers
-                seen += correct
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            assert not correct or text in answers
+            seen += correct
     assert seen > 0

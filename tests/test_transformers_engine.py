@@ -13,7 +13,7 @@ from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.seeds import derive_seed
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
 from asymgrpo_app.rollout.types import SampleRequest, SamplingSettings
-from tests.engine_contract import BASE, END, SETTINGS, EngineContract, gaps, load_policy
+from tests.support.engine_contract import BASE, END, SETTINGS, EngineContract, gaps, load_policy
 
 PROMPT = [3, 4, 5, 6]
 

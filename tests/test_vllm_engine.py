@@ -6,47 +6,46 @@ import torch
 from asymgrpo_app.policy import named_weights
 from asymgrpo_app.rollout import vllm_engine
 from asymgrpo_app.rollout.types import SampleRequest
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, engine_arguments
-from tests.engine_contract import BASE, SETTINGS, EngineContract, gaps, load_policy
+from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
+from tests.support.engine_contract import BASE, SETTINGS, EngineContract, gaps, load_policy
+from tests.support.shared_engine import ROOM, SHARED
 
 
 class TestVLLMEngine(EngineContract):
+    room = ROOM
+
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, policy):
-        engine = VLLMEngine(BASE, VLLMEngineConfig(max_num_seqs=64), "float32", max_model_len=32)
+        engine = SHARED.get()
         engine.load_weights(named_weights(policy))
-        yield engine
-        engine.close()
-        engine.close()  # a second time does no harm
+        return engine
 
 
-def test_a_group_computes_the_whole_blocks_of_its_prompt_once(monkeypatch):
+def test_a_group_computes_the_whole_blocks_of_its_prompt_once(engine, monkeypatch):
     """By vLLM's own count, and each completion still has the log-probabilities that transformers gives."""
+    from vllm import LLM
+
     policy = load_policy()
-    engine = VLLMEngine(BASE, VLLMEngineConfig(max_num_seqs=8, kv_cache_gib=0.1), "float32", max_model_len=50)
-    try:
-        engine.load_weights(named_weights(policy))
-        generate, cached = engine._llm.generate, []
+    engine.load_weights(named_weights(policy))
+    generate, cached = LLM.generate, []
 
-        def counted(*arguments, **named):
-            outputs = generate(*arguments, **named)
-            cached.extend(output.num_cached_tokens for output in outputs)
-            return outputs
+    def counted(*arguments, **named):
+        outputs = generate(*arguments, **named)
+        cached.extend(output.num_cached_tokens for output in outputs)
+        return outputs
 
-        monkeypatch.setattr(engine._llm, "generate", counted)
-        prompts = [[2 + (3 * place + first) % 14 for place in range(40)] for first in (0, 1)]
-        requests = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
-        completions = engine.generate(requests, SETTINGS)
-        assert sorted(cached) == [0, 0] + [32] * 6
-        assert gaps(policy, requests, completions) < 1e-4
-        assert engine.generate(requests[::-1], SETTINGS)[::-1] == completions
-        engine.load_weights(named_weights(policy))
-        cached.clear()
-        engine.generate(requests[:4], SETTINGS)
-        assert sorted(cached) == [0, 32, 32, 32]  # nothing is left of the time before the push
-    finally:
-        engine.close()
+    monkeypatch.setattr(LLM, "generate", counted)
+    prompts = [[2 + (3 * place + first) % 14 for place in range(40)] for first in (0, 1)]
+    requests = [SampleRequest(prompt, seed) for prompt in prompts for seed in range(4)]
+    completions = engine.generate(requests, SETTINGS)
+    assert sorted(cached) == [0, 0] + [32] * 6
+    assert gaps(policy, requests, completions) < 1e-4
+    assert engine.generate(requests[::-1], SETTINGS)[::-1] == completions
+    engine.load_weights(named_weights(policy))
+    cached.clear()
+    engine.generate(requests[:4], SETTINGS)
+    assert sorted(cached) == [0, 32, 32, 32]  # nothing is left of the time before the push
 
 
 def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands(monkeypatch):

@@ -22,6 +22,7 @@ search() {
 # (The brackets keep this line from finding itself.)
 report "Names a package registry" < <(search 'pypi[.]org|python[h]osted|index[-_]url[ =]+"?[a-z]+:/')
 report "Names a folder of somebody's machine" < <(search '(^|[^[:alnum:]_.-])/(root|work|Users|home)/')
+report "Imports a test file (what tests share is in tests/support)" < <(search "^ *(from|import) tests[.]([a-z_]+[.])*test_" -- tests)
 report "Holds a conflict marker" < <(search '^(<<<<<<<|>>>>>>>)( |$)')
 report "Is larger than 6 MB" < <(git ls-files --cached --others --exclude-standard -z 2>/dev/null |
   xargs -0 -r -I{} find {} -maxdepth 0 -size +6M)

@@ -1,1 +1,1 @@
-"""Bad configs, data and input as tables, and the process that runs them all (see `tests/test_bad_input.py`)."""
+"""Bad configs, data and input as tables, each run in a process of its own (`run_all.py`)."""

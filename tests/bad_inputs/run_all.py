@@ -1,4 +1,7 @@
-"""Runs a part of the cases in this one process, which must never import vLLM, and prints what each did as JSON."""
+"""Runs a table of cases in this one process, which must never import vLLM, and prints what each did as JSON.
+
+python -m tests.bad_inputs.run_all TABLE... with the tables options, files and commands
+"""
 
 import contextlib
 import io
@@ -11,31 +14,34 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from asymgrpo_app.cli import main
 from tests.bad_inputs import commands, files, options
 from tests.bad_inputs.case import BadInput
-from tests.conftest import REPOSITORY
+from tests.support.once import once_per_process
+from tests.support.paths import QUICKSTART, REPOSITORY
 
-QUICKSTART = [
-    f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
-    f"--model.policy={REPOSITORY / 'data/countdown_base'}",
-    "--data.validation={}",
-]
+HERE = [*QUICKSTART, "--data.validation={}"]
 SOUND = "a sound config"
 _WEIGHTS = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 _opened: list[str] = []
 
 
-def cases() -> dict[str, tuple[list[str], BadInput]]:
-    """Arguments and case by name; what `fit` must refuse, `check` must refuse as well."""
+def cases(table: str) -> dict[str, tuple[list[str], BadInput]]:
+    """Arguments and case by name; some cases for both `fit` and `check`, which must refuse the same."""
     found = {}
-    for name, case in (options.CASES | files.CASES).items():
-        found[f"fit: {name}"] = ["fit", *QUICKSTART, *case.arguments], case
-    for name, case in (options.CONFLICTS | options.OTHER_CLASSES | files.CASES).items():  # others end in the parser
-        found[f"check: {name}"] = ["check", *QUICKSTART, *case.arguments], case
-    for name, case in commands.CASES.items():
-        given = [part for own in case.arguments for part in (QUICKSTART if own == commands.QUICKSTART else [own])]
-        found[name] = given, case
+    if table == "commands":
+        for name, case in commands.CASES.items():
+            given = [part for own in case.arguments for part in (HERE if own == commands.QUICKSTART else [own])]
+            found[name] = given, case
+        return found
+    fitted, checked = files.FITTED, files.CASES
+    if table == "options":  # those that are not checked end in the parser, which is the same
+        fitted, checked = options.CASES, options.CONFLICTS | options.OTHER_CLASSES
+    for verb, chosen in (("fit", fitted), ("check", checked)):
+        for name, case in chosen.items():
+            found[f"{verb}: {name}"] = [verb, *HERE, *case.arguments], case
     return found
 
 
@@ -86,6 +92,9 @@ def run(arguments: list[str], case: BadInput) -> dict[str, Any]:
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     sys.addaudithook(_watch)
-    part, parts = map(int, sys.argv[1:])
-    mine = list(cases().items())[part::parts]
-    print(json.dumps({SOUND: run(["check", *QUICKSTART], BadInput((), ()))} | {name: run(*own) for name, own in mine}))
+    done = {SOUND: run(["check", *HERE], BadInput((), ()))}
+    with pytest.MonkeyPatch.context() as patch:
+        once_per_process(patch)
+        for table in sys.argv[1:]:
+            done |= {name: run(*own) for name, own in cases(table).items()}
+    print(json.dumps(done))

@@ -20,7 +20,7 @@ from asymgrpo_app.checkpoints.files import (
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.errors import UserError
-from tests.checkpoints.files import DAMAGES, die, in_a_child, save, state
+from tests.support.checkpoint_files import DAMAGES, die, in_a_child, save, state
 
 
 def assert_whole(path: Path, step: int) -> None:

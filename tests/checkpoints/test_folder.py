@@ -18,7 +18,7 @@ from asymgrpo_app.checkpoints.folder import (
     sweep,
 )
 from asymgrpo_app.errors import UserError
-from tests.checkpoints.files import DAMAGES, die, in_a_child, save
+from tests.support.checkpoint_files import DAMAGES, die, in_a_child, save
 
 
 def names(run_dir) -> list[str]:

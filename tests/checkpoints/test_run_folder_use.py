@@ -11,7 +11,7 @@ import pytest
 from asymgrpo_app import run_folder
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.run_folder import FolderClaim, record_config, refuse_unusable, sweep_configs, write_atomically
-from tests.checkpoints.files import die, in_a_child
+from tests.support.checkpoint_files import die, in_a_child
 
 NOBODY = 65534
 

@@ -25,6 +25,7 @@ from asymgrpo_app.checkpoints.shards import (
     tensor_shapes,
     weight_key,
 )
+from tests.support.checkpoint_files import forge
 
 
 def saved(folder, tensors):
@@ -88,8 +89,21 @@ def test_a_table_of_contents_cannot_run_anything(tmp_path, monkeypatch):
 
 
 def test_a_label_cannot_name_files_elsewhere(tmp_path):
-    with pytest.raises(OSError, match="its label names files in other folders"):  # from reading it back
+    with pytest.raises(OSError, match="its label names files that belong to no checkpoint"):  # from reading it back
         write_checkpoint({"asymgrpo": {}}, tmp_path / "a.ckpt", Label(1), Shards("shards", {"../b": (1, "")}))
+
+
+@pytest.mark.parametrize("folder", ["..", "", ".", "../step-00000001.shards", "other", "step-00000002.shards"])
+def test_a_label_cannot_have_anything_else_removed(folder, tmp_path):
+    """Whoever can put a file among the checkpoints must not thereby remove the run, or another checkpoint's shards."""
+    checkpoints = tmp_path / "run/checkpoints"
+    for name in ("other", "step-00000001.shards", "step-00000002.shards"):
+        (checkpoints / name).mkdir(parents=True)
+        (checkpoints / name / "kept").touch()
+    before = sorted(tmp_path.rglob("*"))
+    crafted = forge(checkpoints / "step-00000001.ckpt", folder, ["kept"] if folder == "other" else [".metadata"])
+    remove_checkpoint(crafted)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_shards_go_with_their_checkpoint(tmp_path):

@@ -16,7 +16,7 @@ from asymgrpo_app.evaluation.intervals import (
     share_interval,
     t_quantile,
 )
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from asymgrpo_app.evaluation.results import (
     table,
     write_results,
 )
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 RUN = EvaluationRun(model="org/model", checkpoint=None, seed=7, commit="abc")
 PROTOCOL = EvaluationProtocol(problems=0, samples=4, temperature=0.4, top_p=1.0, max_tokens=512, template="MathChat")

@@ -14,36 +14,8 @@ from asymgrpo_app.evaluation import ProblemOutcome, SetMetrics, maj_at_k, outcom
 from asymgrpo_app.prompts.base import Prompt
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
 from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion, RolloutBatch, SamplingSettings
-from tests.conftest import REPOSITORY
-
-
-def outcome(index, correct, answers=None, **changes):
-    n = len(correct)
-    fields = {
-        "statuses": [Status.OK] * n,
-        "truncated": [False] * n,
-        "lengths": [10] * n,
-        "logprob_sums": [-5.0] * n,
-    }
-    return ProblemOutcome(index=index, correct=[bool(c) for c in correct], answers=answers, **(fields | changes))
-
-
-def random_outcomes(number, samples=4, seed=0):
-    draw = random.Random(seed)
-    found = []
-    for index in range(number):
-        answers = [draw.choice([0, 1, 2, None]) for _ in range(samples)]
-        found.append(
-            outcome(
-                index,
-                [answer == 0 for answer in answers],
-                answers,
-                statuses=[Status.NO_ANSWER if answer is None else Status.OK for answer in answers],
-                lengths=[draw.randint(1, 300) for _ in range(samples)],
-                logprob_sums=[-draw.random() * 100 for _ in range(samples)],
-            )
-        )
-    return found
+from tests.support.outcomes import outcome, random_outcomes
+from tests.support.paths import REPOSITORY
 
 
 def computed(outcomes, batches=1, **choice):
@@ -174,7 +146,7 @@ def test_outcomes_of_rollouts_count_truncated_completions_as_wrong():
 
 
 def test_two_ranks_give_the_metrics_of_one_to_the_last_digit(tmp_path: Path):
-    script = REPOSITORY / "tests/evaluation/ranks.py"
+    script = REPOSITORY / "tests/support/evaluation_ranks.py"
     subprocess.run([sys.executable, script, tmp_path], check=True, timeout=120, cwd=REPOSITORY)
     alone = {name: list(estimate) for name, estimate in computed(random_outcomes(53)).items()}
     for name in ("uneven-0", "uneven-1", "one_empty-0", "one_empty-1", "padded-0", "padded-1"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from asymgrpo_app.errors import ExitCode
-from tests.launch.commands import REPOSITORY, SCONTROL, SRUN, TORCHRUN, environment, notes, place
+from tests.support.launch_commands import REPOSITORY, SCONTROL, SRUN, TORCHRUN, environment, notes, place
 
 SLURM = REPOSITORY / "launch/slurm.sbatch"
 IMAGE_FOLDER = PurePosixPath("/app")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.commands import REPOSITORY
+from tests.support.launch_commands import REPOSITORY
 from tools import dockerfile_in_root
 from tools.dockerfile_in_root import BuildError, Instruction, Root, State, carry_out, context_files, stage
 

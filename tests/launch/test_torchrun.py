@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.launch.commands import NO_GPUS, RANK, REPOSITORY, TORCHRUN, environment, notes, place, start
+from tests.support.launch_commands import NO_GPUS, RANK, REPOSITORY, TORCHRUN, environment, notes, place, start
 
 SCRIPT = str(REPOSITORY / "launch/torchrun.sh")
 ARGUMENTS = ["--config", "my config.yaml", "--run_dir", "runs/mine"]
@@ -35,10 +35,11 @@ def until(met: Callable[[], bool], process: subprocess.Popen[str], seconds: floa
 @pytest.mark.parametrize(
     ("ends", "code"),
     [
-        ("0 0", 0),
+        pytest.param("0 0", 0, marks=pytest.mark.long),
         ("stop:75 stop:75", 75),  # rank 1 is done a second before rank 0, which is not disturbed
-        ("wait 3", 3),  # a failure ends the others, and is what the script returns
-        ("2 2", 2),
+        # A failure ends the others, and is what the script returns.
+        pytest.param("wait 3", 3, marks=pytest.mark.long),
+        pytest.param("2 2", 2, marks=pytest.mark.long),
     ],
 )
 def test_its_exit_code_is_that_of_the_processes(ends, code, commands):
@@ -53,7 +54,9 @@ def test_its_exit_code_is_that_of_the_processes(ends, code, commands):
     assert not any("second signal" in line for line in noted)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+)
 def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number, code, commands):
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))
     until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2, process)

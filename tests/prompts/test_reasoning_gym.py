@@ -13,7 +13,7 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.reasoning_gym import ReasoningGym, split_of
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rewards.reasoning_gym_tasks import TASKS, load_reasoning_gym
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 # What the lock file leaves out is not installed everywhere.
 USABLE = sorted(name for name, task in TASKS.items() if not task.needs)
@@ -44,6 +44,7 @@ def test_a_problem_is_a_pure_function_and_draws_from_no_global_generator(task):
     assert first.verifier.verify(f"<answer>{first.row['answer']}</answer>", first.row) == Verdict(correct=True)
 
 
+@pytest.mark.long
 def test_every_process_makes_the_same_problems():
     """Also where strings hash differently, which orders sets differently."""
     command = [sys.executable, "-c", SHOW_PROBLEMS, *USABLE]

@@ -18,8 +18,8 @@ from asymgrpo_app.rewards import (
     Verifier,
 )
 from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from tests.rewards.hostile import CANARY, CANARY_VARIABLE, attacks
-from tests.rewards.probes import Isolated
+from tests.support.hostile import CANARY, CANARY_VARIABLE, attacks
+from tests.support.probe_verifiers import Isolated
 
 TIMEOUT_S = 5.0
 

@@ -12,7 +12,7 @@ import pytest
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rewards import Status, Verdict
 from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from tests.rewards.probes import (
+from tests.support.probe_verifiers import (
     DiesAsItLoads,
     Equal,
     EqualHere,

@@ -15,7 +15,7 @@ import pytest
 
 from asymgrpo_app.rewards import Status, Verdict, score
 from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from tests.rewards.probes import DiesAtFirst, Equal, EqualHere, Misbehaving, MisbehavingHere, Sleeps, Where
+from tests.support.probe_verifiers import DiesAtFirst, Equal, EqualHere, Misbehaving, MisbehavingHere, Sleeps, Where
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"answer": "a"}
@@ -284,7 +284,7 @@ def test_any_main_program_will_do(tmp_path, kind):
 _HANGING = """
 import sys
 from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from tests.rewards.probes import Misbehaving
+from tests.support.probe_verifiers import Misbehaving
 
 VerifierPool(VerifierPoolConfig(workers=2)).score([Misbehaving()] * 2, ["power", "swallow"], [{}, {}])
 """

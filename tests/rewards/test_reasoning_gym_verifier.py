@@ -18,8 +18,8 @@ from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rewards.reasoning_gym import ReasoningGymVerifier, find_answer
 from asymgrpo_app.rewards.reasoning_gym_tasks import REFUSED, TASKS, load_reasoning_gym
-from tests.conftest import REPOSITORY
-from tests.rewards.hostile import CANARY, CANARY_VARIABLE, attacks
+from tests.support.hostile import CANARY, CANARY_VARIABLE, attacks
+from tests.support.paths import REPOSITORY
 
 # What the lock file leaves out is not installed everywhere.
 USABLE = sorted(name for name, task in TASKS.items() if not task.needs)

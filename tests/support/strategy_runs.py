@@ -1,21 +1,22 @@
 """Runs of the command on two processes, one after the other in the same two: torchrun starts them once.
 
-torchrun --nproc_per_node 2 -m tests.strategy_runs FOLDER
+python -m tests.support.two_processes tests.support.strategy_runs FOLDER NAME,NAME...
 """
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from torch import distributed
 
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.checkpoints.shards import remove_checkpoint
 from asymgrpo_app.cli import main
-from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.scripted_engine import RIGHT, WRONG, ScriptedEngine, command
+from tests.support.once import once_per_process
+from tests.support.scripted_engine import command
+from tests.support.seeded_engine import SeededEngine
 
 STEPS, STOP = 4, 2
 SETTINGS = [
@@ -46,14 +47,6 @@ RUNS: dict[str, tuple[list[str], str | None]] = {
 }
 
 
-class SeededEngine(ScriptedEngine):
-    """A completion follows from its seed, so that any number of processes samples the same ones."""
-
-    def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
-        texts = [(RIGHT, WRONG)[request.seed // 1000 % 2] for request in requests]
-        return [Completion(self.answers[text], [-2.0] * len(self.answers[text]), truncated=False) for text in texts]
-
-
 def run(folder: Path, *options: str) -> int:
     """The command in this process, and in all that were started with it."""
     return main([*command(folder), *SETTINGS, *options])
@@ -67,9 +60,10 @@ def first_steps(of: Path, folder: Path) -> None:
             remove_checkpoint(path)
 
 
-def all_runs(folder: Path) -> None:
+def make_runs(folder: Path, names: list[str]) -> None:
     rollout.VLLMEngine = SeededEngine  # type: ignore[misc, assignment]
-    for name, (options, origin) in RUNS.items():
+    for name in names:
+        options, origin = RUNS[name]
         if origin is not None:
             if distributed.get_rank() == 0:
                 first_steps(folder / origin, folder / name)
@@ -80,4 +74,5 @@ def all_runs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    all_runs(Path(sys.argv[1]))
+    once_per_process(pytest.MonkeyPatch())
+    make_runs(Path(sys.argv[1]), sys.argv[2].split(","))

@@ -1,6 +1,6 @@
 """A script: what vLLM by itself makes of exported folders, as any server would load them; prints JSON.
 
-python -m tests.vllm_alone MODEL [ADAPTER] gives greedy log-probabilities of the completions of `PROMPTS`.
+python -m tests.support.vllm_alone MODEL [ADAPTER] gives greedy log-probabilities of the completions of `PROMPTS`.
 """
 
 import json

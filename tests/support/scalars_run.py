@@ -1,7 +1,7 @@
 """A short run with much turned on, its sampler's answers written down, and a sampler that gives them again.
 
-Also a script for several processes: torchrun --nproc_per_node 2 -m tests.scalars_run ANSWERS ARGUMENTS... is `asymgrpo
-ARGUMENTS...` with recorded answers.
+Also a script for two processes: python -m tests.support.two_processes tests.support.scalars_run ANSWERS ARGUMENTS...
+is `asymgrpo ARGUMENTS...` with recorded answers.
 """
 
 import json
@@ -19,8 +19,8 @@ from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rewards import CountdownVerifier
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.conftest import REPOSITORY
-from tests.reference import Settings
+from tests.support.paths import REPOSITORY
+from tests.support.reference import Settings
 
 POLICY = str(REPOSITORY / "data/countdown_base")
 STEPS, PROMPTS, GROUP_SIZE, ROWS, MAX_PROMPT_TOKENS = 2, 10, 8, 16, 12
@@ -66,7 +66,7 @@ def write_config(folder: Path) -> None:
 
     def lines(name: str, of: list[dict[str, Any]]) -> dict[str, Any]:
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in of))
-        arguments = {"path": str(folder / name), "verifier": "tests.scalars_run.EasyOnes"}
+        arguments = {"path": str(folder / name), "verifier": "tests.support.scalars_run.EasyOnes"}
         return {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": arguments}
 
     s = SETTINGS

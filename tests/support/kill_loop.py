@@ -1,6 +1,6 @@
 """One run with real vLLM that is killed again and again, each time resumed, and compared with the undisturbed run.
 
-python -m tests.kill_loop FOLDER [--kills N] [--terms N] [--seed N] prints what it does.
+python -m tests.support.kill_loop FOLDER [--kills N] [--terms N] [--seed N] prints what it does.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import psutil
 
 from asymgrpo_app.checkpoints.files import verify
 from asymgrpo_app.checkpoints.folder import checkpoint_folder, list_checkpoints
-from tests.conftest import REPOSITORY
-from tests.stopping import assert_same, scalars, state
+from tests.support.events import repeated_scalars
+from tests.support.paths import QUICKSTART, REPOSITORY
+from tests.support.states import assert_same, state
 
 # The model is small, and one thread never waits for another on a machine that does something else as well.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -148,7 +149,7 @@ class KillLoop:
         """The run is the undisturbed one, and nothing else lies about."""
         whole = self.folder / "whole"
         assert_same(state(self.run_dir, self.steps), state(whole, self.steps))
-        assert scalars(self.run_dir) == scalars(whole)
+        assert repeated_scalars(self.run_dir) == repeated_scalars(whole)
         names = {path.relative_to(self.run_dir).as_posix() for path in self.run_dir.rglob("*") if path.is_file()}
         expected = {path.relative_to(whole).as_posix() for path in whole.rglob("*") if path.is_file()}
         extra = {name for name in names - expected if not name.startswith(("tensorboard/events.", "config.resumed-"))}
@@ -161,8 +162,7 @@ class KillLoop:
         """The command, which begins or goes on."""
         arguments = [
             "fit",
-            f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
-            f"--model.policy={REPOSITORY / 'data/countdown_base'}",
+            *QUICKSTART,
             f"--steps={self.steps}",
             f"--run_dir={run_dir}",
             "--ckpt_path=last",
@@ -175,7 +175,7 @@ class KillLoop:
             "--model.lr_scheduler.gamma=0.99",
             "--rollout.dynamic_sampling={max_rounds: 1}",
             "--rollout.engine.max_num_seqs=128",
-            "--data.train=tests.isolated_countdown.IsolatedCountdown",
+            "--data.train=tests.support.isolated_countdown.IsolatedCountdown",
         ]
         log = self.folder / f"{name}.log"
         with log.open("wb") as file:

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 
 def free_port() -> int:

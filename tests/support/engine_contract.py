@@ -1,7 +1,7 @@
 """What every engine that samples from real weights must do; `test_<kind>_engine.py` runs it for one kind of engine.
 
 A subclass names the `tolerance` of log-probabilities and has a fixture `engine` of class scope with the policy's
-weights and room for 32 tokens.
+weights and room for `room` tokens.
 """
 
 import pytest
@@ -12,9 +12,8 @@ from asymgrpo_app.policy import linear_weights, named_weights
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.conftest import REPOSITORY
+from tests.support.paths import POLICY as BASE
 
-BASE = str(REPOSITORY / "data/countdown_base")
 END = 1
 SETTINGS = SamplingSettings(temperature=1.0, max_tokens=10, stop_token_ids=(END,))
 
@@ -71,6 +70,7 @@ class EngineContract:
     """The tests; subclasses are collected."""
 
     tolerance = 1e-4
+    room = 32
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -123,10 +123,9 @@ class EngineContract:
         assert all(completion.truncated for completion in without)
 
     def test_room_for_prompt_and_completion_is_a_limit(self, engine, requests):
-        """32 tokens in all."""
         settings = SamplingSettings(temperature=1.0, max_tokens=40, stop_token_ids=())
         for request, completion in zip(requests, engine.generate(requests, settings), strict=True):
-            assert len(request.prompt_token_ids) + len(completion.token_ids) == 32
+            assert len(request.prompt_token_ids) + len(completion.token_ids) == self.room
             assert completion.truncated
 
     @pytest.mark.parametrize("temperature", [1.0, 0.6])

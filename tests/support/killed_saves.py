@@ -1,6 +1,7 @@
 """Runs that are killed while they save. A script, so that the processes it forks have no threads yet.
 
-python -m tests.killed_saves FOLDER makes one run for each of KILLS in FOLDER/<name>, killed by SIGKILL at that moment.
+python -m tests.support.killed_saves FOLDER NAME... makes a run in FOLDER/NAME for each of these KILLS, killed by
+SIGKILL at that moment.
 """
 
 import os
@@ -16,13 +17,14 @@ from asymgrpo_app.callbacks import checkpoint, rollout
 from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.cli import main
-from tests.scripted_engine import ScriptedEngine, command
+from tests.support.scripted_engine import ScriptedEngine, command
 
 STEPS = 4
 # A schedule, an adaptive coefficient, a pass over the data that ends in the run, and each save removes a checkpoint.
 ARGUMENTS = [
     f"--steps={STEPS}",
     "--checkpoint.keep=1",
+    "--tensorboard.every_n_steps=1",
     "--model.loss.adaptive_entropy={}",
     "--model.lr_scheduler={class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 1, gamma: 0.9}}",
 ]
@@ -92,7 +94,7 @@ def run(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    for name in KILLS:
+    for name in sys.argv[2:]:
         child = os.fork()
         if child == 0:
             arm(name)

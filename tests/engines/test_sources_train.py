@@ -1,16 +1,18 @@
-"""Every kind of source trains on real vLLM, with its own kind of answer."""
+"""Every kind of source trains, with its own kind of answer."""
 
 import json
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.evaluation.results import read_results
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
-from tests.small_chat_policy import make
+from tests.support.events import values
+from tests.support.seeded_engine import SeededEngine
+from tests.support.shared_engine import kept
+from tests.support.small_chat_policy import make
 
 ROWS = [{"problem": f"What is {n} + {n}?", "solution": {"text": n + n}} for n in range(20)]
 FIELDS = {"prompt_field": "problem", "answer_field": "solution.text"}
@@ -21,12 +23,22 @@ def policy(tmp_path_factory):
     return make(tmp_path_factory.mktemp("policy"))
 
 
-@pytest.fixture(scope="module")
-def engine(policy):
-    """Takes the place of the common engine: the policy is another one."""
+@pytest.fixture(scope="module", params=["seeded", pytest.param("vllm", marks=pytest.mark.long)])
+def sampler(request, policy):
+    """Answers by seed, or real vLLM: what makes the engine of a run, and the run's options for it."""
+    if request.param == "seeded":
+        # No policy gives these log-probabilities.
+        yield SeededEngine, ["--rollout.canary.digest=false", "--rollout.canary.completions=0"]
+        return
     engine = VLLMEngine(policy, VLLMEngineConfig(max_num_seqs=64), "float32", max_model_len=408)
-    yield engine
+    yield lambda *_: kept(engine), []
     engine.close()
+
+
+@pytest.fixture
+def options(sampler, monkeypatch) -> list[str]:
+    monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", sampler[0])
+    return sampler[1]
 
 
 def in_hub_cache(cache, name, path, rows):
@@ -83,9 +95,9 @@ def mixture(folder):
 SOURCES = {make.__name__: make for make in (json_lines, parquet_files, hub_dataset, reasoning_gym, countdown, mixture)}
 
 
-@pytest.mark.usefixtures("shared_engine", "hub")
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", SOURCES)
-def test_two_steps(name, quickstart, policy, tmp_path):
+def test_two_steps(name, quickstart, policy, options, tmp_path):
     source = SOURCES[name](tmp_path)
     settings = {
         "steps": 2,
@@ -101,14 +113,13 @@ def test_two_steps(name, quickstart, policy, tmp_path):
     }
     (tmp_path / "source.yaml").write_text(json.dumps(settings))
     run = tmp_path / "run"
-    options = [f"--config={tmp_path / 'source.yaml'}", f"--model.policy={policy}", f"--run_dir={run}"]
-    assert main([*quickstart, *options]) == 0
-    events = EventAccumulator(str(run / "tensorboard")).Reload()
-    values = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert len(values["reward/mean"]) == 2
-    assert values["reward/error"] == values["reward/timeout"] == values["data/bad_row"] == [0, 0]
-    assert max(values["rollout_corr/logprob_abs_diff_max"]) < 1e-4
-    assert len(values["val/held_out/avg@2"]) == 2
+    arguments = [f"--config={tmp_path / 'source.yaml'}", f"--model.policy={policy}", f"--run_dir={run}"]
+    assert main([*quickstart, *arguments, *options]) == 0
+    found = values(run)
+    assert len(found["reward/mean"]) == 2
+    assert found["reward/error"] == found["reward/timeout"] == found["data/bad_row"] == [0, 0]
+    assert options or max(found["rollout_corr/logprob_abs_diff_max"]) < 1e-4
+    assert len(found["val/held_out/avg@2"]) == 2
 
 
 PAPER_SETS = {
@@ -120,8 +131,7 @@ PAPER_SETS = {
 }
 
 
-@pytest.mark.usefixtures("shared_engine")
-def test_the_papers_protocol_from_the_hubs_cache(hub, policy, repository, tmp_path):
+def test_the_papers_protocol_from_the_hubs_cache(hub, policy, options, repository, tmp_path):
     for name, (path, row) in PAPER_SETS.items():
         folder = in_hub_cache(hub, name, path, [row] * 2)
         if name == "Hothan/OlympiadBench":  # this one has configurations
@@ -132,7 +142,7 @@ def test_the_papers_protocol_from_the_hubs_cache(hub, policy, repository, tmp_pa
     paper = f"--config={repository / 'configs/eval/paper.yaml'}"
     small = ["--data.max_prompt_tokens=400", "--rollout.max_completion_tokens=8", "--trainer.precision=32-true"]
     output = tmp_path / "paper"
-    assert main(["predict", paper, *small, f"--model.policy={policy}", f"--output={output}"]) == 0
+    assert main(["predict", paper, *small, *options, f"--model.policy={policy}", f"--output={output}"]) == 0
     found = read_results(output / "results.json")
     samples = {name: (own.protocol.samples, own.protocol.temperature) for name, own in found.sets.items()}
     assert samples == {

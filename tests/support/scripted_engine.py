@@ -1,7 +1,7 @@
 """Whole runs through the command without vLLM: the sampler answers by a script.
 
-Also a script for several processes: torchrun --nproc_per_node 2 -m tests.scripted_engine ARGUMENTS... is `asymgrpo
-ARGUMENTS...` with that sampler.
+Also a script for two processes: python -m tests.support.two_processes tests.support.scripted_engine ARGUMENTS... is
+`asymgrpo ARGUMENTS...` with that sampler.
 """
 
 import json
@@ -14,7 +14,7 @@ from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy import load_tokenizer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 POLICY = str(REPOSITORY / "data/countdown_base")
 GROUP_SIZE = 8
@@ -71,7 +71,7 @@ def command(folder: Path, rows: int = 100) -> list[str]:
         "data": {"train": source, "prompts_per_step": 18, "validation": held_out},
         "rollout": {"canary": {"digest": False, "completions": 0}},  # no policy gives these log-probabilities
         "checkpoint": {"every_n_steps": 1},
-        "tensorboard": {"every_n_steps": 1},
+        "tensorboard": {"every_n_steps": 100},  # texts, histograms and a figure: for tests that look at them
         "trainer": {"val_check_interval": 1, "accelerator": "cpu"},
     }
     small.write_text(json.dumps(settings))

@@ -1,12 +1,13 @@
 """Training from fixed completions, to compare gradients however a step is cut. Also a script for several processes.
 
-torchrun --nproc_per_node 2 -m tests.recorded_training OUT_FOLDER STRATEGY [compiled]
+python -m tests.support.two_processes tests.support.recorded_training OUT_FOLDER STRATEGY=CASE,CASE... STRATEGY=...
+trains each case with each strategy, in bf16-mixed or compiled where its name begins so, and leaves OUT_FOLDER/STRATEGY
+CASE.pt.
 """
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rollout.seeds import derive_seed
 from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion, RolloutBatch, SamplingSettings
+from tests.support.paths import POLICY
+from tests.support.two_processes import on_two_processes
 
-POLICY = str(Path(__file__).resolve().parent.parent / "data/countdown_base")
 GROUP_SIZE, MAX_TOKENS = 4, 12
 
-LOW_PRECISION, LOW_PRECISION_CASE = "bf16-mixed", "constant with KL and entropy"
-COMPILED, COMPILED_CASES = "compiled", ("three steps, clipped", "uneven")
+LOW_PRECISION, COMPILED = "bf16-mixed ", "compiled "
+"""What a case's name begins with if it is trained so on two processes."""
 
 # Named settings of the module.
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
@@ -42,10 +44,10 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "loss": LossConfig(aggregation="constant", kl_coef=0.1, entropy_coef=0.01)
     },
     "everything left out": lambda: {"left_out": set(range(8)), "updates_per_step": 2},
-    "two updates, two passes": lambda: {"updates_per_step": 2, "passes_per_step": 2},
+    "two updates and passes": lambda: {"updates_per_step": 2, "passes_per_step": 2},
     "Clip-Cov": lambda: {"objective": ClipCov(share=0.1, cov_low=0.0)},
-    "KL-Cov, two updates": lambda: {"objective": KLCov(share=0.2), "updates_per_step": 2},
-    "three steps, clipped": lambda: {"steps": 3, "lr": 0.005, "max_grad_norm": 0.5, "updates_per_step": 2},
+    "KL-Cov in two updates": lambda: {"objective": KLCov(share=0.2), "updates_per_step": 2},
+    "three clipped steps": lambda: {"steps": 3, "lr": 0.005, "max_grad_norm": 0.5, "updates_per_step": 2},
     # With two processes the first one has a single short micro-batch where the second one has several.
     "uneven": lambda: {
         "loss": LossConfig(kl_coef=0.1),
@@ -57,7 +59,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     },
     # Most micro-batches move nothing, the last one of a process among them.
     "mostly solved": lambda: {"solved": {0, 1, 2, 4, 5, 6, 7}, "left_out": set(), "micro_batch_tokens": 40},
-    "all solved, with KL and entropy": lambda: {
+    "all solved with KL and entropy": lambda: {
         "solved": set(range(8)),
         "left_out": set(),
         "loss": LossConfig(kl_coef=0.1, entropy_coef=0.01),
@@ -148,34 +150,31 @@ def trained(
     return gradients | metrics | {"weights": weights}
 
 
-def on_two_processes(*arguments: str, timeout: float) -> None:
-    """Run this file as a script on two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone"]
-    done = subprocess.run(
-        [*command, "-m", "tests.recorded_training", *arguments],
-        cwd=Path(__file__).resolve().parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+def trained_on_two_processes(folder: Path, **cases: Sequence[str]) -> None:
+    """Train cases by strategy on two processes; `result_of` reads what came of each."""
+    given = [f"{strategy}={','.join(chosen)}" for strategy, chosen in cases.items()]
+    done = on_two_processes("tests.support.recorded_training", str(folder), *given)
     assert done.returncode == 0, done.stderr[-8000:]
+
+
+def result_of(folder: Path, strategy: str, case: str) -> dict[str, torch.Tensor]:
+    """What `trained` returned on the first of two processes."""
+    return torch.load(folder / f"{strategy} {case}.pt", weights_only=True)
 
 
 def main() -> None:
     quiet_libraries()
-    folder, strategy = Path(sys.argv[1]), sys.argv[2]
-    compiled = sys.argv[3:] == [COMPILED]
-    runs = [(str(number), case, "32-true") for number, case in enumerate(CASES)]
-    runs += [(LOW_PRECISION, LOW_PRECISION_CASE, LOW_PRECISION)]
-    if compiled:
-        runs = [(case, case, "32-true") for case in COMPILED_CASES]
-    for name, case, precision in runs:
-        options: dict[str, Any] = {"devices": int(os.environ["WORLD_SIZE"]), "precision": precision}
-        options["strategy"] = FSDP2Strategy() if strategy == "fsdp2" else strategy
-        result = trained(case, 200, compiled=compiled, **options)
-        if torch.distributed.get_rank() == 0:
-            torch.save(result, folder / f"{name}.pt")
+    folder = Path(sys.argv[1])
+    for strategy, _, cases in (given.partition("=") for given in sys.argv[2:]):
+        for case in cases.split(","):
+            options: dict[str, Any] = {"devices": int(os.environ["WORLD_SIZE"])}
+            options["strategy"] = FSDP2Strategy() if strategy == "fsdp2" else strategy
+            if case.startswith(LOW_PRECISION):
+                options["precision"] = LOW_PRECISION.strip()
+            plain = case.removeprefix(LOW_PRECISION).removeprefix(COMPILED)
+            result = trained(plain, 200, compiled=case.startswith(COMPILED), **options)
+            if torch.distributed.get_rank() == 0:
+                torch.save(result, folder / f"{strategy} {case}.pt")
 
 
 if __name__ == "__main__":

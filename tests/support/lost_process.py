@@ -13,7 +13,7 @@ from typing import Any
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from asymgrpo_app.module import AsymGRPOModule
-from tests.scripted_engine import ScriptedEngine
+from tests.support.scripted_engine import ScriptedEngine
 
 _plain = AsymGRPOModule.manual_backward
 

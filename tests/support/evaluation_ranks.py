@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from asymgrpo_app.evaluation import SetMetrics
-from tests.evaluation.test_set_metrics import random_outcomes
+from tests.support.outcomes import random_outcomes
 
 SPLITS = {
     # Shares of 41 and 12 problems, in batches of different size.

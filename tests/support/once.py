@@ -1,0 +1,44 @@
+"""Work that every command does again, done once for all commands of a test process."""
+
+from typing import Any
+
+import pytest
+
+
+def once_per_process(patch: pytest.MonkeyPatch) -> None:
+    """Build a subcommand's parser once, and estimate the memory of the same passes once.
+
+    Both take most of the time of a short command, and neither depends on what was run before.
+    """
+    from asymgrpo_app import lightning_cli, memory
+
+    patch.setattr(lightning_cli.AsymGRPOCLI, "setup_parser", _parser_of_subcommand)
+    patch.setattr(memory, "body_memory", _body_memory)
+
+
+_PARSERS: dict[str, dict[str, Any]] = {}
+
+
+def _parser_of_subcommand(cli: Any, *arguments: Any, **named: Any) -> None:
+    from lightning.pytorch.cli import LightningCLI
+
+    subcommand = cli.arguments[0] if cli.arguments and cli.arguments[0] in cli.subcommands() else ""
+    if subcommand not in _PARSERS:
+        before = set(vars(cli))
+        LightningCLI.setup_parser(cli, *arguments, **named)
+        _PARSERS[subcommand] = {name: value for name, value in vars(cli).items() if name not in before}
+    vars(cli).update(_PARSERS[subcommand])
+
+
+def _body_memory(config: Any, attention: str, batch: Any, **named: Any) -> Any:
+    from asymgrpo_app.activation_memory import body_memory
+
+    shapes = [tuple(tensor.shape) for tensor in (batch.input_ids, batch.targets, batch.predictors)]
+    buckets = None if batch.attention is None else [tuple(bucket.shape) for bucket in batch.attention.buckets]
+    key = f"{config.to_json_string(use_diff=False)} {attention} {shapes} {buckets} {batch.num_tokens} {named}"
+    if key not in _ESTIMATES:
+        _ESTIMATES[key] = body_memory(config, attention, batch, **named)
+    return _ESTIMATES[key]
+
+
+_ESTIMATES: dict[str, Any] = {}
