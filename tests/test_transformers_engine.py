@@ -78,7 +78,14 @@ def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> tuple[float
     return float(((observed - expected) ** 2 / expected)[kept].sum()), int(kept.sum()) - 1
 
 
-@pytest.mark.parametrize(("temperature", "cuts"), [(1.0, {}), (3.0, {}), (3.0, {"top_k": 5}), (3.0, {"top_p": 0.8})])
+@pytest.mark.parametrize(
+    ("temperature", "cuts"),
+    [
+        (1.0, {}),
+        (3.0, {"top_p": 0.8}),
+        *(pytest.param(3.0, cuts, marks=pytest.mark.long) for cuts in ({}, {"top_k": 5})),
+    ],
+)
 def test_tokens_come_with_their_probabilities(temperature, cuts):
     """8,000 seeds against the exact distribution: the statistic stays below its mean and 5 standard deviations."""
     policy = load_policy()

@@ -72,6 +72,7 @@ def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number
     ]
 
 
+@pytest.mark.long
 def test_nothing_stays_when_the_script_is_killed(commands):
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))
     until(lambda: sum(line.endswith("ready") for line in notes(commands)) == 2, process)
