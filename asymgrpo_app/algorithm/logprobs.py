@@ -275,7 +275,7 @@ class _HeadGradients:
         """Add the part of a chunk of tokens, all blocks of which were taken up."""
         by_logits = self._head.products(chunk)
         if self.hidden is not None:
-            self.hidden[chunk] = (by_logits @ self._head.weight).to(self.hidden.dtype)
+            self.hidden[chunk] = by_logits @ self._head.weight
         if self.weight is None:
             return
         states = self._head.states(chunk)

@@ -17,4 +17,4 @@ def sequence_lengths(sequence_ids: Tensor, num_sequences: int) -> Tensor:
 def sequence_means(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Tensor:
     """Mean of `values` [T] within each sequence, [S]; 0 for a sequence without tokens."""
     lengths = sequence_lengths(sequence_ids, num_sequences).clamp(min=1)
-    return sequence_sums(values, sequence_ids, num_sequences) / lengths.to(values.dtype)
+    return sequence_sums(values, sequence_ids, num_sequences) / lengths

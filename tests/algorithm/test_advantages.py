@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
@@ -80,6 +80,7 @@ def test_golden_values(betas: tuple[float, float]) -> None:
         assert advantages[k, k:].tolist() == pytest.approx([negative] * (8 - k), abs=5e-5)
 
 
+@settings(max_examples=6)
 @given(beta_pos=exponents, beta_neg=exponents)
 def test_formula_for_every_group_size_and_count(beta_pos: float, beta_neg: float) -> None:
     for size in SIZES:
@@ -225,6 +226,7 @@ def test_flips_at_eight() -> None:
     assert increase[8].abs().max() == 0
 
 
+@settings(max_examples=6)
 @given(beta=exponents)
 def test_flipped_curves_go_on_linearly(beta: float) -> None:
     for size in SIZES:
@@ -296,6 +298,7 @@ def test_group_counts() -> None:
     rewards = torch.tensor([[1.0, 0, 1, 0.5], [0, 0, 0, 0], [1, 1, 1, 1]])
     valid = torch.tensor([[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     counted = GroupRewards(rewards, valid)
+    assert counted.num_correct.dtype == counted.num_valid.dtype == torch.float64
     assert counted.num_correct.tolist() == [2, 0, 4]
     assert counted.num_valid.tolist() == [3, 0, 4]
     assert counted.accuracy.tolist() == pytest.approx([2 / 3, 0, 1])
@@ -319,6 +322,18 @@ def test_estimator_passes_every_setting_on() -> None:
     assert torch.equal(AsymGRPO()(groups(rewards)), asym_advantages(rewards, 0.9, 0.4))
 
 
+def test_settings_default_to_those_of_the_paper() -> None:
+    estimator = AsymGRPO()
+    assert estimator.scalars(0.5) == {"beta_pos": 0.9, "beta_neg": 0.4}
+    assert (estimator.scale_pos, estimator.scale_neg, estimator.cap) == (1, 1, None)
+    assert (estimator.degenerate_groups, estimator.flip) == ("drop", None)
+
+
+def test_estimator_counts_valid_completions_alone() -> None:
+    rewards, valid = torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[True, True, True, False]])
+    assert AsymGRPO(beta_pos=1, beta_neg=1)(GroupRewards(rewards, valid)).tolist() == [[2, -0.5, -0.5, 0]]
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("linear", [0.5, 0.625, 0.75, 0.875, 1.0]), ("cosine", [0.5, 0.57322, 0.75, 0.92678, 1.0])],
@@ -333,6 +348,22 @@ def test_schedules(kind: str, expected: list[float]) -> None:
     torch.testing.assert_close(middle, asym_advantages(rewards, 0.75, 0.4))
 
 
+def test_each_exponent_follows_its_own_schedule() -> None:
+    estimator = AsymGRPO(
+        beta_pos=BetaSchedule(kind="linear", start=1.0, end=3.0),
+        beta_neg=BetaSchedule(kind="linear", start=2.0, end=0.0),
+    )
+    assert estimator.scalars(0.5) == {"beta_pos": 2.0, "beta_neg": 1.0}
+    # One of three right, so the odds are 2 : 1.
+    one_of_three = torch.tensor([[1.0, 0, 0]])
+    assert estimator(groups(one_of_three, progress=0.5)).tolist() == [[4, -0.5, -0.5]]
+    assert estimator(groups(one_of_three, progress=1.0)).tolist() == [[8, -1, -1]]
+
+
+def test_a_constant_schedule_stays_at_its_start() -> None:
+    assert [BetaSchedule(kind="constant", start=0.5, end=1.0).at(share) for share in (0.0, 0.5, 1.0)] == [0.5] * 3
+
+
 def test_schedules_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UserError, match="beta_neg is a linear schedule with end: None: give an end"):
         AsymGRPO(beta_neg=BetaSchedule(kind="linear", start=0.5))
@@ -340,6 +371,8 @@ def test_schedules_that_make_no_sense_are_refused() -> None:
         AsymGRPO(beta_pos=BetaSchedule(kind="constant", start=0.5, end=1.0))
     with pytest.raises(UserError, match=r"beta_pos is -0.5: give a finite number >= 0"):
         AsymGRPO(beta_pos=BetaSchedule(kind="cosine", start=0.5, end=-0.5))
+    with pytest.raises(UserError, match=r"beta_neg is -0.5: give a finite number >= 0"):
+        AsymGRPO(beta_neg=BetaSchedule(kind="linear", start=-0.5, end=0.5))
 
 
 @pytest.mark.parametrize(
@@ -401,3 +434,17 @@ def test_own_estimator_is_held_to_its_contract() -> None:
         checked_advantages(PerGroup(), GroupRewards(rewards, valid))
     assert MeanOnly().scalars(0.5) == {}
     assert MeanOnly().uses_degenerate_groups is False
+
+
+def test_the_first_group_without_finite_advantages_is_named_by_its_counts() -> None:
+    class Pole(MeanOnly):
+        """Infinite for wrong completions of groups with at least two right."""
+
+        def __call__(self, groups: GroupRewards) -> torch.Tensor:
+            pole = (groups.num_correct >= 2).unsqueeze(-1) & (groups.rewards == 0)
+            return torch.where(pole, math.inf, super().__call__(groups))
+
+    rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]])
+    valid = torch.tensor([[True] * 4, [False, True, True, True], [True] * 4])
+    with pytest.raises(UserError, match="Pole are not finite for a group with 2 of 3 right"):
+        checked_advantages(Pole(), GroupRewards(rewards, valid))

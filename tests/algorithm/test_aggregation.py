@@ -19,6 +19,7 @@ IDS = torch.tensor([0, 0, 0, 2, 3, 3])  # completion 1 has no tokens
 )
 def test_weights_and_divisors_by_hand(mode: Aggregation, weights: list[float], divisor: float) -> None:
     assert token_weights(IDS, 4, mode).tolist() == pytest.approx(weights)
+    assert token_weights(IDS, 4, mode).dtype == torch.float32
     assert local_divisor(IDS, 4, mode, max_completion_tokens=10) == divisor
 
 

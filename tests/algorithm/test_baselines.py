@@ -98,6 +98,11 @@ def test_pass_at_k_leaves_groups_below_k_alone() -> None:
     assert PassAtK(k=4)(GroupRewards(rewards, torch.tensor([[True, True, True, False]]))).abs().max() == 0
 
 
+def test_settings_default_to_the_published_ones() -> None:
+    assert GroupNormalized().eps == 1e-4
+    assert PassAtK().k == 5
+
+
 def test_settings_outside_their_range_are_refused() -> None:
     with pytest.raises(UserError, match=r"eps is -1.0: give a number >= 0"):
         GroupNormalized(eps=-1.0)

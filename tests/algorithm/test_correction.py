@@ -51,6 +51,16 @@ def test_weights_and_metrics_by_hand(settings, weights, raw, applied, masked) ->
     assert maxima == pytest.approx({"rollout_corr/ratio_raw_max": max(raw), "rollout_corr/ratio_max": max(applied)})
 
 
+def test_a_ratio_at_the_threshold_is_still_used() -> None:
+    logprobs = torch.zeros(3)
+    result = SamplerCorrection(mode="mask", threshold=1.0).weigh(logprobs, logprobs, IDS, 3)
+    assert result.weights.tolist() == [1, 1, 1]
+
+
+def test_by_default_nothing_is_weighed() -> None:
+    assert SamplerCorrection() == SamplerCorrection("off", "token", threshold=2.0, sequence_reduction="sum")
+
+
 @pytest.mark.parametrize("level", ["token", "sequence"])
 def test_nothing_to_weigh(level) -> None:
     nothing = torch.empty(0)

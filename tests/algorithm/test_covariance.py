@@ -44,6 +44,15 @@ def test_covariances_by_hand() -> None:
     assert count == 6
 
 
+def test_covariances_are_about_the_means_over_all_tokens() -> None:
+    # Means 2 and -3; one token alone is its own mean.
+    covariances, count = token_covariances(update_of([1.0, 2.0, 3.0], [-1.0, -3.0, -5.0]))
+    assert (covariances.tolist(), count) == ([-2, 0, -2], 3)
+    covariances, count = token_covariances(update_of([5.0], [-1.0]))
+    assert (covariances.tolist(), count) == ([0], 1)
+    assert token_covariances(update_of([], []))[1] == 0
+
+
 @pytest.mark.parametrize(
     ("share", "bounds", "keys", "silenced"),
     [
@@ -95,7 +104,8 @@ def test_kl_cov_losses_by_hand() -> None:
     (gradient,) = torch.autograd.grad(output.losses.sum(), batch.logprobs)
     assert gradient.tolist() == pytest.approx([-4.3, -1.25, 0, 2, -3.2, 2.5])
     metrics = {tag: (metric.total / metric.weight).item() for tag, metric in output.metrics.items()}
-    assert metrics["actor/kl_cov_frac"] == pytest.approx(2 / 6)
+    log_ratios = math.log(1.6 * 0.5 * 1.1 * 0.5 * 1.6 * 1.0)
+    assert metrics == pytest.approx({"actor/kl_cov_frac": 2 / 6, "actor/ppo_kl": -log_ratios / 6})
 
 
 def test_ties_in_covariance_are_broken_by_the_keys() -> None:

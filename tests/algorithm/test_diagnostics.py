@@ -25,10 +25,10 @@ def every_k(size: int) -> GroupRewards:
 
 
 def test_shares_leave_out_groups_without_a_verdict() -> None:
-    rewards = torch.tensor([[1.0, 1], [0, 0], [0, 1], [1, 0], [1, 1]])
-    valid = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0], [0, 0]]).bool()
+    rewards = torch.tensor([[1.0, 1], [0, 0], [0, 1], [1, 0], [1, 1], [1, 1]])
+    valid = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0], [0, 0], [1, 1]]).bool()
     shares = {name: share(metric) for name, metric in group_shares(GroupRewards(rewards, valid)).items()}
-    assert shares == {"solved_all": 0.5, "solved_none": 0.25, "mixed": 0.25}
+    assert shares == {"solved_all": 0.6, "solved_none": 0.2, "mixed": 0.2}
 
 
 @given(beta_pos=st.floats(0, 2), beta_neg=st.floats(0, 2))
@@ -61,6 +61,15 @@ def test_covariance_is_over_valid_completions() -> None:
     assert covariance.tolist() == pytest.approx([0.5])
 
 
+def test_a_single_valid_completion_has_no_covariance_and_pulls_with_all_its_advantage() -> None:
+    groups = GroupRewards(torch.tensor([[1.0, 0, 1]]), torch.tensor([[True, False, False]]))
+    advantages = torch.tensor([[3.0, 7.0, 7.0]])  # what stands at invalid places is ignored
+    assert logprob_advantage_covariance(groups, advantages, torch.tensor([[-0.5, -1.5, -2.5]])).tolist() == [0]
+    assert [mass.tolist() for mass in gradient_mass(groups, advantages)] == [[3], [0]]
+    metrics = {name: share(metric) for name, metric in advantage_metrics(groups, advantages).items()}
+    assert metrics == {"mean": 3, "mass_pos": 3, "mass_neg": 0}
+
+
 def test_advantage_metrics_by_hand() -> None:
     rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]])
     groups = GroupRewards(rewards, torch.tensor([[True] * 4, [True] * 4, [False] * 4]))
@@ -73,5 +82,7 @@ def test_advantage_metrics_by_hand() -> None:
 
 def test_by_accuracy() -> None:
     groups = every_k(8)  # p = 0, 1/8, ..., 1: bins of [1/8, 1/4), [1/4, 1/2), [1/2, 3/4), [3/4, 1)
-    means = by_accuracy(torch.arange(9.0), groups, num_bins=4)
+    means = by_accuracy(torch.arange(9.0), groups)
     assert [(metric.total.item(), metric.weight.item()) for metric in means] == [(1, 1), (5, 2), (9, 2), (13, 2)]
+    halves = by_accuracy(torch.arange(9.0), groups, num_bins=2)
+    assert [(metric.total.item(), metric.weight.item()) for metric in halves] == [(6, 3), (22, 4)]

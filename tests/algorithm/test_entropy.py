@@ -16,6 +16,12 @@ def test_adaptive_coefficient_follows_the_target() -> None:
     assert applied == pytest.approx([0.003, 0.004, 0.004, 0, 0.004, 0, 0, 0, 0, 0, 0.001])
 
 
+def test_the_coefficient_may_start_at_its_bounds() -> None:
+    for coef in (0.0, 0.004):
+        controller = AdaptiveEntropy(coef=coef, max_coef=0.004)
+        assert controller.state_dict() == {"coef": coef, "below_target": False}
+
+
 def test_adaptive_coefficient_with_the_published_settings() -> None:
     controller = AdaptiveEntropy()
     for _ in range(10):
@@ -72,3 +78,8 @@ def test_entropy_advantage_by_hand() -> None:
 def test_entropy_advantage_refuses_to_change_signs(alpha: float, kappa: float) -> None:
     with pytest.raises(ValueError, match=rf"alpha must be > 0 and kappa > 1, got {alpha} and {kappa}"):
         entropy_advantage(torch.ones(1), torch.ones(1), alpha=alpha, kappa=kappa)
+
+
+def test_entropy_advantage_keeps_the_dtype_of_advantages() -> None:
+    shaped = entropy_advantage(torch.tensor([2.0]), torch.tensor([1.0], dtype=torch.float64))
+    assert shaped.dtype == torch.float32

@@ -1,11 +1,12 @@
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asymgrpo_app.algorithm.logprobs import completion_logprobs
+from asymgrpo_app.algorithm.logprobs import _cuts, completion_logprobs, working_bytes
 
 
 def naive(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float):
@@ -129,16 +130,17 @@ def test_autocast_rounds_products_and_keeps_statistics_and_master_gradients_in_f
         assert relative_error(actual, value) < 1e-2
 
 
-def test_gradient_of_bfloat16_weights_is_summed_in_float32() -> None:
-    hidden, weight, _, targets = head(3000, 4, 6, torch.bfloat16, spread=0.3)
+def test_gradients_of_a_bfloat16_head_are_summed_in_float32() -> None:
+    hidden, weight, bias, targets = head(3000, 4, 6, torch.bfloat16, spread=0.3)
     # A mean far from 0 makes the sum grow past what bfloat16 can still add a token's part to.
     hidden = (hidden.detach() + 3).requires_grad_()
     targets = torch.zeros_like(targets)
-    logprobs, _ = completion_logprobs(hidden, weight, None, targets, temperature=1.0, chunk_tokens=1)
-    (gradient,) = torch.autograd.grad(logprobs.sum(), weight)
-    (wanted,) = torch.autograd.grad(naive(hidden, weight, None, targets, 1.0)[0].sum(), weight)
-    assert gradient.dtype == torch.bfloat16
-    assert relative_error(gradient, wanted) < 5e-3
+    logprobs, _ = completion_logprobs(hidden, weight, bias, targets, temperature=1.0, chunk_tokens=1)
+    gradients = torch.autograd.grad(logprobs.sum(), [weight, bias])
+    wanted = torch.autograd.grad(naive(hidden, weight, bias, targets, 1.0)[0].sum(), [weight, bias])
+    for gradient, value in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == torch.bfloat16
+        assert relative_error(gradient, value) < 5e-3
 
 
 def test_backward_inside_autocast_keeps_the_precision_of_the_forward_pass() -> None:
@@ -170,28 +172,182 @@ def test_large_logits_stay_finite() -> None:
     assert hidden.grad.isfinite().all()
 
 
-class LargestTensor(TorchDispatchMode):
-    """Records the number of elements of the largest tensor that any operation returns."""
+class Operation(NamedTuple):
+    """What an operation of torch returned."""
 
-    elements = 0
+    name: str
+    elements: int
+    dtype: torch.dtype
+    fresh: bool  # in memory of its own, not that of an argument
+
+
+class Operations(TorchDispatchMode):
+    """Records all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[Operation] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = [value for value in [*args, *(kwargs or {}).values()] if isinstance(value, Tensor)]
+        memory = {value.untyped_storage().data_ptr() for value in given}
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, tuple | list) else [result]:
             if isinstance(value, Tensor):
-                self.elements = max(self.elements, value.numel())
+                fresh = value.untyped_storage().data_ptr() not in memory
+                self.recorded.append(Operation(func.overloadpacket.__name__, value.numel(), value.dtype, fresh))
         return result
+
+    def largest(self, dtype: torch.dtype = torch.float32) -> int:
+        """The number of elements of the largest tensor of a dtype."""
+        return max(operation.elements for operation in self.recorded if operation.dtype == dtype)
+
+
+def test_cuts_cover_a_range_and_the_last_may_be_shorter() -> None:
+    assert list(_cuts(2, 9, 3)) == [slice(2, 5), slice(5, 8), slice(8, 9)]
+    assert list(_cuts(0, 0, 3)) == []
 
 
 @pytest.mark.parametrize("entropy_grad", [False, True])
 def test_logits_exist_for_one_chunk_at_a_time(entropy_grad: bool) -> None:
     hidden, weight, _, targets = head(64, 4, 500, torch.float32)
-    with LargestTensor() as largest:
+    with Operations() as operations:
         outputs = completion_logprobs(
             hidden, weight, None, targets, temperature=1.0, chunk_tokens=8, entropy_grad=entropy_grad
         )
         (outputs[0].sum() + outputs[1].sum()).backward()
-    assert largest.elements == 8 * 500
+    assert operations.largest() == 8 * 500
+
+
+def test_a_chunk_has_512_tokens_unless_told_otherwise() -> None:
+    hidden, weight, _, targets = head(520, 1, 10, torch.float32)
+    with Operations() as operations:
+        completion_logprobs(hidden, weight, None, targets, temperature=1.0)
+    assert operations.largest() == 512 * 10
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_chunks_share_their_buffers(autocast: bool) -> None:
+    def buffers(num_tokens: int) -> int:
+        hidden, weight, bias, targets = head(num_tokens, 3, 50, torch.float32)
+        with Operations() as operations, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = completion_logprobs(
+                hidden, weight, bias, targets, temperature=0.7, chunk_tokens=4, entropy_grad=True
+            )
+            (outputs[0].sum() + outputs[1].sum()).backward()
+        return sum(operation.fresh and operation.elements >= 3 * 50 for operation in operations.recorded)
+
+    assert buffers(4) == buffers(8) == buffers(20)
+
+
+@pytest.mark.parametrize(("entropy_grad", "buffers"), [(False, 3), (True, 4)])
+def test_only_the_gradient_of_entropy_takes_a_second_buffer_in_the_backward_pass(
+    entropy_grad: bool, buffers: int
+) -> None:
+    hidden, weight, _, targets = head(8, 3, 50, torch.float32)
+    with Operations() as operations:
+        outputs = completion_logprobs(hidden, weight, None, targets, temperature=1.0, entropy_grad=entropy_grad)
+        sum(output.sum() for output in outputs if output.requires_grad).backward()
+    # Logits and their exponentials, the logits again in the backward pass, and p beside log p.
+    assert sum(operation.fresh and operation.elements == 8 * 50 for operation in operations.recorded) == buffers
+
+
+@pytest.mark.parametrize("entropy_grad", [False, True])
+def test_values_and_gradients_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch, entropy_grad: bool) -> None:
+    def run() -> list[Tensor]:
+        hidden, weight, bias, targets = head(20, 5, 11, torch.float64)
+        outputs = completion_logprobs(
+            hidden, weight, bias, targets, temperature=0.7, chunk_tokens=7, entropy_grad=entropy_grad
+        )
+        (outputs[0].sum() + outputs[1].sum()).backward()
+        return [*outputs, hidden.grad, weight.grad, bias.grad]
+
+    whole = run()
+    # Blocks of three tokens, three of them in a chunk.
+    monkeypatch.setattr("asymgrpo_app.algorithm.logprobs._BLOCK_VALUES", 3 * 11)
+    for pieces, expected in zip(run(), whole, strict=True):
+        torch.testing.assert_close(pieces, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("block_values", "block"), [(2 * 500, 2), (1, 1)])
+def test_float32_logits_exist_for_one_block_at_a_time(monkeypatch, block_values: int, block: int) -> None:
+    monkeypatch.setattr("asymgrpo_app.algorithm.logprobs._BLOCK_VALUES", block_values)
+    hidden, weight, _, targets = head(16, 1, 500, torch.float32)
+    with Operations() as operations, torch.autocast("cpu", torch.bfloat16):
+        completion_logprobs(hidden, weight, None, targets, temperature=1.0, chunk_tokens=8)[0].sum().backward()
+    assert operations.largest() == block * 500
+    assert operations.largest(torch.bfloat16) == max(8 * 500, 8192)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "products"),
+    [
+        # Of each of 2 chunks: logits in both passes, and the gradient by hidden states or by the weight.
+        ((True, False, False), {"mm": 2 * 3, "addmm_": 0}),
+        ((False, True, False), {"mm": 2 * 2, "addmm_": 2}),
+        ((False, False, True), {"mm": 2 * 2, "addmm_": 0}),
+    ],
+)
+def test_gradients_that_nobody_needs_are_not_computed(trainable: tuple[bool, ...], products: dict[str, int]) -> None:
+    *leaves, targets = head(8, 3, 50, torch.float32)
+    leaves = [leaf.detach().requires_grad_(needed) for leaf, needed in zip(leaves, trainable, strict=True)]
+    with Operations() as operations:
+        completion_logprobs(*leaves, targets, temperature=1.0, chunk_tokens=4)[0].sum().backward()
+    assert {name: sum(op.name == name for op in operations.recorded) for name in products} == products
+    sums_over_tokens = [op for op in operations.recorded if op.name == "sum" and op.elements == 50]
+    assert len(sums_over_tokens) == (2 if trainable[2] else 0)
+
+
+@pytest.mark.filterwarnings("error")  # as of a buffer that does not fit
+def test_the_gradient_of_a_large_vocabulary_is_summed_up_in_tiles() -> None:
+    hidden, weight, _, targets = head(6, 3, 8192 + 1000, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        completion_logprobs(hidden, weight, None, targets, temperature=1.0, chunk_tokens=4)[0].sum().backward()
+    (wanted,) = torch.autograd.grad(naive(hidden, weight, None, targets, 1.0)[0].sum(), weight)
+    assert relative_error(weight.grad[:8192], wanted[:8192]) < 2e-2
+    assert relative_error(weight.grad[8192:], wanted[8192:]) < 2e-2
+
+
+WORDS, WIDTH = 2**18, 4  # of so many words, 2 tokens make a block on a CPU
+CHUNK = 8 * (WORDS + WIDTH)  # the products of 8 tokens with every word, and their states
+HEAD, TILE = WORDS * WIDTH, 8192 * WIDTH
+MIXED = {"matmul_dtype": torch.bfloat16}
+HALF = {"weight_dtype": torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "values", "weight"),
+    [
+        # All in float32: a chunk, and the weight's gradient.
+        ({}, CHUNK * 4, HEAD * 4),
+        ({"on_cpu": False}, CHUNK * 4, HEAD * 4),
+        # The chunk in bfloat16 and two blocks in float32; the weight in bfloat16, and a tile of its gradient.
+        (MIXED, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * (4 + 2) + TILE * 2),
+        (MIXED | {"on_cpu": False}, CHUNK * 2 + 2 * (8 * WORDS) * 4, HEAD * (4 + 2) + TILE * 2),
+        # A block has no more tokens than a chunk.
+        (MIXED | {"chunk_tokens": 1}, (WORDS + WIDTH) * 2 + 2 * WORDS * 4, HEAD * (4 + 2) + TILE * 2),
+        # A weight in bfloat16 is multiplied as it is, or cast to float32.
+        (MIXED | HALF, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * 4 + TILE * 2),
+        (HALF, CHUNK * 4, HEAD * (4 + 4)),
+        # A frozen weight has no gradient.
+        ({"weight_grad": False}, CHUNK * 4, 0),
+        (MIXED | {"weight_grad": False}, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * 2),
+        # All 10 tokens fit into one chunk.
+        ({"chunk_tokens": 512}, 10 * (WORDS + WIDTH) * 4, HEAD * 4),
+    ],
+)
+def test_working_memory_by_hand(changes: dict[str, object], values: int, weight: int) -> None:
+    settings = {"matmul_dtype": torch.float32, "weight_dtype": torch.float32, "on_cpu": True, "chunk_tokens": 8}
+    hidden_gradient = 10 * WIDTH * 4
+    assert working_bytes(10, WIDTH, WORDS, **(settings | changes)) == values + weight + hidden_gradient
+
+
+def test_working_memory_of_a_large_vocabulary_and_of_the_default_chunk() -> None:
+    for words in (2**20, 3 * 2**17):  # more than half of 2^19, so one token makes a block
+        mixed = working_bytes(3, 1, words, **MIXED, **HALF, on_cpu=True, weight_grad=False)
+        assert mixed == 3 * (words + 1) * 2 + 2 * words * 4 + 3 * 4
+    plain = working_bytes(600, 2, 5, matmul_dtype=torch.float64, weight_dtype=torch.float64, on_cpu=True)
+    assert plain == 512 * (5 + 2) * 8 + 5 * 2 * 8 + 600 * 2 * 8
 
 
 @pytest.mark.parametrize(

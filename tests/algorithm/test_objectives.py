@@ -11,7 +11,8 @@ from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
 from asymgrpo_app.algorithm.kl import k3
 from asymgrpo_app.algorithm.metrics import Mean, mean_of
-from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, regularized
+from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
+from asymgrpo_app.algorithm.ratios import bounded, clipped_sides, token_ratios
 from asymgrpo_app.errors import UserError
 
 # Per completion at G = 4: one of four right, then three of four right.
@@ -56,11 +57,11 @@ def test_clipped_losses_and_gradients_by_hand() -> None:
 
 def test_dual_clip_caps_the_loss_of_negative_advantages_only() -> None:
     objective = ClippedObjective(dual_clip=1.5)
-    down, up = tokens([1.4, 1.6, 4.0], [-2.0] * 3), tokens([1.1, 1.6, 4.0], [2.0] * 3)
+    down, up = tokens([1.4, 1.6, 4.0], [-2.0] * 3), tokens([1.1, 1.6, 4.0], [2.0, 2.0, 0.5])
     assert objective.token_losses(down).losses.tolist() == pytest.approx([2.8, 3.0, 3.0])
     assert gradient(objective, down) == pytest.approx([2.8, 0, 0])
     assert values(objective.token_losses(down).metrics)["actor/pg_clipfrac_dual"] == pytest.approx(2 / 3)
-    assert objective.token_losses(up).losses.tolist() == pytest.approx([-2.2, -2.4, -2.4])
+    assert objective.token_losses(up).losses.tolist() == pytest.approx([-2.2, -2.4, -0.6])
     assert values(objective.token_losses(up).metrics)["actor/pg_clipfrac_dual"] == 0
     assert "actor/pg_clipfrac_dual" not in ClippedObjective().token_losses(down).metrics
 
@@ -70,10 +71,24 @@ def test_advantage_zero_has_loss_and_gradient_zero_at_any_ratio() -> None:
     for objective in (ClippedObjective(dual_clip=3.0), GSPO(), CISPO()):
         assert objective.token_losses(batch).losses.abs().max() == 0
         assert gradient(objective, batch) == [0] * 5
-        assert values(objective.token_losses(batch).metrics)["actor/pg_clipfrac"] == 0
+        metrics = values(objective.token_losses(batch).metrics)
+        assert not any(value for tag, value in metrics.items() if tag.startswith("actor/pg_clipfrac"))
+
+
+def test_a_ratio_on_a_bound_is_not_clipped() -> None:
+    ratios, ones = torch.tensor([0.5, 0.25, 1.5, 1.75]), torch.ones(4)
+    low, _ = clipped_sides(ratios, -ones, clip_low=0.5, clip_high=0.5)
+    _, high = clipped_sides(ratios, ones, clip_low=0.5, clip_high=0.5)
+    assert low.tolist() == [False, True, False, False]
+    assert high.tolist() == [False, False, False, True]
+    up, down = tokens([1.0, 1.0], [1.0, -1.0]), tokens([1.5], [-1.0])
+    assert values(CISPO(ratio_min=1.0, ratio_max=1.0).token_losses(up).metrics)["actor/pg_clipfrac"] == 0
+    bound = token_ratios(down.logprobs, down.old_logprobs).item()
+    assert values(ClippedObjective(dual_clip=bound).token_losses(down).metrics)["actor/pg_clipfrac_dual"] == 0
 
 
 def test_ratios_are_bounded_at_twenty_nats() -> None:
+    assert bounded(torch.tensor([-30.0, -20.0, 1.0, 20.0, 30.0])).tolist() == [-20, -20, 1, 20, 20]
     batch = tokens([math.exp(21.0), math.exp(19.0)], [-1.0, -1.0])
     losses = ClippedObjective().token_losses(batch).losses.tolist()
     assert losses == pytest.approx([math.exp(20.0), math.exp(19.0)])
@@ -126,6 +141,8 @@ def test_regularization_adds_kl_and_subtracts_entropy() -> None:
     divergence = 1 - math.log(2)
     assert output.losses.tolist() == pytest.approx([0.1 * divergence - 0.005, -1 + 0.1 * divergence - 0.015])
     assert values(output.metrics)["actor/kl_loss"] == pytest.approx(divergence)
+    once = regularized(plain, batch, kl_coef=1.0, entropy_coef=1.0)
+    assert once.losses.tolist() == pytest.approx([divergence - 0.5, -1 + divergence - 1.5])
     unchanged = regularized(plain, batch, kl_coef=0.0, entropy_coef=0.0)
     assert torch.equal(unchanged.losses, plain.losses)
     assert "actor/kl_loss" not in unchanged.metrics
@@ -193,6 +210,8 @@ def test_means_add_up() -> None:
     assert [part.item() for part in mean_of(values_, mask)] == [3, 2]
     assert [part.item() for part in mean_of(mask)] == [2, 4]
     assert not mean_of(values_).total.requires_grad
+    # In float32 the 1 would be lost.
+    assert mean_of(torch.tensor([2.0**24, 1.0])).total.item() == 2**24 + 1
 
 
 @pytest.mark.parametrize(
@@ -219,12 +238,35 @@ def test_settings_outside_their_range_are_refused(build, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "defaults"),
+    [
+        (ClippedObjective, {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}),
+        (GSPO, {"clip_low": 3e-4, "clip_high": 4e-4}),
+        (CISPO, {"ratio_max": 5.0, "ratio_min": 0.0}),
+        (ClipCov, {"clip_low": 0.2, "clip_high": 0.2, "share": 2e-4, "cov_low": 1.0, "cov_high": 5.0}),
+        (KLCov, {"share": 2e-3, "kl_coef": 1.0}),
+    ],
+)
+def test_settings_default_to_the_published_ones(kind: type[Objective], defaults: dict[str, float | None]) -> None:
+    objective = kind()
+    assert {name: getattr(objective, name) for name in defaults} == defaults
+
+
+def test_the_ends_of_a_range_belong_to_it_where_they_make_sense() -> None:
+    batch = tokens([0.5, 3.0], [1.0, 1.0])
+    # A lower bound of 0 on the ratio, and a weight that is always 1.
+    assert gradient(ClippedObjective(clip_low=1.0), tokens([0.1], [-1.0])) == pytest.approx([0.1])
+    assert gradient(CISPO(ratio_min=1.0, ratio_max=1.0), batch) == [-1, -1]
+    assert (KLCov(share=1.0, kl_coef=0.0).share, ClipCov(share=1.0).share) == (1, 1)
+
+
+@pytest.mark.parametrize(
     ("class_path", "settings"),
     [
         ("clipped.ClippedObjective", {"clip_low": 0.1, "clip_high": 0.28, "dual_clip": 3.0}),
         ("gspo.GSPO", {"clip_low": 1e-3, "clip_high": 2e-3}),
         ("cispo.CISPO", {"ratio_max": 1.2, "ratio_min": 0.8}),
-        ("covariance.ClipCov", {"share": 0.01, "cov_low": 0.5, "cov_high": 2.0}),
+        ("covariance.ClipCov", {"clip_low": 0.1, "clip_high": 0.28, "share": 0.01, "cov_low": 0.5, "cov_high": 2.0}),
         ("covariance.KLCov", {"share": 0.01, "kl_coef": 0.5}),
     ],
 )
@@ -247,3 +289,14 @@ def test_own_objective() -> None:
     batch = tokens([1.0, 1.6], [2.0, -1.0])
     assert gradient(Reinforce(), batch) == [-2, 1]
     assert Reinforce.needs_old_logprobs is False
+
+
+def test_one_loss_per_token_is_what_an_objective_owes() -> None:
+    class MeanLoss(Reinforce):
+        def token_losses(self, batch: TokenBatch) -> ObjectiveOutput:
+            return ObjectiveOutput(super().token_losses(batch).losses.mean(), {})
+
+    batch = tokens([1.0, 1.0], [2.0, -1.0])
+    assert checked_losses(Reinforce(), batch).losses.tolist() == [2, -1]
+    with pytest.raises(UserError, match=r"losses of MeanLoss have the shape \[\]: return one per token, \[2\]"):
+        checked_losses(MeanLoss(), batch)

@@ -10,6 +10,7 @@ def test_penalty_by_hand() -> None:
     expected = [[0, 0, 0, -0.25], [-0.5, -0.75, -1, -1]]
     assert overlong_penalty(lengths, max_tokens=16, buffer=4).tolist() == expected
     assert overlong_penalty(torch.tensor([0, 8, 16]), max_tokens=16, buffer=16).tolist() == [0, -0.5, -1]
+    assert overlong_penalty(torch.tensor([15, 16, 17]), max_tokens=16, buffer=1).tolist() == [0, -1, -1]
 
 
 @pytest.mark.parametrize("buffer", [0, 17])
