@@ -17,6 +17,7 @@ the file there is no checkpoint, whatever is in the folder.
 import errno
 import json
 import os
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -35,6 +36,9 @@ _DIGEST_CHARS = 32
 _END_RECORD = struct.Struct("<4s4H2LH")  # ZIP's last record; the comment follows it, and its length is the last field
 _END_SIGNATURE = b"PK\x05\x06"
 _MAX_COMMENT = 2**16 - 1
+SHARDS_FOLDER = re.compile(r"step-\d{8,}\.shards(-\d+)?")
+"""Names of folders with the parts of sharded checkpoints."""
+_SHARDS_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")  # as torch's distributed checkpoints name them
 
 
 class DamagedCheckpointError(Exception):
@@ -283,10 +287,10 @@ def _shards(comment: bytes) -> Shards | None:
         if values is None:
             return None
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
-        names = [str(values["folder"]), *files]
-        if any(Path(name).name != name for name in names):
-            raise DamagedCheckpointError("its label names files in other folders")
-        return Shards(names[0], files)
+        folder = str(values["folder"])
+        if not SHARDS_FOLDER.fullmatch(folder) or not all(map(_SHARDS_FILE.fullmatch, files)):
+            raise DamagedCheckpointError("its label names files that belong to no checkpoint")
+        return Shards(folder, files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError("its label cannot be read") from error
 

@@ -6,7 +6,6 @@ for any number of processes, and one process alone reads them whole.
 """
 
 import pickle
-import re
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from asymgrpo_app.checkpoints.files import (
+    SHARDS_FOLDER,
     DamagedCheckpointError,
     Label,
     Shards,
@@ -37,7 +37,6 @@ ALIASES = "shared_tensors"
 """Entry of a sharded checkpoint: names of weights that are another one's as well, with that one's name."""
 
 _WEIGHT, _STATE = "weight", "state"
-_FOLDER = re.compile(r"step-\d{8,}\.shards(-\d+)?")
 
 
 def weight_key(name: str) -> str:
@@ -72,7 +71,7 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
         OSError: It cannot be written, on every process.
     """
     rank = distributed.get_rank()
-    before = _together(lambda: read_shards(path) if path.exists() else None, on=0)[0]
+    before = _together(lambda: _own_folder(path) if path.exists() else None, on=0)[0]
     folder: Path = _together(lambda: _new_folder(path), on=0)[0]
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder))
@@ -84,7 +83,7 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
         files |= own
     _together(lambda: write_checkpoint(content, path, label, Shards(folder.name, files)), on=0)
     if before is not None:
-        _together(lambda: shutil.rmtree(path.parent / before.folder, ignore_errors=True), on=0)
+        _together(lambda: shutil.rmtree(before, ignore_errors=True), on=0)
 
 
 def _new_folder(path: Path) -> Path:
@@ -238,12 +237,27 @@ def remove_checkpoint(path: Path) -> None:
         OSError: It cannot be removed.
     """
     try:
-        shards = read_shards(path)
+        folder = _own_folder(path)
     except DamagedCheckpointError:
-        shards = None
+        folder = None
     path.unlink(missing_ok=True)
-    if shards is not None:
-        shutil.rmtree(path.parent / shards.folder)
+    if folder is not None and folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def _own_folder(path: Path) -> Path | None:
+    """The folder with a checkpoint's shards; None if it has none.
+
+    A label may say anything: what it names is only taken for the checkpoint's own, to be removed with it, if the folder
+    is one of the same step.
+
+    Raises:
+        DamagedCheckpointError: It cannot be told.
+    """
+    shards = read_shards(path)
+    if shards is None or shards.folder.partition(".")[0] != path.name.partition(".")[0]:
+        return None
+    return path.parent / shards.folder
 
 
 def sweep_shards(folder: Path) -> None:
@@ -254,7 +268,7 @@ def sweep_shards(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    found = [own for own in folder.iterdir() if own.is_dir() and _FOLDER.fullmatch(own.name)]
+    found = [own for own in folder.iterdir() if own.is_dir() and SHARDS_FOLDER.fullmatch(own.name)]
     if not found:
         return
     known: set[str] = set()
