@@ -44,7 +44,7 @@ test-faults: .venv/ready ## Put known mistakes into a copy of the code; the test
 	$(BIN)/python -m tests.faults.run
 
 .PHONY: test-mutants
-test-mutants: .venv/ready ## Change the algorithms in small ways; the tests must notice (minutes)
+test-mutants: .venv/ready ## Change the algorithms in small ways; the tests must notice (20 minutes on a slow core)
 	$(BIN)/python tests/algorithm/mutants.py
 
 .PHONY: check

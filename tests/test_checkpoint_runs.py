@@ -197,6 +197,22 @@ def test_a_forged_checkpoint_does_not_take_the_run_with_it(fit, tmp_path, folder
     assert 3 in saved_steps(run)
 
 
+def test_events_are_on_the_disk_before_each_checkpoint(fit, monkeypatch):
+    """So that after a power cut no checkpoint knows of steps that the events do not."""
+    forced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        forced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert fit("--steps=2", "--checkpoint.keep=null")[0] == 0
+    kinds = [name.partition(".")[0] or "checkpoint" for name in forced if name.startswith((".step-", "events."))]
+    assert [kind for kind, before in zip(kinds, ["", *kinds], strict=False) if kind != before] == [
+        *("events", "checkpoint", "events", "checkpoint")
+    ]
+
+
 # ---- cannot be written ----
 
 

@@ -239,15 +239,6 @@ def test_adapters_belong_to_the_weights_they_were_trained_on(undisturbed, tmp_pa
 
 
 @pytest.mark.long
-def test_adapters_learn_in_the_quick_start(tmp_path):
-    overlay = f"--config={REPOSITORY / 'configs/examples/lora.yaml'}"
-    assert main(["fit", *QUICKSTART, overlay, f"--run_dir={tmp_path / 'run'}"]) == 0
-    accuracy = dict(repeated_scalars(tmp_path / "run")["val/countdown/avg@8"])
-    assert 0.2 < accuracy[0] < 0.3
-    assert accuracy[100] > accuracy[0] + 0.1
-
-
-@pytest.mark.long
 def test_vllm_loads_both_exports_by_itself(undisturbed, tmp_path):
     """And computes from them what transformers computes from the merged one."""
     assert main(["export", f"--run_dir={undisturbed}", "--adapter", f"--output={tmp_path / 'adapter'}"]) == 0

@@ -20,7 +20,7 @@ from asymgrpo_app.checkpoints.files import (
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.errors import UserError
-from tests.support.checkpoint_files import DAMAGES, die, in_a_child, save, state
+from tests.support.checkpoint_files import DAMAGES, die, forge, in_a_child, save, state
 
 
 def assert_whole(path: Path, step: int) -> None:
@@ -28,6 +28,12 @@ def assert_whole(path: Path, step: int) -> None:
     content = read_checkpoint(path)
     assert torch.equal(content["state_dict"]["policy.weight"], expected["state_dict"]["policy.weight"])
     assert content["asymgrpo"] == expected["asymgrpo"]
+
+
+def test_a_checkpoint_of_another_format_is_none(tmp_path):
+    path = forge(tmp_path / "step-00000001.ckpt", "step-00000001.shards", [".metadata"], version=2)
+    with pytest.raises(DamagedCheckpointError, match="its format is 2, from another version of asymgrpo"):
+        read_label(path)
 
 
 @pytest.mark.parametrize("numbers", [0, 1, 50_000, 3_000_000])

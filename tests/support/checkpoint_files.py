@@ -71,10 +71,10 @@ def die(*_: Any, **__: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def forge(path: Path, folder: str, files: list[str]) -> Path:
+def forge(path: Path, folder: str, files: list[str], version: int = 1) -> Path:
     """An archive whose label names a folder and files, as anybody can make one; the digest is not its own."""
     shards = {"folder": folder, "files": {name: [0, "0" * 32] for name in files}}
-    label = {"format": 1, "step": 1, "validation": {}, "shards": shards}
+    label = {"format": version, "step": 1, "validation": {}, "shards": shards}
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("nothing", "")
         archive.comment = f"{json.dumps(label)}\n".encode() + b"0" * 32

@@ -19,7 +19,7 @@ class SharedEngine:
 
     def get(self) -> Any:
         """The engine: float32, `ROOM` tokens, for the shipped policy."""
-        if self._engine is None:
+        if self._engine is None or not _workers_are_there():
             from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 
             self._engine = VLLMEngine(POLICY, VLLMEngineConfig(max_num_seqs=64), "float32", max_model_len=ROOM)
@@ -30,6 +30,13 @@ class SharedEngine:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
+
+
+def _workers_are_there() -> bool:
+    """Whether no other engine of this process was closed meanwhile."""
+    from vllm.distributed.parallel_state import model_parallel_is_initialized
+
+    return bool(model_parallel_is_initialized())
 
 
 SHARED = SharedEngine()

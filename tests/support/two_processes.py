@@ -13,9 +13,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
 from tests.support.paths import REPOSITORY
 
 PROCESSES = 2
+GRACE_S = 10  # for the other process to end by itself
 
 
 def on_two_processes(
@@ -52,6 +55,7 @@ def _become_rank(rank: int, port: int, module: str, arguments: list[str]) -> int
     own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
     os.environ.update({name: str(value) for name, value in (own | meeting).items()})
+    rank_zero_only.rank = rank  # Lightning has looked at the environment when it was imported
     sys.argv = [module, *arguments]
     try:
         runpy.run_module(module, run_name="__main__")
@@ -61,7 +65,7 @@ def _become_rank(rank: int, port: int, module: str, arguments: list[str]) -> int
 
 
 def main() -> int:
-    """Fork the processes, and wait for them; if one fails, the other is ended."""
+    """Fork the processes, and wait for them; if one fails, the other is ended unless it ends by itself."""
     import asymgrpo_app.lightning_cli  # noqa: F401 (what takes long to import)
 
     module, *arguments = sys.argv[1:]
@@ -75,11 +79,10 @@ def main() -> int:
     while children:
         ended, status = os.wait()
         children.remove(ended)
-        code = os.waitstatus_to_exitcode(status)
-        if code and not failed:
-            failed = code
-            for other in children:
-                os.kill(other, signal.SIGTERM)
+        failed = failed or os.waitstatus_to_exitcode(status)
+        if failed:
+            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGTERM) for other in children])
+            signal.alarm(GRACE_S)
     return failed
 
 

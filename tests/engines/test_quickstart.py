@@ -7,6 +7,7 @@ import pytest
 from asymgrpo_app.cli import main
 from asymgrpo_app.prompts import Countdown
 from tests.support.events import scalars, values
+from tests.support.paths import REPOSITORY
 from tests.support.recorder import recorded
 
 pytestmark = pytest.mark.long
@@ -25,6 +26,14 @@ def test_the_quick_start_learns(quickstart, tmp_path):
     # The largest of some 4,000 tokens: rare ones reach 1e-4 by float32 rounding alone, a stale weight is 1e-2 and more.
     assert sorted(gaps)[94] < 1e-4
     assert max(gaps) < 3e-4
+
+
+def test_adapters_learn_in_the_quick_start(quickstart, tmp_path):
+    overlay = f"--config={REPOSITORY / 'configs/examples/lora.yaml'}"
+    assert main([*quickstart, overlay, f"--run_dir={tmp_path / 'run'}"]) == 0
+    accuracy = dict(scalars(tmp_path / "run")["val/countdown/avg@8"])
+    assert 0.2 < accuracy[0] < 0.3
+    assert accuracy[100] > accuracy[0] + 0.1
 
 
 def test_what_is_solved_sometimes_is_learned(quickstart, tmp_path):
