@@ -59,3 +59,13 @@ def test_a_policy_overfits_one_batch(quickstart, tmp_path):
     accuracy = values(tmp_path / "overfit")["reward/mean"]
     assert len(accuracy) == 18
     assert sum(accuracy[-4:]) / 4 > sum(accuracy[:4]) / 4 + 0.15
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("shared_engine")
+def test_a_policy_overfits_one_batch_with_the_overlay_as_it_is(quickstart, tmp_path):
+    overlay = f"--config={REPOSITORY / 'configs/debug/overfit_one_batch.yaml'}"
+    assert main([*quickstart, overlay, f"--run_dir={tmp_path / 'overfit'}"]) == 0
+    accuracy = values(tmp_path / "overfit")["reward/mean"]
+    assert len(accuracy) == 60
+    assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.15

@@ -1,6 +1,7 @@
 """A run that is stopped anywhere and resumed is, to the last bit, the run that was not stopped.
 
-The sampler answers by seed. With real vLLM the same is shown in test_training.py, and by test_kill_loop.py.
+The sampler answers by seed. With real vLLM a run goes on from the end of a step and from within an update in
+test_training.py, and from anywhere in test_kill_loop.py.
 """
 
 import json
@@ -24,7 +25,7 @@ STEPS = 6
 ROWS = 20  # of 8 prompts a step: the first pass ends in the third step, the second in the fifth
 GROUP = 4
 IN_A_STEP, IN_A_VALIDATION = 8 * GROUP, 9 * 5
-"""Requests of one call of the sampler; a refill's are fewer than a step's, and no multiple of five."""
+"""Requests of one call of the sampler; those of a refill are a multiple of four below 32."""
 
 
 class StoppedEngine(SeededEngine):
@@ -143,6 +144,7 @@ STOPS = {
     "backward": ("backward", 5, 2),
     "backward of the second update": ("backward", 6, 3),
     "between two updates": ("between two updates", 5, 3),
+    "after the last update": ("between two updates", 6, 3),
     "end of the step": ("end of the step", 3, 3),
     "end of a step with a validation": ("end of the step", 4, 4),
     "last step": ("end of the step", 6, 6),
@@ -150,7 +152,7 @@ STOPS = {
     "last validation": ("validation", 4, 6),
     "end of validation": ("end of validation", 2, 2),
 }
-QUICK = ("backward of the second update", "between two updates", "end of a step with a validation", "last validation")
+QUICK = ("backward of the second update", "after the last update", "end of a step with a validation", "last validation")
 
 
 @pytest.mark.parametrize(

@@ -200,13 +200,19 @@ def test_a_sampler_that_fails_leaves_the_last_whole_step(tmp_path, scripted, und
 
 
 def test_a_failure_in_the_middle_of_an_update_saves_nothing(tmp_path, scripted, monkeypatch):
-    def failing(*_):
-        raise ZeroDivisionError
+    """In the second step, after its weights have moved and before it is complete."""
+    step, calls = LightningOptimizer.step, []
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LightningOptimizer, "step", failing)
-        with pytest.raises(ZeroDivisionError):
-            main([*command(tmp_path), *RARELY])
+    def failing(*arguments, **named):
+        step(*arguments, **named)
+        calls.append(1)
+        if len(calls) == 2:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(LightningOptimizer, "step", failing)
+    with pytest.raises(ZeroDivisionError):
+        main([*command(tmp_path), *RARELY])
+    assert len(calls) == 2
     assert saved_steps(tmp_path / "run") == []
 
 

@@ -19,7 +19,7 @@ from tests.support.states import assert_same
 from tests.support.strategy_runs import ADAMW, RUNS, SGD, STEPS, STOP, run
 from tests.support.two_processes import on_two_processes
 
-QUICK = ("full", "sharded", "full from sharded")
+QUICK = ("full", "sharded", "full from sharded", "ddp from sharded")
 
 
 def made(folder: Path, names: Iterable[str]) -> Path:
@@ -62,6 +62,7 @@ def goes_on_alike(run_dir: Path, origin: Path) -> float:
 
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(runs):
     assert_same(state(runs / "full from sharded/run"), state(runs / "full/run"))
+    assert goes_on_alike(runs / "ddp from sharded/run", runs / "full/run") < 0.01
 
 
 @pytest.mark.long

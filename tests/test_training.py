@@ -184,6 +184,16 @@ def test_export_is_the_trained_policy(quickstart, run, tmp_path):
         assert float((plain - sampled).abs().max()) < 1e-4
 
 
+def test_a_checkpoint_is_evaluated_with_its_own_weights(quickstart, run, tmp_path):
+    record, output = tmp_path / "validation.jsonl", tmp_path / "results"
+    checkpoint = [f"--ckpt_path={run / 'checkpoints/step-00000002.ckpt'}", f"--run_dir={run}", f"--output={output}"]
+    assert main(["validate", *quickstart, *recorder(record), *checkpoint]) == 0
+    (found,) = [line["groups"] for line in recorded(record)]
+    start, second, fourth = (line["groups"] for line in recorded(record_of(run)) if line["set"] == "countdown")
+    assert found == second
+    assert found not in (start, fourth)
+
+
 def test_two_updates_and_two_passes_per_step(command, tmp_path):
     assert main([*command, "--steps=2", "--model.updates_per_step=2", "--model.passes_per_step=2"]) == 0
     found = scalars(tmp_path / "run")

@@ -80,7 +80,7 @@ def test_golden_values(betas: tuple[float, float]) -> None:
         assert advantages[k, k:].tolist() == pytest.approx([negative] * (8 - k), abs=5e-5)
 
 
-@settings(max_examples=6)
+@settings(max_examples=25)
 @given(beta_pos=exponents, beta_neg=exponents)
 def test_formula_for_every_group_size_and_count(beta_pos: float, beta_neg: float) -> None:
     for size in SIZES:
@@ -226,7 +226,7 @@ def test_flips_at_eight() -> None:
     assert increase[8].abs().max() == 0
 
 
-@settings(max_examples=6)
+@settings(max_examples=25)
 @given(beta=exponents)
 def test_flipped_curves_go_on_linearly(beta: float) -> None:
     for size in SIZES:

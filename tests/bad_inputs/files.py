@@ -248,6 +248,3 @@ _RUNS = {
 }
 
 CASES = _CONFIGS | _MODELS | _DATA | _VERIFIERS | _EVALUATION | _RUNS
-
-FITTED = _CONFIGS | _RUNS | dict(list(_DATA.items())[:5]) | dict(list(_VERIFIERS.items())[:5])
-"""Those that are put to `fit` as well as to `check`."""

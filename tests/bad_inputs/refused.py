@@ -45,5 +45,5 @@ def assert_check_says_what_fit_says(results: dict[str, dict[str, Any]]) -> None:
     sentences = {name: did["error"].removeprefix("asymgrpo: error: ").strip() for name, did in results.items()}
     pairs = [(f"check:{name.removeprefix('fit:')}", name) for name in results if name.startswith("fit:")]
     pairs = [(check, fit) for check, fit in pairs if check in results]
-    assert len(pairs) > 30
+    assert len(pairs) > 40
     assert [name for name, fit in pairs if sentences[fit] not in sentences[name]] == []

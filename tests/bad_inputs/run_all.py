@@ -36,7 +36,7 @@ def cases(table: str) -> dict[str, tuple[list[str], BadInput]]:
             given = [part for own in case.arguments for part in (HERE if own == commands.QUICKSTART else [own])]
             found[name] = given, case
         return found
-    fitted, checked = files.FITTED, files.CASES
+    fitted, checked = files.CASES, files.CASES
     if table == "options":  # those that are not checked end in the parser, which is the same
         fitted, checked = options.CASES, options.CONFLICTS | options.OTHER_CLASSES
     for verb, chosen in (("fit", fitted), ("check", checked)):

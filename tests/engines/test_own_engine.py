@@ -26,6 +26,7 @@ def test_a_run_starts_its_engine_with_room_for_the_longest_sequence_and_ends_it(
     assert (dtype, max_model_len) == ("float32", 16 + 14)
     assert config.max_num_seqs == 512
     assert len(closed) == 1
+    close(closed[0])  # a second time does no harm
     found = values(tmp_path / "run")
     assert len(found["val/countdown/avg@8"]) == 2
     assert max(found["rollout_corr/logprob_abs_diff_max"]) < 1e-4

@@ -21,7 +21,7 @@ import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FAULTS = Path(__file__).with_name("faults.yaml")
-_TIME_LIMIT_S = 900  # a run that hangs has noticed the fault, too
+_TIME_LIMIT_S = 1800  # a run that hangs has noticed the fault, too
 _TESTS_FAILED = 1  # pytest's exit code
 
 
@@ -35,7 +35,7 @@ class Fault:
         file: The file it is in.
         old: The text in it that is replaced; it occurs once.
         new: The mistake.
-        tests: What pytest is given to notice it.
+        tests: What pytest is given to notice it: `-m`, a mark, and names of tests.
     """
 
     name: str
@@ -56,39 +56,60 @@ def fits(fault: Fault) -> bool:
     return (REPOSITORY / fault.file).read_text().count(fault.old) == 1
 
 
+def run_tests(tests: Sequence[str], tree: Path, core: int) -> tuple[int | None, str]:
+    """pytest in `tree` on one core, up to the first failure; its exit code, None if it hangs, and what it printed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        cwd=tree,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: _on_core(core),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=_TIME_LIMIT_S)
+            return process.returncode, output
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # what it started would write into the next fault's tree
+            return None, ""
+
+
 def verdict(fault: Fault, tree: Path, core: int) -> str:
     """Run its tests with the fault in `tree`, a copy of the repository, on one core; what came of it, in a line."""
     path = tree / fault.file
     sound = path.read_text()
     path.write_text(sound.replace(fault.old, fault.new))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *fault.tests]
     started = time.monotonic()
     try:
-        done = subprocess.run(
-            command,
-            cwd=tree,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            preexec_fn=lambda: _on_core(core),
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return "noticed: the tests hang"
+        code, output = run_tests(fault.tests, tree, core)
     finally:
         path.write_text(sound)
     seconds = f"{time.monotonic() - started:.0f} s"
-    if done.returncode == _TESTS_FAILED:
-        first = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+    if code is None:
+        return f"noticed: the tests hang ({seconds})"
+    if code == _TESTS_FAILED:
+        first = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
         return f"noticed: {first.split(' - ')[0].partition(' ')[2]} ({seconds})"
-    if done.returncode == 0:
-        return f"UNNOTICED ({seconds})"
-    return f"NO VERDICT, pytest's code {done.returncode}: {done.stdout[-300:]} {done.stderr[-300:]}"
+    return f"UNNOTICED ({seconds})" if code == 0 else f"NO VERDICT, pytest's code {code}: {output[-500:]}"
 
 
 def _on_core(core: int) -> None:
     os.sched_setaffinity(0, {core})
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the tests' runs
+
+
+def sound(chosen: Sequence[Fault], tree: Path, core: int) -> bool:
+    """Whether all tests that are to notice something pass without any fault: else their failure says nothing."""
+    marks = dict.fromkeys(fault.tests[1] for fault in chosen)
+    for mark in marks:
+        names = dict.fromkeys(name for fault in chosen if fault.tests[1] == mark for name in fault.tests[2:])
+        code, output = run_tests(["-m", mark, *names], tree, core)
+        if code != 0:
+            print(f"Without a fault pytest ends with {code}:\n{output[-2000:]}")
+            return False
+    return True
 
 
 def copy_of_tree(folder: Path) -> Path:
@@ -113,6 +134,9 @@ def main(chosen: Sequence[str]) -> int:
         free: Queue[tuple[Path, int]] = Queue()
         for core in cores:
             free.put((copy_of_tree(Path(folder) / str(core)), core))
+
+        if not sound(selected, *free.queue[0]):
+            return 1
 
         def judge(fault: Fault) -> str:
             tree, core = free.get()

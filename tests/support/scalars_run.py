@@ -19,10 +19,9 @@ from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rewards import CountdownVerifier
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.support.paths import REPOSITORY
+from tests.support.paths import POLICY, REPOSITORY
 from tests.support.reference import Settings
 
-POLICY = str(REPOSITORY / "data/countdown_base")
 STEPS, PROMPTS, GROUP_SIZE, ROWS, MAX_PROMPT_TOKENS = 2, 10, 8, 16, 12
 SETTINGS = Settings(
     beta_pos=[0.9, 0.5],

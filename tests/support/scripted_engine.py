@@ -14,9 +14,8 @@ from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy import load_tokenizer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from tests.support.paths import REPOSITORY
+from tests.support.paths import POLICY, REPOSITORY
 
-POLICY = str(REPOSITORY / "data/countdown_base")
 GROUP_SIZE = 8
 RIGHT, WRONG = "1", "2+2"
 

@@ -33,7 +33,7 @@ class SharedEngine:
 
 
 def _workers_are_there() -> bool:
-    """Whether no other engine of this process was closed meanwhile."""
+    """Whether no other engine of this process was closed meanwhile, as long as no other is open."""
     from vllm.distributed.parallel_state import model_parallel_is_initialized
 
     return bool(model_parallel_is_initialized())

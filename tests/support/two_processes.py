@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from asymgrpo_app.stopping import end_with_parent
 from tests.support.paths import REPOSITORY
 
 PROCESSES = 2
@@ -55,6 +56,7 @@ def _become_rank(rank: int, port: int, module: str, arguments: list[str]) -> int
     own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": PROCESSES, "LOCAL_WORLD_SIZE": PROCESSES}
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
     os.environ.update({name: str(value) for name, value in (own | meeting).items()})
+    end_with_parent()
     rank_zero_only.rank = rank  # Lightning has looked at the environment when it was imported
     sys.argv = [module, *arguments]
     try:
@@ -81,7 +83,7 @@ def main() -> int:
         children.remove(ended)
         failed = failed or os.waitstatus_to_exitcode(status)
         if failed:
-            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGTERM) for other in children])
+            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGKILL) for other in children])
             signal.alarm(GRACE_S)
     return failed
 
