@@ -22,6 +22,16 @@ def test_order_and_padding_change_nothing_and_one_bit_does(dtype):
     assert bit_sum(changed) != bit_sum(values)
 
 
+def test_two_changes_that_make_up_for_each_other_are_seen():
+    values = torch.ones(4)
+    changed = values.clone()
+    bits = changed.view(torch.int32)
+    bits[0] += 1
+    bits[1] -= 1
+    assert int(bits.to(torch.int64).sum()) == int(values.view(torch.int32).to(torch.int64).sum())
+    assert bit_sum(changed) != bit_sum(values)
+
+
 def test_parts_add_up_to_the_whole():
     values = torch.randn(6, 4)
     whole = WeightDigest(bit_sum(values), 0)

@@ -54,6 +54,33 @@ def test_an_engine_that_fails_each_time_ends_the_run_with_its_reason(run, restar
     assert "asymgrpo: stopped: vLLM failed while it sampled: out of memory" in capsys.readouterr().err
 
 
+class StumblingEngine(ScriptedEngine):
+    """Every third call fails, whatever engine makes it."""
+
+    calls = 0
+
+    def generate(self, requests, settings):
+        StumblingEngine.calls += 1
+        if StumblingEngine.calls % 3 == 0:
+            raise EngineError("vLLM failed while it sampled: out of memory")
+        return super().generate(requests, settings)
+
+
+def test_failures_that_are_not_in_a_row_do_not_add_up(run, monkeypatch, capsys):
+    monkeypatch.setattr(StumblingEngine, "calls", 0)
+    assert run(StumblingEngine, "--steps=3", "--rollout.max_engine_restarts=1") == 0
+    assert capsys.readouterr().out.count("It is started anew.") == 3
+
+
+def test_log_probabilities_are_not_compared_where_the_sampler_leaves_tokens_out(run, capsys):
+    """Those of the scripted sampler are never the policy's."""
+    compared = ["--rollout.canary.completions=4", "--data.validation={}"]
+    assert run(ScriptedEngine, *compared) == 1
+    assert "the sampler's log-probabilities are not the policy's" in capsys.readouterr().err
+    cut = ["--rollout.top_k=5", "--model.loss.correction.mode=mask", "--ckpt_path=last"]
+    assert run(ScriptedEngine, *compared, *cut) == 0
+
+
 class ForgetfulEngine(ScriptedEngine):
     """Its weights are gone after each generation."""
 
