@@ -14,6 +14,7 @@ from asymgrpo_app.checkpoints.folder import checkpoint_path, list_checkpoints
 from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli import main
 from tests.support.events import repeated_scalars
+from tests.support.scripted_engine import command
 from tests.support.seeded_engine import SeededEngine
 from tests.support.states import assert_same
 from tests.support.strategy_runs import ADAMW, RUNS, SGD, STEPS, STOP, run
@@ -23,6 +24,9 @@ QUICK = ("full", "sharded", "full from sharded", "ddp from sharded")
 
 
 def made(folder: Path, names: Iterable[str]) -> Path:
+    names = list(names)
+    for name in names:
+        command(folder / name)  # writes the problems, which both processes read
     done = on_two_processes("tests.support.strategy_runs", str(folder), ",".join(names))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return folder

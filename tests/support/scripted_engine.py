@@ -61,7 +61,7 @@ def command(folder: Path, rows: int = 100) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     problems = folder / "problems.jsonl"
     lines = (json.dumps({"prompt": f"{number}>", "answer": RIGHT}) for number in range(rows))
-    problems.write_text("\n".join(lines))
+    _write(problems, "\n".join(lines))
     source = {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": {"path": str(problems)}}
     held_out = {"held_out": {"source": source, "limit": 9, "samples": GROUP_SIZE, "pass_at": [1, GROUP_SIZE]}}
     small = folder / "small.yaml"
@@ -73,9 +73,15 @@ def command(folder: Path, rows: int = 100) -> list[str]:
         "tensorboard": {"every_n_steps": 100},  # texts, histograms and a figure: for tests that look at them
         "trainer": {"val_check_interval": 1, "accelerator": "cpu"},
     }
-    small.write_text(json.dumps(settings))
+    _write(small, json.dumps(settings))
     configs = [f"--config={REPOSITORY / 'configs/quickstart.yaml'}", f"--config={small}"]
     return ["fit", *configs, f"--model.policy={POLICY}", f"--run_dir={folder / 'run'}"]
+
+
+def _write(path: Path, text: str) -> None:
+    """Leave a file that has this text alone: another process of the same run may be reading it."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 if __name__ == "__main__":
