@@ -1,5 +1,6 @@
 """A real sampler server in a process of its own, as `asymgrpo serve` starts it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -116,4 +117,8 @@ class Served:
                 self.process.kill()
                 self.process.wait()
         for member in self.members():
-            os.kill(member, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        end = time.monotonic() + 10
+        while self.members() and time.monotonic() < end:  # a killed process takes a moment to be gone
+            time.sleep(0.05)
