@@ -1,6 +1,7 @@
 """Signals and the time limit: exit codes, what is said, what is kept, and that nothing stays behind."""
 
 import contextlib
+import errno
 import json
 import signal
 import threading
@@ -12,10 +13,12 @@ import pytest
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
 from asymgrpo_app.callbacks import rollout, safe_stop
+from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.cli import main
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.evaluation.predictions import PredictionWriter
 from asymgrpo_app.rollout.vllm_engine import EngineError
-from asymgrpo_app.stopping import StopWatch, seconds_of
+from asymgrpo_app.stopping import StopRun, StopSwitch, StopWatch, seconds_of
 from tests.support.events import repeated_scalars
 from tests.support.scripted_engine import ScriptedEngine, command
 from tests.support.states import assert_same, saved_steps, state
@@ -141,9 +144,25 @@ def test_time_that_passed_before_training_counts(tmp_path, scripted, monkeypatch
 
 
 def test_handlers_are_those_of_before(tmp_path, scripted):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    assert main([*command(tmp_path), "--steps=1"]) == 0
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    def mine(number, frame): ...
+
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert main([*command(tmp_path), "--steps=1"]) == 0
+        assert [signal.getsignal(number) for number in before] == [mine, mine]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_signal_is_kept_for_the_next_work_that_may_be_given_up():
+    switch = StopSwitch()
+    with switch.handling_signals():
+        switch.must_finish()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StopRun) as stopped:
+            switch.may_stop()
+    assert stopped.value.cause.exit_code == 143
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path, scripted):
@@ -168,6 +187,15 @@ def test_an_evaluation_is_given_up(verb, tmp_path, scripted, capsys):
     assert main([verb, *command(tmp_path)[1:]]) == 130
     assert "asymgrpo: stopped by SIGINT." in capsys.readouterr().err
     assert not list((tmp_path / "run").rglob("results.json"))
+
+
+def test_completions_that_are_being_written_are_written_whole(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(PredictionWriter, "write", interrupted(PredictionWriter.write, 1, "before"))
+    output = tmp_path / "predicted"
+    arguments = ["--data.validation.held_out.samples=128", f"--output={output}"]
+    assert main(["predict", *command(tmp_path)[1:], *arguments]) == 143
+    assert len((output / "predictions.jsonl").read_text().splitlines()) == 2 * 128  # what one call samples
+    assert not (output / "results.json").exists()
 
 
 def test_a_signal_after_all_work_is_done_changes_nothing(tmp_path, scripted, monkeypatch):
@@ -214,6 +242,21 @@ def test_a_failure_in_the_middle_of_an_update_saves_nothing(tmp_path, scripted, 
         main([*command(tmp_path), *RARELY])
     assert len(calls) == 2
     assert saved_steps(tmp_path / "run") == []
+
+
+def test_a_checkpoint_that_cannot_be_written_after_a_validation_is_tried_once(tmp_path, scripted, monkeypatch, capsys):
+    tried = []
+
+    def full(self, checkpoint, path, storage_options=None):
+        tried.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(WholeCheckpointIO, "save_checkpoint", full)
+    assert main([*command(tmp_path), "--steps=1"]) == 1
+    assert len(tried) == 1
+    said = capsys.readouterr()
+    assert "No space left on device" in said.err
+    assert "No space left on device" not in said.out
 
 
 # ---- processes ----
@@ -283,7 +326,8 @@ def _workers(pid: int) -> int:
 def test_a_signal_to_one_of_two_ranks_stops_both(rank, moment, tmp_path):
     ranks = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--steps={STEPS}"]
     saved = ["--checkpoint.every_n_steps=1" if moment == "saving" else "--checkpoint.every_n_steps=100"]
-    times = {"SAMPLING_S": "3" if moment == "sampling" else "0.1", "SAVING_S": "1" if moment == "saving" else "0"}
+    slow = "0.1 0.1 0.1 60"  # longer in the second step than is waited below: the other rank has to be told
+    times = {"SAMPLING_S": slow if moment == "sampling" else "0.1", "SAVING_S": "1" if moment == "saving" else "0"}
     folder = tmp_path / "stopped"
     run = Started(["-m", STOPPED_RUN, *command(folder), *ranks, *saved], tmp_path / "log", **times)
     run.wait_for(lambda: run.text.count(moment) >= (7 if moment == "sampling" else 1))  # two calls at a time

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FAULTS = Path(__file__).with_name("faults.yaml")
 _TIME_LIMIT_S = 1800  # a run that hangs has noticed the fault, too
 _TESTS_FAILED = 1  # pytest's exit code
+_BY_SIGNAL = 128  # a command's exit code after a signal is 128 and its number
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def verdict(fault: Fault, tree: Path, core: int) -> str:
     if code == _TESTS_FAILED:
         first = next((line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
         return f"noticed: {first.split(' - ')[0].partition(' ')[2]} ({seconds})"
+    if code < 0 or code > _BY_SIGNAL:
+        return f"noticed: the tests' process is ended by a signal ({seconds})"
     return f"UNNOTICED ({seconds})" if code == 0 else f"NO VERDICT, pytest's code {code}: {output[-500:]}"
 
 

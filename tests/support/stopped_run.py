@@ -1,8 +1,8 @@
 """A run whose sampler takes its time, to be stopped from outside; says on stdout where it is.
 
-python -m tests.support.stopped_run ARGUMENTS... is `asymgrpo ARGUMENTS...`. From the environment: SAMPLING_S and
-SAVING_S, how long a call of the sampler and a save take; POISONED, an RL step (from 1) and a rank whose loss is not
-finite.
+python -m tests.support.stopped_run ARGUMENTS... is `asymgrpo ARGUMENTS...`. From the environment: SAMPLING_S, how long
+each call of the sampler takes, one number after the other, the last one for all further calls; SAVING_S, how long a
+save takes; POISONED, an RL step (from 1) and a rank whose loss is not finite.
 """
 
 import os
@@ -22,9 +22,13 @@ from tests.support.scripted_engine import ScriptedEngine
 class SlowEngine(ScriptedEngine):
     """Answers by script, after a while."""
 
+    calls = 0
+
     def generate(self, *arguments: Any) -> Any:
         print("sampling", flush=True)
-        time.sleep(float(os.environ.get("SAMPLING_S", "0")))
+        seconds = os.environ.get("SAMPLING_S", "0").split()
+        SlowEngine.calls += 1
+        time.sleep(float(seconds[min(SlowEngine.calls, len(seconds)) - 1]))
         return super().generate(*arguments)
 
 
