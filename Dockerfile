@@ -35,12 +35,12 @@ USER 1000:1000
 COPY --chown=1000:1000 requirements/cpu.lock requirements/
 COPY --chown=1000:1000 tools/setup_venv.sh tools/
 COPY --chown=1000:1000 pyproject.toml README.md LICENSE ./
-COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/
+COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/version.py asymgrpo_app/
 RUN tools/setup_venv.sh cpu
 
 COPY --chown=1000:1000 . .
 RUN asymgrpo --version \
-    && python -c "import asymgrpo_app.lightning_cli, vllm, torch; assert torch.version.cuda is None"
+    && python -c "import asymgrpo_app.cli.lightning_cli, vllm, torch; assert torch.version.cuda is None"
 
 ENTRYPOINT ["asymgrpo"]
 CMD ["fit", "--config", "configs/quickstart.yaml", "--run_dir", "/runs/quickstart", "--ckpt_path", "last"]
@@ -62,12 +62,12 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 COPY --chown=1000:1000 requirements/gpu.lock requirements/
 COPY --chown=1000:1000 tools/setup_venv.sh tools/
 COPY --chown=1000:1000 pyproject.toml README.md LICENSE ./
-COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/
+COPY --chown=1000:1000 asymgrpo_app/__init__.py asymgrpo_app/version.py asymgrpo_app/
 RUN tools/setup_venv.sh gpu
 
 COPY --chown=1000:1000 . .
 RUN asymgrpo --version \
-    && python -c "import asymgrpo_app.lightning_cli, vllm, torch; assert torch.version.cuda"
+    && python -c "import asymgrpo_app.cli.lightning_cli, vllm, torch; assert torch.version.cuda"
 
 ENTRYPOINT ["asymgrpo"]
 CMD ["--help"]

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from asymgrpo_app.version import __version__
 
 __all__ = ["AsymGRPOModule", "PromptDataModule", "VLLMRolloutCallback", "__version__"]
 

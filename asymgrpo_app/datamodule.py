@@ -19,14 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from asymgrpo_app.algorithm.metrics import Mean
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
-from asymgrpo_app.policy import load_tokenizer
-from asymgrpo_app.prompts.base import PromptSource
+from asymgrpo_app.policy.loading import load_tokenizer
+from asymgrpo_app.prompts.base import EncodedPrompt, PromptSource
 from asymgrpo_app.prompts.inspection import BEFORE_A_RUN, Depth, Inspection, fingerprint, inspect
 from asymgrpo_app.prompts.screening import Encoder, Reason, Rejected, Tally, screen
 from asymgrpo_app.prompts.templates import PlainTemplate, Template
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from asymgrpo_app.rollout.seeds import derive_seed
-from asymgrpo_app.rollout.types import EncodedPrompt, PromptBatch
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rollout.types import PromptBatch
+from asymgrpo_app.seeds import derive_seed
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
 _WRITTEN_TOGETHER = 256  # completions of a prediction that are sampled in one call: what an interruption may lose

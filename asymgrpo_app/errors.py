@@ -1,5 +1,6 @@
 """The errors that users are meant to read, and the exit codes that go with them."""
 
+import re
 from enum import IntEnum
 
 
@@ -20,3 +21,10 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that a guard stopped or that failed: one sentence that says why. Exit code 1."""
+
+
+def one_line(message: str) -> str:
+    """A message as one line, without jsonargparse's hints to options that this command does not have."""
+    text = " ".join(message.split())
+    text = re.sub(r"\s*Note that the .*? argument.*$", "", text)
+    return text if len(text) <= 500 else f"{text[:500]} ..."

@@ -14,34 +14,33 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from asymgrpo_app import __version__
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards, checked_advantages
 from asymgrpo_app.algorithm.aggregation import local_divisor, token_weights
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.entropy import entropy_advantage
+from asymgrpo_app.algorithm.loss_config import LossConfig
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.algorithm.overlong import overlong_penalty, shaped_advantages
-from asymgrpo_app.allocator import return_freed_memory, reuse_freed_memory
-from asymgrpo_app.compilation import compile_blocks
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
-from asymgrpo_app.lora import LoRAConfig, adapters_off, add_adapters, first_values, hold_in_bfloat16
-from asymgrpo_app.lora_files import check_settings, check_weights, checkpoint_label, fingerprint, keep_adapters
-from asymgrpo_app.loss_config import LossConfig
-from asymgrpo_app.metrics import StepMetrics
-from asymgrpo_app.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
-from asymgrpo_app.parallel.passes import in_step
+from asymgrpo_app.microbatch.in_step import in_step
+from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
+from asymgrpo_app.microbatch.packing import cut_packed, pack
 from asymgrpo_app.parallel.sharding import is_sharded, reduce_gradients, score, shard, whole
-from asymgrpo_app.perf import PassedTokens, performance
-from asymgrpo_app.policy import AttentionImplementation, check_model_path, load_policy, packs
+from asymgrpo_app.policy.compilation import compile_blocks
+from asymgrpo_app.policy.loading import AttentionImplementation, check_model_path, load_policy, packs
+from asymgrpo_app.policy.lora import LoRAConfig, adapters_off, add_adapters, first_values, hold_in_bfloat16
+from asymgrpo_app.policy.lora_files import check_settings, check_weights, checkpoint_label, fingerprint, keep_adapters
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.collect import Stopwatch
-from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
-from asymgrpo_app.rollout.packing import cut_packed, pack
 from asymgrpo_app.rollout.types import PromptBatch, RolloutBatch, SamplingSettings
-from asymgrpo_app.samples import (
+from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
+from asymgrpo_app.update.metrics import StepMetrics
+from asymgrpo_app.update.non_finite import SkippedUpdates, UpdateHealth, describe, stop_because, write_report
+from asymgrpo_app.update.perf import PassedTokens, performance
+from asymgrpo_app.update.samples import (
     Sample,
     advantage_tokens,
     flatten,
@@ -51,7 +50,7 @@ from asymgrpo_app.samples import (
     start_tokens,
     update_tokens,
 )
-from asymgrpo_app.step_metrics import (
+from asymgrpo_app.update.step_metrics import (
     record_by_accuracy,
     record_entropy,
     record_groups,
@@ -59,6 +58,7 @@ from asymgrpo_app.step_metrics import (
     record_ratios,
     record_sampler_gap,
 )
+from asymgrpo_app.version import __version__
 
 T = TypeVar("T")
 

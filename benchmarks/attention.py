@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from asymgrpo_app.allocator import reuse_freed_memory
-from asymgrpo_app.short_attention import short_attention
+from asymgrpo_app.policy.short_attention import short_attention
+from asymgrpo_app.runtime.allocator import reuse_freed_memory
 
 # Sequences, tokens, query heads, key heads, width of a head.
 SHAPES = (

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from asymgrpo_app.environment import quiet_environment
+from asymgrpo_app.runtime.environment import quiet_environment
 
 
 def requests_of(model: str, *, long: bool) -> list[Any]:
@@ -43,7 +43,7 @@ def measure(model: str, block: int, *, long: bool) -> None:
     """Print one row's figures as JSON."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from asymgrpo_app.policy import named_weights, stop_token_ids
+    from asymgrpo_app.policy.loading import named_weights, stop_token_ids
     from asymgrpo_app.rollout.types import SamplingSettings
     from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 

@@ -23,7 +23,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from asymgrpo_app.algorithm.logprobs import completion_logprobs
+from asymgrpo_app.policy.head import completion_logprobs
 
 CASES = ("naive", "chunked", "naive, entropy with gradient", "chunked, entropy with gradient")
 

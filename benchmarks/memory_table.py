@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from transformers import Qwen2Config, Qwen3Config
 
-from asymgrpo_app.memory import MemoryEstimate, MemorySettings, estimate_memory
+from asymgrpo_app.checks.memory import MemoryEstimate, MemorySettings, estimate_memory
 
 GIB = 2**30
 

@@ -34,7 +34,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, GroupRewards
-from asymgrpo_app.allocator import return_freed_memory
+from asymgrpo_app.runtime.allocator import return_freed_memory
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COUNTDOWN_POLICY = REPOSITORY / "data/countdown_base"
@@ -146,7 +146,7 @@ class FloorProbe(Callback):
         return perf_counter() - begun
 
     def _passes_alone(self, trainer: Trainer, pl_module: Any, samples: Sequence[Any]) -> float:
-        from asymgrpo_app.policy import score_tokens
+        from asymgrpo_app.policy.loading import score_tokens
 
         scored = pl_module._scored([sample for sample in samples if sample.counts])
         micro_batches = pl_module._micro_batches([sample.tokens for sample in scored], pl_module._idle(scored))

@@ -22,14 +22,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from asymgrpo_app.allocator import return_freed_memory, reuse_freed_memory
-from asymgrpo_app.compilation import compile_blocks
-from asymgrpo_app.environment import quiet_environment
-from asymgrpo_app.packed_attention import NAME
-from asymgrpo_app.policy import packs, score_tokens
-from asymgrpo_app.precision import calculates_bfloat16
-from asymgrpo_app.rollout.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
-from asymgrpo_app.rollout.packing import cut_packed, pack
+from asymgrpo_app.checks.precision import calculates_bfloat16
+from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
+from asymgrpo_app.microbatch.packing import cut_packed, pack
+from asymgrpo_app.policy.compilation import compile_blocks
+from asymgrpo_app.policy.loading import packs, score_tokens
+from asymgrpo_app.policy.packed_attention import NAME
+from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
+from asymgrpo_app.runtime.environment import quiet_environment
 from benchmarks.optimizers import held_mib, peak_mib
 
 ROUNDS = 2

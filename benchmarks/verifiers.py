@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from asymgrpo_app.rewards import MathVerifier, Verdict
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 
 SENTENCE = r"Working it out step by step gives 17 and then the answer \boxed{%s}."
 

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from asymgrpo_app.environment import quiet_environment
+from asymgrpo_app.runtime.environment import quiet_environment
 from tests.support.once import once_per_process
 from tests.support.paths import QUICKSTART, REPOSITORY
 from tests.support.shared_engine import SHARED, kept
@@ -84,7 +84,7 @@ def quickstart() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    if "asymgrpo_app.lightning_cli" in sys.modules:  # not for the sake of tests that need no command
+    if "asymgrpo_app.cli.lightning_cli" in sys.modules:  # not for the sake of tests that need no command
         once_per_process(monkeypatch)
 
 

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from asymgrpo_app.rollout.seeds import derive_seed, evaluation_seed, training_seed
+from asymgrpo_app.seeds import derive_seed, evaluation_seed, training_seed
 
 
 def test_seeds_are_fixed_numbers():

@@ -24,12 +24,12 @@ from asymgrpo_app.checkpoints.folder import (
     sweep,
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
+from asymgrpo_app.checkpoints.run_folder import FolderClaim, sweep_configs
 from asymgrpo_app.checkpoints.shards import remove_checkpoint
-from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
-from asymgrpo_app.run_folder import FolderClaim, sweep_configs
+from asymgrpo_app.runtime.console import say
 
 _MOST_FAILURES = 3  # saves that fail one after the other; then the run stops
 

@@ -8,7 +8,6 @@ from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.checkpoints.folder import checkpoint_path
-from asymgrpo_app.console import say
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
 from asymgrpo_app.evaluation.results import (
@@ -23,6 +22,7 @@ from asymgrpo_app.evaluation.results import (
     table,
     write_results,
 )
+from asymgrpo_app.runtime.console import say
 
 RESULTS_NAME = "results.json"
 PREDICTIONS_NAME = "predictions.jsonl"

@@ -7,11 +7,10 @@ from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError
 from torch import Tensor
 
-from asymgrpo_app.config_files import one_line
-from asymgrpo_app.errors import RunError
-from asymgrpo_app.export import ModelCard, write_export
+from asymgrpo_app.errors import RunError, one_line
 from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
+from asymgrpo_app.policy.export import ModelCard, write_export
 
 
 class ExportCallback(Callback):

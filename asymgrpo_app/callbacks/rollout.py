@@ -8,10 +8,10 @@ from typing import Any, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from asymgrpo_app.callbacks.progress import RunProgress
-from asymgrpo_app.console import say
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.parallel.sharding import is_sharded
-from asymgrpo_app.policy import stop_token_ids
+from asymgrpo_app.policy.loading import stop_token_ids
+from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
@@ -19,21 +19,16 @@ from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.failures import FailureCount
 from asymgrpo_app.rollout.policy_sampler import PolicySampler
 from asymgrpo_app.rollout.samplers import SamplerName, installed_sampler
-from asymgrpo_app.rollout.seeds import evaluation_seed, training_seed
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import Ranks, ServerEngine
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
-from asymgrpo_app.rollout.types import (
-    EncodedPrompt,
-    JudgedCompletion,
-    PromptBatch,
-    RolloutBatch,
-    SamplingSettings,
-)
+from asymgrpo_app.rollout.types import JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
 from asymgrpo_app.rollout.warnings import DegenerateWarnings
-from asymgrpo_app.stopping import switch
+from asymgrpo_app.runtime.console import say
+from asymgrpo_app.runtime.stopping import switch
+from asymgrpo_app.seeds import evaluation_seed, training_seed
 
 Treatment = Literal["wrong", "exclude"]
 

@@ -8,9 +8,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.folder import checkpoint_path
-from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError
-from asymgrpo_app.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
+from asymgrpo_app.runtime.console import say
+from asymgrpo_app.runtime.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
 
 
 class SafeStop(Callback):

@@ -10,8 +10,8 @@ from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME
 from asymgrpo_app.callbacks.export import export_folder
 from asymgrpo_app.checkpoints.folder import list_checkpoints
-from asymgrpo_app.console import say
-from asymgrpo_app.run_folder import tensorboard_folder
+from asymgrpo_app.checkpoints.run_folder import tensorboard_folder
+from asymgrpo_app.runtime.console import say
 
 _PHASES = {
     "gen": "sampling (vLLM)",

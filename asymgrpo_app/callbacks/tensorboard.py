@@ -13,10 +13,11 @@ from torch import Tensor
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards
 from asymgrpo_app.algorithm.metrics import mean_of
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.module import StepRecord
-from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion
-from asymgrpo_app.samples import Sample
+from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.rollout.types import JudgedCompletion
+from asymgrpo_app.update.metrics import StepMetrics
+from asymgrpo_app.update.samples import Sample
 
 _MULTILINE = "Multiline"
 LAYOUT = {

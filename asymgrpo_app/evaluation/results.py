@@ -8,11 +8,11 @@ from math import inf, isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
-from asymgrpo_app import __version__
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.files import from_plain, read_json, readable_json, to_plain, write_whole
 from asymgrpo_app.evaluation.intervals import Estimate, mean_over_sets
 from asymgrpo_app.evaluation.outcomes import UNBOUNDED, estimates
+from asymgrpo_app.version import __version__
 
 _FORMAT = 1
 ACCURACY = "accuracy"

@@ -17,9 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.lora import merged, scales
-from asymgrpo_app.policy import score_tokens, transformer_blocks
-from asymgrpo_app.rollout.microbatch import MicroBatch
+from asymgrpo_app.microbatch.microbatch import MicroBatch
+from asymgrpo_app.policy.loading import score_tokens, transformer_blocks
+from asymgrpo_app.policy.lora import merged, scales
 
 _SCORE = "asymgrpo_score_tokens"
 
@@ -57,7 +57,7 @@ def is_sharded(policy: nn.Module) -> bool:
 def score(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """`asymgrpo_app.policy.score_tokens`, also of a sharded policy."""
+    """`asymgrpo_app.policy.loading.score_tokens`, also of a sharded policy."""
     if not is_sharded(policy):
         return score_tokens(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
     scored: tuple[Tensor, Tensor] = getattr(policy, _SCORE)(batch, temperature=temperature, entropy_grad=entropy_grad)
@@ -90,7 +90,7 @@ def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def whole_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """As `asymgrpo_app.policy.named_weights`, put together one at a time; every process has to take part."""
+    """As `asymgrpo_app.policy.loading.named_weights`, put together one at a time; every process has to take part."""
     return merged(((name, whole(own.detach())) for name, own in policy.named_parameters()), scales(policy))
 
 

@@ -32,6 +32,25 @@ class Prompt:
     place: str = ""
 
 
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the policy sees it.
+
+    Attributes:
+        prompt: The problem.
+        rendered: The text after the template.
+        token_ids: Its tokens; at least one.
+        index: Place of the problem in its step (training) or set (evaluation), counted over all ranks.
+        update: Which optimizer update of its step it belongs to, 0 in evaluation.
+    """
+
+    prompt: Prompt
+    rendered: str
+    token_ids: list[int]
+    index: int = 0
+    update: int = 0
+
+
 class PromptSource(ABC):
     """A place prompts come from, together with the verifier that knows its right answers.
 

@@ -8,10 +8,9 @@ from hashlib import blake2b
 
 import numpy as np
 
-from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
+from asymgrpo_app.prompts.base import BadRow, EncodedPrompt, Prompt, PromptSource
 from asymgrpo_app.prompts.screening import Encoder, Reason, Rejected, Tally, screen
-from asymgrpo_app.rewards.pool import VerifierPool
-from asymgrpo_app.rollout.types import EncodedPrompt
+from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 SHOWN = 5
 """How many faults of a kind are told with their place."""

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import Prompt, PromptSource
-from asymgrpo_app.rewards.reasoning_gym import AnswerPlace, ReasoningGymVerifier
-from asymgrpo_app.rewards.reasoning_gym_tasks import make_dataset, shared_dataset
+from asymgrpo_app.rewards.reasoning_gym.tasks import make_dataset, shared_dataset
+from asymgrpo_app.rewards.reasoning_gym.verifier import AnswerPlace, ReasoningGymVerifier
 
 Split = Literal["train", "validation"]
 

@@ -6,10 +6,9 @@ from enum import StrEnum
 
 from transformers import PreTrainedTokenizerBase
 
-from asymgrpo_app.prompts.base import BadRow, Prompt
+from asymgrpo_app.prompts.base import BadRow, EncodedPrompt, Prompt
 from asymgrpo_app.prompts.templates import Template
-from asymgrpo_app.rewards.pool import VerifierPool
-from asymgrpo_app.rollout.types import EncodedPrompt
+from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 
 class Reason(StrEnum):

@@ -6,7 +6,7 @@ from asymgrpo_app.rewards.countdown import CountdownVerifier
 from asymgrpo_app.rewards.exact import ExactMatch
 from asymgrpo_app.rewards.maths import MathVerifier
 from asymgrpo_app.rewards.numeric import NumericMatch
-from asymgrpo_app.rewards.reasoning_gym import ReasoningGymVerifier
+from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier
 from asymgrpo_app.rewards.regex import RegexMatch
 from asymgrpo_app.rewards.scoring import score
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asymgrpo_app.rewards.base import Verdict, Verifier
-from asymgrpo_app.rewards.pool import VerifierPool
+from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 
 def score(

@@ -5,15 +5,10 @@ from time import perf_counter
 
 from transformers import PreTrainedTokenizerBase
 
-from asymgrpo_app.rewards.pool import VerifierPool
+from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.rewards.pool.pool import VerifierPool
 from asymgrpo_app.rollout.engine import RolloutEngine
-from asymgrpo_app.rollout.types import (
-    Completion,
-    EncodedPrompt,
-    JudgedCompletion,
-    SampleRequest,
-    SamplingSettings,
-)
+from asymgrpo_app.rollout.types import Completion, JudgedCompletion, SampleRequest, SamplingSettings
 
 SeedOf = Callable[[int, int], int]
 """Seed of a completion, from the prompt's index and the sample's number."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asymgrpo_app.rollout.seeds import derive_seed
+from asymgrpo_app.seeds import derive_seed
 
 COLUMNS = 8
 """Columns of each linear layer that are read; which ones changes with every version of the weights."""

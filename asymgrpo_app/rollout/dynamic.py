@@ -8,7 +8,8 @@ import torch
 from asymgrpo_app.algorithm.groups import GroupRewards
 from asymgrpo_app.algorithm.metrics import Mean
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion, RolloutBatch
+from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.rollout.types import JudgedCompletion, RolloutBatch
 
 Draw = Callable[[int, Sequence[EncodedPrompt]], tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]]
 """Fresh prompts in the place of others, with their judged groups; the first argument is the round, from 1."""

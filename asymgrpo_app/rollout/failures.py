@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asymgrpo_app.errors import RunError
-from asymgrpo_app.rollout.types import EncodedPrompt, JudgedCompletion
+from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.rollout.types import JudgedCompletion
 
 _SHOWN_CHARS = 200
 

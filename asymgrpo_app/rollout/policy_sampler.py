@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asymgrpo_app.console import say
+from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.parallel.sharding import whole_weights
-from asymgrpo_app.policy import linear_weights
+from asymgrpo_app.policy.loading import linear_weights
+from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, sample
 from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
 from asymgrpo_app.rollout.engine import RolloutEngine
-from asymgrpo_app.rollout.microbatch import TokenSequence
-from asymgrpo_app.rollout.types import Completion, EncodedPrompt, SamplingSettings
+from asymgrpo_app.rollout.types import Completion, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import EngineError
+from asymgrpo_app.runtime.console import say
 
 
 @dataclass

@@ -20,11 +20,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError, UserError
-from asymgrpo_app.policy import linear_weights, load_config, named_weights
+from asymgrpo_app.policy.loading import linear_weights, load_config, named_weights
 from asymgrpo_app.rollout.digest import WeightDigest, policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+from asymgrpo_app.runtime.console import say
 
 _CPU = torch.device("cpu")
 

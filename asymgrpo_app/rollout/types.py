@@ -7,27 +7,8 @@ import torch
 from torch import Tensor
 
 from asymgrpo_app.algorithm.metrics import Mean
-from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rewards.base import Verdict
-
-
-@dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt as the policy sees it.
-
-    Attributes:
-        prompt: The problem.
-        rendered: The text after the template.
-        token_ids: Its tokens; at least one.
-        index: Place of the problem in its step (training) or set (evaluation), counted over all ranks.
-        update: Which optimizer update of its step it belongs to, 0 in evaluation.
-    """
-
-    prompt: Prompt
-    rendered: str
-    token_ids: list[int]
-    index: int = 0
-    update: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from asymgrpo_app.console import say
 from asymgrpo_app.rollout.types import RolloutBatch
+from asymgrpo_app.runtime.console import say
 
 _MOST_TRUNCATED = 0.5
 _ALL_WRONG = (

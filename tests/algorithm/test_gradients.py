@@ -15,8 +15,8 @@ from asymgrpo_app.algorithm.cispo import CISPO
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
-from asymgrpo_app.algorithm.logprobs import completion_logprobs
 from asymgrpo_app.algorithm.objective import Objective, TokenBatch, UpdateTokens, regularized
+from asymgrpo_app.policy.head import completion_logprobs
 
 LIMIT = 16
 OBJECTIVES = {

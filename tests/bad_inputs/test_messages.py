@@ -2,7 +2,7 @@
 
 import pytest
 
-from asymgrpo_app.parser_messages import plain
+from asymgrpo_app.cli.parser_messages import plain
 
 MESSAGES = {
     "Parser key \"steps\": Expected a <class 'int'>. Got value: 1.5": "steps must be a whole number, got 1.5.",

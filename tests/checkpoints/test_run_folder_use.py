@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from asymgrpo_app import run_folder
+from asymgrpo_app.checkpoints import run_folder
+from asymgrpo_app.checkpoints.run_folder import (
+    FolderClaim,
+    record_config,
+    refuse_unusable,
+    sweep_configs,
+    write_atomically,
+)
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.run_folder import FolderClaim, record_config, refuse_unusable, sweep_configs, write_atomically
 from tests.support.checkpoint_files import die, in_a_child
 
 NOBODY = 65534

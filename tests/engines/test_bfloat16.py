@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.cli import main
-from asymgrpo_app.policy import load_policy
+from asymgrpo_app.policy.loading import load_policy
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig
 from tests.support.canary_contract import CanaryContract
 from tests.support.paths import POLICY, QUICKSTART

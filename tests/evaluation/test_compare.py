@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asymgrpo_app import compare_command
+from asymgrpo_app.cli import compare as compare_command
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.compare import compare, comparison_table
 from asymgrpo_app.evaluation.intervals import (
@@ -250,7 +250,7 @@ def test_labels_are_the_shortest_that_differ(tmp_path):
 
 def test_neither_torch_nor_lightning_nor_vllm_is_imported(pair):
     program = (
-        "import sys; from asymgrpo_app import compare_command; code = compare_command.run(sys.argv[1:]);"
+        "import sys; from asymgrpo_app.cli import compare as compare_command; code = compare_command.run(sys.argv[1:]);"
         "heavy = {'torch', 'lightning', 'vllm', 'transformers', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )

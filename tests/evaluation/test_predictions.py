@@ -20,9 +20,9 @@ from asymgrpo_app.evaluation.predictions import (
     read_predictions,
 )
 from asymgrpo_app.evaluation.results import EvaluationProtocol, EvaluationRun
-from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
-from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
 
 SAMPLES = 2
 PROTOCOL = EvaluationProtocol(problems=3, samples=SAMPLES, temperature=1.0, top_p=1.0, max_tokens=64)

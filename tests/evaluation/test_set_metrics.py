@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from asymgrpo_app.evaluation import ProblemOutcome, SetMetrics, maj_at_k, outcomes_of, pass_at_k, share_interval
-from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
-from asymgrpo_app.rollout.types import Completion, EncodedPrompt, JudgedCompletion, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
 from tests.support.outcomes import outcome, random_outcomes
 from tests.support.paths import REPOSITORY
 

@@ -12,7 +12,7 @@ import pytest
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.reasoning_gym import ReasoningGym, split_of
 from asymgrpo_app.rewards.base import Verdict
-from asymgrpo_app.rewards.reasoning_gym_tasks import TASKS, load_reasoning_gym
+from asymgrpo_app.rewards.reasoning_gym.tasks import TASKS, load_reasoning_gym
 from tests.support.paths import REPOSITORY
 
 # What the lock file leaves out is not installed everywhere.

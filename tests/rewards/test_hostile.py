@@ -17,7 +17,7 @@ from asymgrpo_app.rewards import (
     Verdict,
     Verifier,
 )
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from tests.support.hostile import CANARY, CANARY_VARIABLE, attacks
 from tests.support.probe_verifiers import Isolated
 

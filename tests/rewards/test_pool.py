@@ -11,7 +11,7 @@ import pytest
 
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rewards import Status, Verdict
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from tests.support.probe_verifiers import (
     DiesAsItLoads,
     Equal,

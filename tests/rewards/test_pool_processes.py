@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from asymgrpo_app.rewards import Status, Verdict, score
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from tests.support.probe_verifiers import DiesAtFirst, Equal, EqualHere, Misbehaving, MisbehavingHere, Sleeps, Where
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,7 @@ def _processes_of_pools() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):  # also a zombie, which psutil counts as one of these
-            if any("asymgrpo_app.rewards.launcher" in part for part in child.cmdline()):
+            if any("asymgrpo_app.rewards.pool.launcher" in part for part in child.cmdline()):
                 found += [child, *child.children(recursive=True)]
     return found
 
@@ -242,7 +242,7 @@ def test_a_fork_of_this_process_does_not_end_the_pool(pool):
 _PROGRAM = """
 import heavy
 from asymgrpo_app.rewards import Verdict, Verifier, score
-from asymgrpo_app.rewards.pool import VerifierPool
+from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 class Own(Verifier):
     def verify(self, completion, row):
@@ -283,7 +283,7 @@ def test_any_main_program_will_do(tmp_path, kind):
 
 _HANGING = """
 import sys
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from tests.support.probe_verifiers import Misbehaving
 
 VerifierPool(VerifierPoolConfig(workers=2)).score([Misbehaving()] * 2, ["power", "swallow"], [{}, {}])

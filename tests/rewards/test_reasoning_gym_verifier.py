@@ -15,9 +15,9 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.reasoning_gym import ReasoningGym
 from asymgrpo_app.rewards.arithmetic import parse_arithmetic
 from asymgrpo_app.rewards.base import Status, Verdict
-from asymgrpo_app.rewards.pool import VerifierPool, VerifierPoolConfig
-from asymgrpo_app.rewards.reasoning_gym import ReasoningGymVerifier, find_answer
-from asymgrpo_app.rewards.reasoning_gym_tasks import REFUSED, TASKS, load_reasoning_gym
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.rewards.reasoning_gym.tasks import REFUSED, TASKS, load_reasoning_gym
+from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier, find_answer
 from tests.support.hostile import CANARY, CANARY_VARIABLE, attacks
 from tests.support.paths import REPOSITORY
 
@@ -396,7 +396,7 @@ def run(code: str, *folders: Path) -> str:
 
 SHOW_ERROR = """
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.reasoning_gym import ReasoningGymVerifier
+from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier
 try:
     ReasoningGymVerifier({task!r})
 except UserError as error:
@@ -432,7 +432,7 @@ def test_without_the_packages_that_few_tasks_need(tmp_path):
     )
     code = """
 import importlib.util, sys
-from asymgrpo_app.rewards.reasoning_gym import ReasoningGymVerifier
+from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier
 assert "reasoning_gym" not in sys.modules
 print(ReasoningGymVerifier("gcd").verify("<answer>3</answer>", {"answer": "3", "metadata": {}}).correct)
 print([name for name in ("cellpylib", "pycosat", "zss", "torch") if name in sys.modules])

@@ -2,7 +2,7 @@
 
 import torch
 
-from asymgrpo_app.lora import LoRAConfig, add_adapters, first_values
+from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, first_values
 
 TEXT = torch.tensor([[3, 5, 7, 9, 4, 6, 2], [4, 4, 8, 2, 3, 3, 5]])
 """Two texts of the shipped policy's tokens, [2, 7]."""

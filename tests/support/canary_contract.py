@@ -9,7 +9,7 @@ import torch
 
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
-from asymgrpo_app.policy import linear_weights, load_policy, named_weights
+from asymgrpo_app.policy.loading import linear_weights, load_policy, named_weights
 from asymgrpo_app.rollout.digest import policy_digest
 from tests.support.paths import POLICY
 

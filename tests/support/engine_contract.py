@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asymgrpo_app.policy import linear_weights, named_weights
+from asymgrpo_app.policy.loading import linear_weights, named_weights
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings

@@ -10,7 +10,8 @@ def once_per_process(patch: pytest.MonkeyPatch) -> None:
 
     Both take most of the time of a short command, and neither depends on what was run before.
     """
-    from asymgrpo_app import lightning_cli, memory
+    from asymgrpo_app.checks import memory
+    from asymgrpo_app.cli import lightning_cli
 
     patch.setattr(lightning_cli.AsymGRPOCLI, "setup_parser", _parser_of_subcommand)
     patch.setattr(memory, "body_memory", _body_memory)
@@ -31,7 +32,7 @@ def _parser_of_subcommand(cli: Any, *arguments: Any, **named: Any) -> None:
 
 
 def _body_memory(config: Any, attention: str, batch: Any, **named: Any) -> Any:
-    from asymgrpo_app.activation_memory import body_memory
+    from asymgrpo_app.checks.activation_memory import body_memory
 
     shapes = [tuple(tensor.shape) for tensor in (batch.input_ids, batch.targets, batch.predictors)]
     buckets = None if batch.attention is None else [tuple(bucket.shape) for bucket in batch.attention.buckets]

@@ -12,7 +12,7 @@ from typing import Any
 
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
-from asymgrpo_app.policy import load_tokenizer
+from asymgrpo_app.policy.loading import load_tokenizer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from tests.support.paths import POLICY, REPOSITORY
 

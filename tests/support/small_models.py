@@ -3,8 +3,8 @@
 import torch
 from transformers import AutoConfig
 
-from asymgrpo_app.policy import score_tokens
-from asymgrpo_app.rollout.microbatch import TokenSequence
+from asymgrpo_app.microbatch.microbatch import TokenSequence
+from asymgrpo_app.policy.loading import score_tokens
 
 
 def small_config(architecture: str):

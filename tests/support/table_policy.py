@@ -15,19 +15,12 @@ from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.countdown import CountdownVerifier
-from asymgrpo_app.rollout.microbatch import MicroBatch
-from asymgrpo_app.rollout.types import (
-    Completion,
-    EncodedPrompt,
-    JudgedCompletion,
-    PromptBatch,
-    RolloutBatch,
-    SamplingSettings,
-)
+from asymgrpo_app.rollout.types import Completion, JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
 
 UPDATES_PER_STEP = 2
 """The first update has no prompts, so that all of them are off policy: their ratios come from the table."""

@@ -13,7 +13,6 @@ import aiohttp
 import torch
 from torch import Tensor
 
-from asymgrpo_app.console import say
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.server.auth import read_token
@@ -21,6 +20,7 @@ from asymgrpo_app.rollout.server.client import OtherWeightsError, SamplerServer,
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.transfer import FolderTransfer, NcclTransfer, WeightTransfer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+from asymgrpo_app.runtime.console import say
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ kernel to be ended with the one it comes from.
 
 import os
 
-from asymgrpo_app.stopping import end_with_parent
+from asymgrpo_app.runtime.stopping import end_with_parent
 
 _forking = {"parent": 0}
 

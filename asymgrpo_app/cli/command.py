@@ -1,0 +1,81 @@
+"""The `asymgrpo` command."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from asymgrpo_app.errors import ExitCode, RunError, UserError
+from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
+from asymgrpo_app.version import __version__
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; `args` replaces `sys.argv[1:]`.
+
+    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 75 stopped by the time limit, 130 and 143 stopped by
+    a signal.
+
+    Raises:
+        SystemExit: `--help`, with code 0.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments == ["--version"]:
+        print(f"asymgrpo {__version__}")
+        return ExitCode.OK
+    if _is_started_rank():
+        end_with_parent()
+    try:
+        with switch.handling_signals():
+            code = _run(arguments)
+            # What went wrong while the command was stopping has been said; a scheduler should know of the stop.
+            return switch.cause.exit_code if code != ExitCode.OK and switch.cause is not None else code
+    except StopRun as stop:
+        if _is_started_rank():
+            return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
+        print(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip(), file=sys.stderr)
+        return stop.cause.exit_code
+
+
+def _run(arguments: list[str]) -> int:
+    # torch and Lightning take seconds to import, so `--version` came first; vllm is imported by the engine alone.
+    from asymgrpo_app.runtime.environment import quiet_environment
+
+    quiet_environment()
+    try:
+        if arguments[:1] == ["score"]:
+            from asymgrpo_app.cli import score as score_command
+
+            return int(score_command.run(arguments[1:]))
+        if arguments[:1] == ["compare"]:
+            from asymgrpo_app.cli import compare as compare_command
+
+            return int(compare_command.run(arguments[1:]))
+        if arguments[:1] == ["export"]:
+            from asymgrpo_app.cli import export as export_command
+
+            return int(export_command.run(arguments[1:]))
+        if arguments[:1] == ["serve"]:
+            from asymgrpo_app.cli import serve as serve_command
+
+            return int(serve_command.run(arguments[1:]))
+        from asymgrpo_app.cli import lightning_cli
+
+        if arguments[:1] == ["check"]:
+            return int(lightning_cli.check(arguments[1:]))
+        return int(lightning_cli.run(arguments))
+    except UserError as error:
+        print(f"asymgrpo: error: {error}", file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    except RunError as error:
+        print(f"asymgrpo: stopped: {error}", file=sys.stderr)
+        return ExitCode.FAILURE
+
+
+def _is_started_rank() -> bool:
+    """Whether this process is one that Lightning started beside the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

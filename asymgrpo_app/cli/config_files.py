@@ -1,0 +1,58 @@
+"""Checks of config files that the parser does not make."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asymgrpo_app.errors import UserError, one_line
+
+_SECTIONS = ("model", "data", "rollout", "checkpoint", "tensorboard", "trainer")
+
+
+def config_paths(arguments: Sequence[str]) -> list[Path]:
+    """The files given with `--config` or `-c`, in order."""
+    paths = []
+    for place, argument in enumerate(arguments):
+        if argument in ("--config", "-c") and place + 1 < len(arguments):
+            paths.append(Path(arguments[place + 1]))
+        elif argument.startswith("--config="):
+            paths.append(Path(argument.removeprefix("--config=")))
+    return paths
+
+
+def check_config_file(path: Path) -> None:
+    """Refuse a config file that is missing, is no YAML mapping, or sets a key twice (YAML itself keeps the last).
+
+    Raises:
+        UserError: With the file, and the line where there is one.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config {path}: not a text file in UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path}: {one_line(str(error))}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}.")
+    for section in _SECTIONS:
+        if not isinstance(content.get(section, {}), dict | str):  # the parser would drop what other files set there
+            raise UserError(
+                f"--config {path}: {section} must be keys with values, got {content[section]}: leave it out for its "
+                "defaults."
+            )
+
+
+class _StrictLoader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} has a key that is no plain word.")
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} sets the key {key.value!r} a second time.")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,78 @@
+"""The parser's complaints as sentences for people who write configs and not Python."""
+
+import re
+
+from asymgrpo_app.errors import one_line
+
+_KEY = re.compile(r'(?:- )?(?:Problem with given class_path .*?: )?(?:- )?Parser key "([^"]+)":\s*')
+_UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: (.*?) Errors: - ")
+_NO_PATH = re.compile(r"- Expected a path but .*? either not accessible or invalid\s*(?:- )?")
+_CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+_FURTHER = re.compile(r" - Expected a | - Not a valid | - Import path | - Option | - Parser key | Given value type: ")
+_VALUES = (
+    r"NestedArg\(key='.*?', val=(.*?)\)(?:$| -| Given)",
+    r"Got value: (.*?)(?: - | Given value| Subclass types|$)",
+    r"Given value: (.*)$",
+    r"path string: (.*?)(?: - | Given|$)",
+    r"Unable to load config '(.*?)'",
+)
+_PLAIN = re.compile(r"([\w.]+) ((?:must|has no option|lacks) .*?\.)(?: - |$| Given value)")
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "keys with values",
+}
+
+
+def plain(message: str) -> str:
+    """The message as one sentence with the dotted key and the value; its first reason where its form is not known."""
+    text = " ".join(message.split())
+    keys: list[str] = []
+    kind = ""
+    while True:
+        text = _NO_PATH.sub("", text, count=1) if text.startswith("- Expected a path") else text
+        if found := _KEY.match(text):
+            if found[1] not in keys:
+                keys.append(found[1])
+        elif found := _UNION.match(text):
+            kind = next((name for name in _CLASS.findall(found[1]) if name != "NoneType"), kind)
+        else:
+            break
+        text = text[found.end() :]
+    if keys and (inner := _PLAIN.match(text)):  # the parser of a class within this one has spoken already
+        return one_line(f"{'.'.join(keys)}.{inner[1]} {inner[2]}")
+    reason = _FURTHER.split(text, maxsplit=1)[0]
+    complaint = _complaint(reason, kind)
+    if not keys or complaint is None:
+        return one_line(f"{'.'.join(keys)}: {reason}" if keys else reason)
+    seen = _value(text)
+    return one_line(f"{'.'.join(keys)} {complaint}{'' if seen is None else f', got {seen}'}.")
+
+
+def _complaint(text: str, kind: str) -> str | None:
+    """What is wrong with the key, from the first of the parser's reasons."""
+    if found := re.match(r"Expected a (?:typing\.)?Literal\[(.*?)\]", text):
+        return f"must be one of {found[1].replace(chr(39), '')}"
+    if found := re.match(r"Expected a <class '(\w+)'>", text):
+        return f"must be {_KINDS.get(found[1], found[1])}"
+    if found := re.match(r"Option '(.+?)' is not accepted", text):
+        return f"has no option {found[1]}"
+    if found := re.match(r"the following arguments are required: (.+)", text):
+        return f"lacks {found[1]}"
+    if text.startswith(("Expected a dot import path", "Import path", "Not a valid subclass", "Type typing.Callable")):
+        return f"must name a class of the kind {kind}, by its module and name" if kind else "must name a class"
+    return "must be keys with values" if text.startswith("Unable to load config") else None
+
+
+def _value(text: str) -> str | None:
+    """The value that was seen, if the message says it."""
+    for pattern in _VALUES:
+        if found := re.search(pattern, text):
+            named = re.match(r"Namespace\(class_path='(.*?)'", found[1])
+            if named is None and "Namespace(" in found[1]:
+                return None
+            return named[1] if named else found[1].strip("'").removesuffix(".")
+    return None

@@ -1,0 +1,140 @@
+"""`asymgrpo serve`: a vLLM server that a run can sample from."""
+
+import argparse
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rollout.server.auth import read_token
+from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
+from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
+from asymgrpo_app.runtime.console import quiet_libraries, say
+
+_DESCRIPTION = """Start a vLLM server for a run whose config says `rollout.sampler: server`.
+
+What decides the numbers (model, dtype, lengths, rollout.engine) is read from the run's own config, given like to `fit`:
+
+  asymgrpo serve --token_file token --weights_folder /shared/weights --config configs/x.yaml
+
+Every route asks for the token. The server holds no trained weights before the run sends them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check everything, then become the server."""
+    quiet_libraries()
+    parser = _Parser(
+        prog="asymgrpo serve",
+        description=_DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every other option is one of `asymgrpo fit`.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
+    parser.add_argument("--port", type=int, default=8000, help="Port to listen on (default: %(default)s).")
+    parser.add_argument("--allow_public", action="store_true", help="Allow an address that other machines can reach.")
+    parser.add_argument(
+        "--token_file",
+        help="File with the token; made, with a fresh one, if it is not there. Default: $ASYMGRPO_TOKEN.",
+    )
+    parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
+    own, rest = parser.parse_known_args(arguments)
+    _check_address(own.host, own.port, allow_public=own.allow_public)
+    require_vllm()
+    settings = _settings(rest)
+    rollout = settings.rollout
+    server = rollout.get("server")
+    nccl = server is not None and server.transfer == "nccl"
+    folder = None if nccl else _weights_folder(own.weights_folder or (server.weights_folder if server else None))
+    config = VLLMEngineConfig(**rollout.engine.as_dict())
+    command = server_arguments(
+        settings.model.policy,
+        config,
+        resolve_dtype(config.dtype, str(settings.trainer.precision)),
+        _longest(settings),
+        nccl=nccl,
+    )
+    token = _token(own.token_file)
+    _check_port(own.host, own.port)
+    os.environ.update(server_environment(command, token, folder))
+    os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
+    say(f"Starting vLLM on http://{own.host}:{own.port} for {settings.model.policy}; every route asks for the token.")
+    words = server_command(command, own.host, own.port)
+    os.execv(words[0], words)  # signals and the exit code are the server's own from here on
+
+
+def _settings(arguments: Sequence[str]) -> Any:
+    """The config of the run, parsed and checked as `fit` does, without building anything."""
+    from asymgrpo_app.cli.lightning_cli import AsymGRPOCLI, find_own_classes
+    from asymgrpo_app.policy.loading import check_model_path
+
+    class Parsed(AsymGRPOCLI):
+        def _parse_ckpt_path(self) -> None: ...
+
+        def instantiate_classes(self) -> None: ...
+
+        def _run_subcommand(self, subcommand: str) -> None: ...
+
+    find_own_classes()
+    settings = Parsed(["fit", *arguments]).config["fit"]
+    check_model_path("model.policy", settings.model.policy)
+    return settings
+
+
+def _longest(settings: Any) -> int:
+    """Longest prompt plus completion that the run asks for."""
+    sets = (settings.data.validation or {}).values()
+    own = [limit for chosen in sets if (limit := chosen.get("max_completion_tokens"))]
+    return int(settings.data.max_prompt_tokens + max([settings.rollout.max_completion_tokens, *own]))
+
+
+def _check_address(host: str, port: int, *, allow_public: bool) -> None:
+    if not 0 < port < 65536:
+        raise UserError(f"--port must be in 1 to 65535, got {port}.")
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError as error:
+        raise UserError(f"--host {host} is no address of this machine ({error.strerror}).") from error
+    public = [address for address in found if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback]
+    if public and not allow_public:
+        raise UserError(
+            f"--host {host} can be reached from other machines: add --allow_public if that is what you want (the token "
+            "travels unencrypted: use a private network, or a proxy with TLS)."
+        )
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port), reuse_port=False):
+            pass
+    except OSError as error:
+        raise UserError(f"--port {port} of {host} cannot be used ({error.strerror}).") from error
+
+
+def _weights_folder(path: str | None) -> Path:
+    if path is None:
+        raise UserError("--weights_folder is not set: name the folder that the run writes its weights to.")
+    if not Path(path).is_dir():
+        raise UserError(f"--weights_folder {path} is not there: name the folder that the run writes its weights to.")
+    return Path(path)
+
+
+def _token(token_file: str | None) -> str:
+    if token_file and not Path(token_file).exists():
+        try:
+            descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(32) + "\n")
+        except OSError as error:
+            raise UserError(f"--token_file {token_file} cannot be written ({error.strerror}).") from error
+        say(f"A fresh token is in {token_file}: give the run the same file (rollout.server.token_file).")
+    return read_token(token_file, "--token_file")

@@ -1,0 +1,1 @@
+"""Cutting completions into forward passes of bounded size, padded or packed."""

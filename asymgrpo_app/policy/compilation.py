@@ -1,0 +1,55 @@
+"""`model.compile`: torch.compile for the transformer blocks of the policy."""
+
+import os
+import shutil
+import sys
+
+import torch
+from transformers import AttentionInterface, PreTrainedModel
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.policy import packed_attention
+from asymgrpo_app.policy.loading import transformer_blocks
+
+
+def check_compiler(device: str) -> None:
+    """Refuse to compile without a compiler: torch takes a C++ compiler on a CPU, and Triton a C compiler on a GPU.
+
+    Args:
+        device: The kind of device that the policy is trained on.
+
+    Raises:
+        UserError: There is none under the names that torch or Triton try.
+    """
+    if device == "cpu":
+        kind, package = "C++", "g++"
+        names = [os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")]
+    else:
+        kind, package = "C", "gcc"
+        names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    if not any(shutil.which(name) for name in names):
+        raise UserError(
+            f"model.compile needs a {kind} compiler on this machine, and there is none ({', '.join(names)}): install "
+            f"one (Debian: apt-get install {package}), or leave model.compile out."
+        )
+
+
+def compile_blocks(policy: PreTrainedModel) -> None:
+    """Compile each transformer block in place at its first call, once for all lengths; names of weights stay.
+
+    Blocks of one kind share one compiled form, so that a deep model takes no longer than a shallow one. Attention over
+    packed rows stays as it is: its cut into batches is another one in every micro-batch.
+
+    Raises:
+        UserError: The architecture does not say which of its modules are transformer blocks.
+    """
+    blocks = transformer_blocks(policy)
+    if not blocks:
+        raise UserError(
+            f"model.compile does not know the transformer blocks of architecture {policy.config.model_type}: leave it "
+            "out."
+        )
+    AttentionInterface.register(packed_attention.NAME, torch.compiler.disable(packed_attention.packed_attention))
+    for block in blocks:
+        # Not `block.compile`, which takes in hooks as well: those of FSDP2 differ from block to block.
+        block.forward = torch.compile(block.forward, dynamic=True)

@@ -1,0 +1,97 @@
+"""A policy on disk in Hugging Face's format, with a card that says where it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from asymgrpo_app.policy.lora import merged, scales
+from asymgrpo_app.policy.lora_files import write_adapter
+from asymgrpo_app.version import __version__
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the card of an exported policy says.
+
+    Attributes:
+        base_model: Folder or hub id that training started from.
+        method: Class of the advantage estimator.
+        settings: Its numbers, e.g. the exponents.
+        data: The training problems, in words.
+        steps: RL steps.
+        results: Evaluations, by name.
+        adapter: Whether the folder holds an adapter of the base model, not a model.
+    """
+
+    base_model: str
+    method: str
+    settings: Mapping[str, float]
+    data: str
+    steps: int
+    results: Mapping[str, str] = field(default_factory=dict)
+    adapter: bool = False
+
+    def text(self) -> str:
+        """The card as Markdown, with the head that model hubs read."""
+        settings = ", ".join(f"{name} {value:g}" for name, value in self.settings.items())
+        lines = [
+            "---",
+            *(
+                ["library_name: peft", f"base_model: {self.base_model}"]
+                if self.adapter
+                else ["library_name: transformers"]
+            ),
+            "pipeline_tag: text-generation",
+            "---",
+            "",
+            f"# {Path(self.base_model).name}, trained with {self.method}",
+            "",
+            f"- Base model: `{self.base_model}`",
+            f"- Method: {self.method}{f' ({settings})' if settings else ''}, arXiv 2604.04894",
+            f"- Training problems: {self.data}",
+            f"- RL steps: {self.steps}",
+            f"- Made with asymgrpo {__version__}",
+        ]
+        if self.results:
+            lines += ["", "| evaluation | value |", "| --- | --- |"]
+            lines += [f"| {name} | {value} |" for name, value in self.results.items()]
+        return "\n".join([*lines, ""])
+
+
+def write_export(
+    folder: Path,
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: ModelCard,
+    state: dict[str, Tensor] | None = None,
+) -> None:
+    """Save a policy with all that vLLM or transformers need to serve it; the chat template is the tokenizer's.
+
+    Adapters are merged into the weights, unless the card says that they are to be saved alone.
+
+    Args:
+        folder: Where to.
+        policy: The model.
+        tokenizer: Its tokenizer.
+        card: What to say about it.
+        state: The weights in whole tensors, where the policy itself is sharded.
+    """
+    if card.adapter:
+        write_adapter(folder, policy)
+    else:
+        weights = merged((policy.state_dict() if state is None else state).items(), scales(policy))
+        policy.save_pretrained(folder, state_dict={name: weight.to(policy.dtype) for name, weight in weights})
+        _generation_config(card.base_model, policy).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(card.text(), encoding="utf-8")
+
+
+def _generation_config(base: str, policy: PreTrainedModel) -> GenerationConfig:
+    """The base model's own, where it has one."""
+    try:
+        return GenerationConfig.from_pretrained(base)
+    except OSError:
+        return GenerationConfig.from_model_config(policy.config)

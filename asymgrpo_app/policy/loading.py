@@ -1,0 +1,257 @@
+"""Loading a causal language model and asking it for log-probabilities."""
+
+import contextlib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.microbatch.microbatch import MicroBatch
+from asymgrpo_app.policy import packed_attention
+from asymgrpo_app.policy.head import completion_logprobs
+from asymgrpo_app.policy.lora import is_adapter, merged, plain_name, scales
+from asymgrpo_app.policy.packed_attention import can_pack
+
+AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
+
+# Models that change the logits after the head; the chunked head would leave that out.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+def check_model_path(key: str, value: str) -> None:
+    """Refuse a model folder that is not there or is no Hugging Face checkpoint, without opening any weights.
+
+    Raises:
+        UserError: `value` looks like a path and has no `config.json`, or it holds an adapter.
+    """
+    folder = Path(value)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(_holds_adapter(key, value))
+    if not folder.exists() and not _could_be_hub_id(value):
+        raise UserError(f"{key}: there is no folder {value}.")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"{key}: {value} is not a Hugging Face checkpoint folder, it has no config.json.")
+
+
+def _holds_adapter(key: str, value: str) -> str:
+    return (
+        f"{key}: {value} holds an adapter (adapter_config.json), which is no policy: merge it into its model first "
+        "(asymgrpo export, or peft's merge_and_unload), or name the model alone."
+    )
+
+
+def _could_be_hub_id(value: str) -> bool:
+    parts = value.split("/")
+    return 1 <= len(parts) <= 2 and all(parts) and not value.startswith((".", "~"))
+
+
+def load_config(path: str) -> Any:
+    """The architecture's configuration.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
+
+
+def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedModel:
+    """A causal language model with float32 weights (lower compute types come from `trainer.precision`).
+
+    Raises:
+        UserError: It cannot be loaded, or its logits are more than a linear head.
+    """
+    config = load_config(path)
+    _check_head(path, config)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention_name(config, attention),
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    if getattr(model, "_hf_peft_config_loaded", False):  # transformers follows an adapter on the hub to its model
+        raise UserError(_holds_adapter("model.policy", path))
+    if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
+        raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
+    _without_dropout(model)
+    return model
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Dropout would make the trainer's log-probabilities differ from the sampler's."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention layers have no module for it, but a number: `attention_dropout`.
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def empty_policy(config: Any) -> PreTrainedModel:
+    """The model of a configuration without contents: shapes and names alone."""
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
+
+
+def check_attention(attention: AttentionImplementation, *, device: str, precision: str) -> None:
+    """Refuse flash attention where it cannot run.
+
+    Args:
+        attention: As configured.
+        device: The kind of device that the policy is trained on.
+        precision: Of the trainer.
+
+    Raises:
+        UserError: There is no GPU, no computation in 16 bits, or no flash-attn.
+    """
+    if attention != "flash_attention_2":
+        return
+    instead = "leave model.attention at sdpa, which computes shared prompts once"
+    if device != "cuda" or "bf16" not in precision:
+        raise UserError(
+            f"model.attention flash_attention_2 takes a GPU and trainer.precision bf16-mixed, got {device} and "
+            f"{precision}: {instead}."
+        )
+    if find_spec("flash_attn") is None:
+        raise UserError(f"model.attention flash_attention_2 needs flash-attn, which is not installed: {instead}.")
+
+
+def attention_name(config: Any, attention: AttentionImplementation) -> str:
+    """What transformers calls the attention that a model of this configuration gets."""
+    return packed_attention.NAME if attention == "sdpa" and can_pack(config) else attention
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a checkpoint.
+
+    Raises:
+        UserError: It cannot be loaded, or it has no end-of-sequence token.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {path} cannot be loaded: {_sentence(error)}") from error
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # made up where the files are missing
+        raise UserError(f"The tokenizer of {path} has no tokens: its files are missing.")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {path} has no end-of-sequence token, so completions could not end.")
+    return tokenizer
+
+
+def _check_head(path: str, config: Any) -> None:
+    for name in _LOGIT_CHANGES:
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"model.policy: {path} sets {name}, which is not supported: its logits are not a plain head."
+            )
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def named_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every weight once, by its Hugging Face name (a tied head only as the embedding), with adapters merged into it."""
+    parameters = ((name, parameter.detach()) for name, parameter in policy.named_parameters())
+    return merged(parameters, scales(policy))
+
+
+def linear_weights(policy: PreTrainedModel) -> tuple[list[str], str | None]:
+    """Names of the weights of linear layers, and that of the embedding if the output head is tied to it."""
+    head: Any = policy.get_output_embeddings()
+    embedding: Any = policy.get_input_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    linear = [
+        f"{plain_name(name)}.weight"
+        for name, module in policy.named_modules()
+        if isinstance(module, nn.Linear) and not (tied and module is head) and not is_adapter(name)
+    ]
+    names = [f"{name}.weight" for name, module in policy.named_modules() if module is embedding]
+    return linear, names[0] if tied else None
+
+
+def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a completion: the tokenizer's end token and those that the checkpoint's configuration names.
+
+    Chat models often name two (`<|im_end|>` and `<|endoftext|>`), the second in generation_config.json alone.
+    """
+    named: set[int] = {int(tokenizer.eos_token_id)}
+    sources: list[Any] = [AutoConfig.from_pretrained(policy_path, trust_remote_code=False)]
+    with contextlib.suppress(OSError):  # many base models have no generation_config.json
+        sources.append(GenerationConfig.from_pretrained(policy_path))
+    for source in sources:
+        configured = getattr(source, "eos_token_id", None)
+        named.update(configured if isinstance(configured, list) else [] if configured is None else [configured])
+    return tuple(sorted(named))
+
+
+def transformer_blocks(policy: PreTrainedModel) -> list[nn.Module]:
+    """The repeated layers of a model, in order; none if its architecture does not say which they are."""
+    names = set(policy._no_split_modules or ())
+    return [module for module in policy.modules() if type(module).__name__ in names]
+
+
+def packs(policy: PreTrainedModel) -> bool:
+    """Whether the model takes packed micro-batches (`asymgrpo_app.microbatch.packing`)."""
+    return bool(policy.config._attn_implementation == packed_attention.NAME)
+
+
+def attention_inputs(batch: MicroBatch) -> dict[str, Any]:
+    """What the body needs to know about where sequences are, beside the tokens."""
+    if batch.attention is None:
+        return {"attention_mask": batch.attention_mask}
+    # Handed a mask of four dimensions, transformers makes none of its own, which would be [N, N]. Nobody reads it.
+    mask = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
+    return {"attention_mask": mask, "position_ids": batch.position_ids, "packing": batch.attention}
+
+
+def score_tokens(
+    policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and full-vocabulary entropy of each completion token, at the sampling temperature.
+
+    Args:
+        policy: The model; its head runs on completion tokens alone.
+        batch: B sequences with T completion tokens; packed ones only where `packs` says so.
+        temperature: Divides the logits once; for greedy sampling (0) the plain distribution is used.
+        entropy_grad: Whether the entropy carries a gradient.
+
+    Returns:
+        Two float32 tensors [T]: log-probabilities and entropies in nats.
+    """
+    body = getattr(policy, policy.base_model_prefix)
+    hidden = body(input_ids=batch.input_ids, use_cache=False, **attention_inputs(batch)).last_hidden_state
+    head: Any = policy.get_output_embeddings()
+    return completion_logprobs(
+        # A packed prompt's last token predicts in several completions. On CPU the backward pass of `index_select` adds
+        # these up in order; that of an index in brackets does so in whatever order its threads come.
+        hidden.flatten(0, 1).index_select(0, batch.predictors),
+        head.weight,
+        head.bias,
+        batch.targets,
+        temperature=temperature or 1.0,
+        entropy_grad=entropy_grad,
+    )

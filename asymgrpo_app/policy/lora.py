@@ -1,0 +1,256 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: where they go, and the weights that they stand for.
+
+peft puts the adapters into the model itself, without a wrapper around it, so that its body and its head are found as in
+any other policy. The sampler never sees adapters: it is given W + s B A, computed for one layer at a time.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from math import isfinite, sqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.seeds import derive_seed
+
+ADAPTER = "default"
+"""peft's name of the one adapter."""
+
+_BASE, _A, _B = "base_layer", f"lora_A.{ADAPTER}", f"lora_B.{ADAPTER}"
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters that are trained in the place of the policy's own weights (arXiv 2106.09685).
+
+    An adapted linear layer computes W x + s B A x with W frozen. A [rank, in] and B [out, rank] are float32, and B
+    begins as zeros, so that a run begins at the policy as it came. There is no dropout on purpose: the trainer's
+    log-probabilities have to be the sampler's.
+
+    Args:
+        rank: Rows of A, at least 1.
+        alpha: Decides s = alpha / rank, > 0.
+        rslora: Let s = alpha / sqrt(rank), with which the learning rate need not follow the rank (arXiv 2312.03732).
+        target_modules: The linear layers that get adapters, by the last part (or parts) of their names, e.g.
+            `[q_proj, v_proj]`; null: all but the output head.
+        export: What the run's `export` folder holds: the policy with its adapters `merged` into the weights, or the
+            `adapter` alone, in peft's format.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    rslora: bool = False
+    target_modules: list[str] | None = None
+    export: Literal["merged", "adapter"] = "merged"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"model.lora.rank must be at least 1, got {self.rank}.")
+        if not (isfinite(self.alpha) and self.alpha > 0):
+            raise UserError(f"model.lora.alpha must be a finite number > 0, got {self.alpha}.")
+        if self.target_modules is not None and not self.target_modules:
+            raise UserError("model.lora.target_modules is empty: name linear layers, or leave it out for all of them.")
+
+    @property
+    def scale(self) -> float:
+        """The factor s of B A."""
+        return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
+
+
+# ---- where adapters go ----
+
+
+def target_layers(policy: PreTrainedModel, config: LoRAConfig, path: str) -> dict[str, nn.Linear]:
+    """The linear layers that get an adapter, by name.
+
+    Args:
+        policy: The model, without adapters; it may be without contents.
+        config: Which ones are asked for.
+        path: Where it comes from, for messages.
+
+    Raises:
+        UserError: The model has no such layers.
+    """
+    head = policy.get_output_embeddings()
+    layers = {
+        name: module for name, module in policy.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }
+    kinds = sorted({name.rpartition(".")[2] for name in layers})
+    if not layers:
+        raise UserError(
+            f"model.lora: {path} has no linear layers that could get adapters: train it without model.lora."
+        )
+    if config.target_modules is None:
+        return layers
+    for target in config.target_modules:
+        if not any(_is_called(name, target) for name in layers):
+            raise UserError(
+                f"model.lora.target_modules has {target!r}, which is no linear layer of {path} that can get an "
+                f"adapter: choose among {', '.join(kinds)}."
+            )
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if any(_is_called(name, target) for target in config.target_modules)
+    }
+
+
+def _is_called(name: str, target: str) -> bool:
+    return f".{name}".endswith(f".{target}")
+
+
+def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
+    """One line for the user: what is trained of a model, which may be without contents.
+
+    Raises:
+        UserError: It does not have the layers.
+    """
+    layers = target_layers(policy, config, path)
+    kinds = sorted({name.rpartition(".")[2] for name in layers})
+    trained = sum(config.rank * (layer.in_features + layer.out_features) for layer in layers.values())
+    share = trained / sum(parameter.numel() for parameter in policy.parameters())
+    return (
+        f"LoRA of rank {config.rank}, scale {config.scale:g}, on {len(layers)} linear layers ({', '.join(kinds)}): "
+        f"{trained:,} trained parameters, {share:.2%} of the policy's"
+    )
+
+
+# ---- putting them in ----
+
+
+def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None:
+    """Freeze a policy and put adapters into it that are zero: `first_values` or a checkpoint makes them trainable.
+
+    Args:
+        policy: The model; it may be without contents, adapters are made where its layers are.
+        config: Which adapters.
+        path: Where it comes from; the exported adapter names it.
+
+    Raises:
+        UserError: It does not have the layers.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=path,
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type] # a factor, and whole numbers alone are no need of peft's
+        use_rslora=config.rslora,
+        target_modules=list(target_layers(policy, config, path)),
+    )
+    # Without contents at first: peft's own first values would be taken from the run's generators.
+    inject_adapter_in_model(settings, policy, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    policy.requires_grad_(False)
+    for layer in _adapted(policy).values():
+        for part in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+            part.weight = nn.Parameter(torch.zeros_like(part.weight, device=layer.get_base_layer().weight.device))
+        # Inputs are in autocast's type where it is on. Cast to float32 by peft, each adapter would keep a copy of them.
+        layer.cast_input_dtype_enabled = False
+
+
+def first_values(policy: PreTrainedModel, seed: int) -> None:
+    """Give A its first values: uniform in +-1/sqrt(in) as in peft, by the run's seed and the layer's name alone."""
+    for name, layer in _adapted(policy).items():
+        generator = torch.Generator().manual_seed(derive_seed("lora", seed, name))
+        weight: Tensor = layer.lora_A[ADAPTER].weight.data
+        weight.copy_(torch.empty_like(weight, device="cpu").uniform_(-1, 1, generator=generator))
+        weight.mul_(weight.shape[1] ** -0.5)
+
+
+def hold_in_bfloat16(policy: PreTrainedModel) -> None:
+    """Hold the frozen weights of linear layers in bfloat16, for a policy that is trained under bf16-mixed.
+
+    Autocast would round them to these very numbers before each product, so no result changes by a bit; they take half
+    the memory and are not rounded again. The rest stays as it is: in bfloat16 an embedding would take the residual
+    stream along.
+    """
+    embedding: Any = policy.get_input_embeddings()
+    for module in policy.modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad and module.weight is not embedding.weight:
+            module.weight.data = module.weight.data.to(torch.bfloat16)
+
+
+# ---- with adapters and without ----
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of a policy with adapters is part of one."""
+    return _A in name or _B in name
+
+
+def plain_name(name: str) -> str:
+    """What a module or a frozen parameter is called in the model without adapters."""
+    return name.replace(f".{_BASE}", "")
+
+
+@contextmanager
+def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
+    """Within, the policy is the one that training started from; one without adapters stays as it is."""
+    layers = _adapted(policy).values()
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def scales(policy: PreTrainedModel) -> dict[str, float]:
+    """The factor s of each layer that has an adapter, by the layer's name."""
+    return {name: float(layer.scaling[ADAPTER]) for name, layer in _adapted(policy).items()}
+
+
+def merged(named: Iterable[tuple[str, Tensor]], factors: Mapping[str, float]) -> Iterator[tuple[str, Tensor]]:
+    """The weights that parameters stand for, one at a time and by their names in the model without adapters.
+
+    What it is given is left as it is, and a merged weight is there for as long as its taker keeps it.
+
+    Args:
+        named: All parameters, whole, in the order of `named_parameters`: those of a layer follow each other.
+        factors: As from `scales`.
+
+    Yields:
+        Names and weights: W + s B A of a layer with an adapter, in the adapter's type; all others as they are.
+    """
+    for layer, group in groupby(named, key=lambda pair: _layer_of(pair[0])):
+        if layer not in factors:
+            yield from group
+            continue
+        parts = {name.removeprefix(f"{layer}."): tensor for name, tensor in group}
+        down, up = parts.pop(f"{_A}.weight"), parts.pop(f"{_B}.weight")
+        for name, tensor in parts.items():
+            # Without a name of its own here, a merged weight is gone as soon as its taker lets go of it.
+            adds = name == f"{_BASE}.weight"
+            yield plain_name(f"{layer}.{name}"), _sum(tensor, down, up, factors[layer]) if adds else tensor
+
+
+@torch.no_grad()
+def _sum(weight: Tensor, down: Tensor, up: Tensor, factor: float) -> Tensor:
+    """W + s B A in the type of B, whatever autocast would make of it."""
+    with torch.autocast(weight.device.type, enabled=False):
+        return torch.addmm(weight.to(up.dtype), up, down, alpha=factor)
+
+
+def _layer_of(name: str) -> str:
+    """The layer whose adapter a parameter belongs to; its own name where that is none."""
+    for part in (_BASE, _A, _B):
+        layer, found, _ = name.partition(f".{part}.")
+        if found:
+            return layer
+    return name
+
+
+def _adapted(policy: PreTrainedModel) -> dict[str, Any]:
+    """The layers that have an adapter, by name."""
+    if not hasattr(policy, "peft_config"):  # most policies have none, and peft takes its time to load
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in policy.named_modules() if isinstance(module, LoraLayer)}

@@ -1,0 +1,129 @@
+"""Attention of transformers' models over packed rows (`asymgrpo_app.microbatch.packing`)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from asymgrpo_app.microbatch.microbatch import PackedAttention
+from asymgrpo_app.policy.short_attention import fits, short_attention
+
+NAME = "asymgrpo_packed_sdpa"
+"""What transformers knows this attention as."""
+
+# Architectures whose attention is the plain causal one in all layers; tests compare each with its padded form.
+_ARCHITECTURES = frozenset(
+    {"ernie4_5", "gemma", "glm4", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3"}
+)
+
+
+def can_pack(config: Any) -> bool:
+    """Whether a model with this configuration is known to work on packed rows.
+
+    Not with a sliding window, which packed rows do not keep, and not in architectures that nobody compared.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return config.model_type in _ARCHITECTURES and kinds == {"full_attention"} and not windowed
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: PackedAttention | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of each sequence of a packed row; of a plain batch, what `sdpa` does.
+
+    Sequences of like length are gathered into batches that are padded on the right. Causal attention needs no mask
+    against that padding, which is what keeps it on the fast path.
+
+    Args:
+        module: The attention layer.
+        query: [1, heads, N, D].
+        key: [1, key heads, N, D].
+        value: [1, key heads, N, D].
+        attention_mask: Of a plain batch.
+        packing: Where the sequences are; None for a plain batch.
+        scaling: Of the scores; 1 / sqrt(D) if None.
+        **kwargs: For `sdpa`.
+
+    Returns:
+        [1, N, heads, D], and no weights.
+    """
+    if packing is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    rows = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]  # [N, heads, D]
+    if torch.is_autocast_enabled(query.device.type):
+        # What attention computes in: gathered in float32, it would move twice the memory.
+        rows = [row.to(torch.get_autocast_dtype(query.device.type)) for row in rows]
+    # A token's query works in one of its copies alone, so that the others' results are never read.
+    spread = [_Spread.apply(row, packing) for row in rows]  # type: ignore[no-untyped-call]
+    results = [
+        _attend(q, k, v, scaling).transpose(1, 2)
+        for q, k, v in zip(*(_batches(part, packing) for part in spread), strict=True)
+    ]
+    flat = torch.cat([result.flatten(0, 1) for result in results]) if len(results) > 1 else results[0].flatten(0, 1)
+    return _Collect.apply(flat, packing).unsqueeze(0), None  # type: ignore[no-untyped-call]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+    if fits(query):
+        return short_attention(query, key, value, scaling)
+    if query.is_cuda and query.dtype == torch.float32:
+        # No fused kernel on a GPU takes grouped heads in float32; without one all scores would be in memory.
+        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], dim=1) for one in (key, value))
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+
+
+def _batches(spread: Tensor, packing: PackedAttention) -> list[Tensor]:
+    """[b, heads, L, D] of each bucket."""
+    shapes = [bucket.shape for bucket in packing.buckets]
+    parts = spread.split([shape.numel() for shape in shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
+
+
+class _Spread(torch.autograd.Function):
+    """[N, ...] of tokens to [S, ...] of all buckets' places; gradients of a token's copies are summed in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, packing: PackedAttention) -> Tensor:
+        ctx.packing = packing
+        places = torch.cat([bucket.flatten() for bucket in packing.buckets])
+        return tokens.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        packing: PackedAttention = ctx.packing
+        own = gradient.index_select(0, packing.owners)
+        if len(packing.shared):
+            total = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
+            total.index_add_(0, packing.shared_tokens, gradient.index_select(0, packing.shared).to(total.dtype))
+            own = total.to(own.dtype)
+        return own, None
+
+
+class _Collect(torch.autograd.Function):
+    """[S, ...] of all buckets' places to [N, ...] of tokens; copies and padding that nobody reads get gradient 0."""
+
+    @staticmethod
+    def forward(ctx: Any, spread: Tensor, packing: PackedAttention) -> Tensor:
+        ctx.owners, ctx.places = packing.owners, len(spread)
+        return spread.index_select(0, packing.owners)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
+        return spread.index_copy_(0, ctx.owners, gradient), None
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,243 @@
+"""Which tasks of reasoning-gym may be used, who judges their answers, and the one way to load the library.
+
+Answers are written by a model that is rewarded for a score of 1, so a task is only used after its scorer was read. Its
+problems are made in the training process, so their making must end, and give the same in every process. The list is
+complete for the releases in `AUDITED_RELEASES`: every other release and every other task is refused.
+docs/reasoning_gym.md shows it as a table.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any, NoReturn
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rewards.reasoning_gym import scorers as ours
+
+AUDITED_RELEASES = ("0.1.25",)
+
+MAX_ANSWER_CHARS = 20_000
+"""Longer answers are wrong, unless the row's own is that long. It bounds the work of scorers that are linear in it."""
+
+_SOURCE_ONLY = ("cellpylib", "pycosat", "zss")
+"""What reasoning-gym imports for three of its tasks, and what exists as sources alone."""
+
+_RESERVED_KEYS = ("seed", "size")
+
+
+@dataclass(frozen=True)
+class Task:
+    """How answers to a task are judged.
+
+    Attributes:
+        scorer: Ours; None: the library's own.
+        reason: Why the library's own is not used.
+        needs: A package that exists as sources alone and that the task cannot do without.
+        max_chars: Longer answers are wrong.
+        digit_runs: Whether an answer may hold numbers of more than one digit.
+    """
+
+    scorer: ours.Scorer | None = None
+    reason: str = ""
+    needs: str = ""
+    max_chars: int = MAX_ANSWER_CHARS
+    digit_runs: bool = True
+
+
+_EVALUATES = "its scorer evaluates the answer's text"
+_NO_REFERENCE = "its problems come without an answer, so nothing shows that they can be judged"
+_HASH_ORDER = "its problems differ from process to process: it iterates over sets of strings"
+
+_OWN_SCORER = """
+    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion bf binary_alternation caesar_cipher
+    calendar_arithmetic chain_sum circuit_logic color_cube_rotation count_bits count_primes course_schedule cryptarithm
+    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification futoshiki gcd
+    graph_color group_anagrams jugs kakurasu knights_knaves largest_island lcm leg_counting letter_counting
+    mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid needle_haystack number_filtering number_format
+    palindrome_generation palindrome_partitioning path_star power_function prime_factorization products
+    quantum_lock rearc rectangle_count rotate_matrix rotten_oranges self_reference sentence_reordering shortest_path
+    simple_equations simple_geometry sokoban spell_backward string_manipulation string_splitting string_synthesis sudoku
+    survo syllogism time_intervals tower_of_hanoi tsumego word_sequence_reversal
+"""
+
+TASKS: Mapping[str, Task] = {
+    **{name: Task() for name in _OWN_SCORER.split()},
+    "game_of_life": Task(needs="cellpylib"),
+    "zebra_puzzles": Task(needs="pycosat"),
+    # The library's own with a bound: it repeats a move as often as the number after it says ...
+    "rubiks_cube": Task(max_chars=2_000, digit_runs=False),
+    # ... and parses by cutting the text at every operator, which is cubic in its length.
+    "propositional_logic": Task(max_chars=500),
+    "binary_matrix": Task(ours.same_text, _EVALUATES),
+    "bitwise_arithmetic": Task(ours.same_integer, "its scorer evaluates the text of the problem"),
+    "coin_flip": Task(ours.same_probability, "its scorer gives 1 to any beginning of the right number: 0 for 0.8125"),
+    "complex_arithmetic": Task(ours.same_complex_number, 'its scorer gives 1 to "nan"'),
+    "countdown": Task(ours.reaches_target, _EVALUATES),
+    "figlet_font": Task(ours.same_letters, "its scorer gives 1 to ten right letters, whatever else is written"),
+    "gsm_symbolic": Task(ours.same_first_number, "its scorer does not see the sign: -5 is right for 5"),
+    "letter_jumble": Task(ours.same_words, "its scorer gives 1 to the right words with others behind them"),
+    "n_queens": Task(ours.completed_board, _EVALUATES),
+    "number_sorting": Task(ours.same_list_of_numbers, "its scorer gives 1 to NaN, and to numbers that are wrong by 1"),
+    "polynomial_equations": Task(
+        ours.same_solutions, "its scorer passes over what is no number, and gives 1 to any text if there is no solution"
+    ),
+    "puzzle24": Task(ours.makes_24, f"{_EVALUATES}, and accepts other numbers than the problem's"),
+    "spiral_matrix": Task(ours.same_text, _EVALUATES),
+    "string_insertion": Task(ours.same_text, _EVALUATES),
+    "word_sorting": Task(ours.same_list_of_words, "its scorer gives 1 to the right words with others behind them"),
+}
+"""The tasks that may be used."""
+
+REFUSED: Mapping[str, str] = {
+    "basic_arithmetic": "one in thousands of its problems takes hours to make: it tries all divisors of a product",
+    "boxnet": _NO_REFERENCE,
+    "codeio": "it runs the programs of a data file to make problems, and they differ from process to process",
+    "composite": "it mixes other tasks: use a mixture of sources instead",
+    "game_of_life_halting": "its scorer gives 1 to every answer if the right one is False or True",
+    "intermediate_integration": f"{_EVALUATES} (sympy.parse_expr)",
+    "isomorphic_strings": _HASH_ORDER,
+    "knight_swap": _HASH_ORDER,
+    "list_functions": "its problems differ from call to call: it draws from Python's global generator",
+    "number_sequence": "one in a thousand of its problems takes a minute to make: it squares numbers over and over",
+    "polynomial_multiplication": f"{_EVALUATES} (sympy.parse_expr), and {_HASH_ORDER}",
+    "pool_matrix": "it seeds numpy's global generator, which other parts of a run draw from",
+    "ransom_note": _HASH_ORDER,
+    "rush_hour": f"{_NO_REFERENCE}, and its scorer makes as many moves as a number in the answer says",
+    "simple_integration": f"{_EVALUATES} (sympy.parse_expr)",
+    "word_ladder": _HASH_ORDER,
+}
+"""The tasks that may not be used, and why."""
+
+
+@cache
+def task_of(name: str) -> Task:
+    """How answers to the task called `name` are judged.
+
+    Raises:
+        UserError: reasoning-gym is not installed or of another release; the task is refused, or there is none of this
+            name; or the task needs a package that is not installed.
+    """
+    _check_release()
+    if name in REFUSED:
+        raise UserError(f"reasoning-gym's task {name!r} cannot be used: {REFUSED[name]}.")
+    task = TASKS.get(name)
+    if task is None:
+        raise UserError(f"reasoning-gym {AUDITED_RELEASES[-1]} has no task {name!r}: see docs/reasoning_gym.md.")
+    if task.needs and not _is_installed(task.needs):
+        raise UserError(
+            f"reasoning-gym's task {name!r} needs the package {task.needs}: pip install {task.needs} "
+            "(a C compiler may be needed)."
+        )
+    return task
+
+
+def check_config(name: str, config: Mapping[str, Any]) -> None:
+    """Check that the task takes these settings.
+
+    Raises:
+        UserError: Naming the task and the key or the value at fault.
+    """
+    _, config_class = _classes(name)
+    known = [field.name for field in fields(config_class) if field.name not in _RESERVED_KEYS]
+    for key in config:
+        if key in _RESERVED_KEYS:
+            raise UserError(f"reasoning-gym's task {name!r}: {key!r} is not for the config, the source sets it itself.")
+        if key not in known:
+            has = ", ".join(known) if known else "none"
+            raise UserError(f"reasoning-gym's task {name!r} has no config key {key!r}; its keys are: {has}.")
+    shared_dataset(name, config)
+
+
+def shared_dataset(name: str, config: Mapping[str, Any]) -> Any:
+    """The data set of seed 0 and size 1 of a task, built once per process; it makes problems and scores answers.
+
+    Raises:
+        UserError: The task does not take the values of `config`.
+    """
+    return _shared_dataset(name, json.dumps(dict(config), default=repr))
+
+
+def make_dataset(name: str, config: Mapping[str, Any], seed: int, size: int) -> Any:
+    """Build the library's data set of a task (a `ProceduralDataset`).
+
+    Raises:
+        UserError: The task does not take the values of `config`.
+    """
+    dataset_class, config_class = _classes(name)
+    tuples = {field.name for field in fields(config_class) if isinstance(field.default, tuple)}
+    settings = {key: tuple(value) if key in tuples else value for key, value in config.items()}
+    try:
+        built = config_class(**settings, seed=seed, size=size)
+        if hasattr(built, "validate"):
+            built.validate()  # some data sets forget to
+        return dataset_class(built)
+    except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        shown = json.dumps(dict(config), default=repr)
+        reason = str(error) or type(error).__name__
+        raise UserError(f"reasoning-gym's task {name!r} refuses the config {shown}: {reason}.") from error
+
+
+def load_reasoning_gym() -> ModuleType:
+    """Import reasoning-gym, with or without the packages that only three of its tasks need.
+
+    It imports all of them at once, and three exist as sources alone. While it is imported a missing one is replaced by
+    an empty module, which raises on use; nothing of it stays behind for others to import.
+
+    Raises:
+        UserError: reasoning-gym is not installed, of a release that was not audited, or cannot be imported.
+    """
+    _check_release()
+    if "reasoning_gym" in sys.modules:
+        return sys.modules["reasoning_gym"]
+    missing = [name for name in _SOURCE_ONLY if not _is_installed(name)]
+    sys.modules.update({name: _MissingPackage(name) for name in missing})
+    try:
+        return importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise UserError(f"reasoning-gym cannot be imported ({error}): pip install asymgrpo[reasoning]") from error
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
+class _MissingPackage(ModuleType):
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):  # what the import system itself asks for
+            raise AttributeError(attribute)
+        raise ModuleNotFoundError(f"needs the package {self.__name__}: pip install {self.__name__}")
+
+
+def _check_release() -> None:
+    try:
+        installed = version("reasoning-gym")
+    except PackageNotFoundError:
+        raise UserError("reasoning-gym is not installed: pip install asymgrpo[reasoning]") from None
+    if installed not in AUDITED_RELEASES:
+        raise UserError(
+            f"The scorers of reasoning-gym {installed} have not been audited: "
+            f"pip install reasoning-gym=={AUDITED_RELEASES[-1]}"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
+
+
+@lru_cache(maxsize=128)
+def _shared_dataset(name: str, config: str) -> Any:
+    return make_dataset(name, json.loads(config), seed=0, size=1)
+
+
+@cache
+def _classes(name: str) -> tuple[type, type]:
+    """The data set of a task and its config, both classes of the library."""
+    task_of(name)
+    load_reasoning_gym()
+    dataset_class, config_class = importlib.import_module("reasoning_gym.factory").DATASETS[name]
+    return dataset_class, config_class

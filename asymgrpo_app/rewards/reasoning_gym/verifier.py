@@ -1,0 +1,139 @@
+"""The verifier of reasoning-gym's tasks."""
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.extraction import last_boxed
+from asymgrpo_app.rewards.reasoning_gym.tasks import Task, check_config, load_reasoning_gym, shared_dataset, task_of
+
+AnswerPlace = Literal["tags", "boxed", "last_line", "whole"]
+
+_OPEN, _CLOSE = "<answer>", "</answer>"
+_DIGIT_RUN = re.compile(r"\d\d")
+
+
+class ReasoningGymVerifier(Verifier):
+    r"""Judges with the scorer of a task of reasoning-gym; correct means a score of exactly 1.
+
+    docs/reasoning_gym.md lists the tasks, and those where a scorer of ours replaces the library's. The answer is what
+    the last `<answer>...</answer>` holds; `answer` says what counts where there are no tags. A completion without an
+    answer has the status `no_answer`; an answer that the scorer cannot read is wrong.
+
+    Args:
+        task: The name of the task, e.g. `chain_sum`.
+        answer: The answer without tags: `tags`: none; `boxed`: what the last \boxed{} holds; `last_line`: the last line
+            that is not blank; `whole`: the whole completion.
+        config: The settings of the task that the problems were made with.
+
+    Raises:
+        UserError: The task is unknown or refused, a setting is wrong, or reasoning-gym is not installed.
+    """
+
+    isolated: ClassVar[bool] = True
+
+    def __init__(self, task: str, answer: AnswerPlace = "tags", config: dict[str, Any] | None = None) -> None:
+        if answer not in get_args(AnswerPlace):
+            raise UserError(f"answer must be one of {', '.join(get_args(AnswerPlace))}, not {answer!r}.")
+        self.config = {} if config is None else config
+        check_config(task, self.config)
+        self.task = task
+        self.answer = answer
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Import the library."""
+        load_reasoning_gym()
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge one completion. The row is a problem of the task: `question`, `answer`, `metadata` and `task`."""
+        answer = self.find_answer(completion, row)
+        if answer is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        try:
+            return Verdict(correct=self._is_right(answer, row))
+        except MemoryError:
+            raise
+        except Exception:  # whatever a scorer of the library may raise
+            # Whose fault is it? If the row's own answer passes, the scorer could only not read the completion's.
+            try:
+                self.check_row(row)
+            except ValueError as fault:
+                return Verdict(correct=False, status=Status.ERROR, detail=str(fault))
+            return Verdict(correct=False)
+
+    def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
+        return find_answer(completion, self.answer)
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Check that it is a problem of the task, and that its own answer is right.
+
+        Raises:
+            ValueError: It is not.
+        """
+        if row.get("task", self.task) != self.task:
+            raise ValueError(f'"task" must be {self.task!r}, not {row["task"]!r}')
+        answer = row.get("answer")
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError('"answer" must be a string with at least one visible character')
+        if not isinstance(row.get("metadata"), Mapping):
+            raise ValueError(f'"metadata" must be what the task {self.task!r} made with the problem')
+        try:
+            is_right = self._is_right(answer.strip(), row)
+        except Exception as error:
+            raise ValueError(f'the row\'s own "answer" cannot be judged by {self.task!r}: {_name_of(error)}') from error
+        if not is_right:
+            raise ValueError(f'the row\'s own "answer" is not right for {self.task!r}')
+
+    def _is_right(self, answer: str, row: Mapping[str, Any]) -> bool:
+        task = task_of(self.task)
+        if not _is_bounded(answer, task, row):
+            return False
+        if task.scorer is not None:
+            return task.scorer(answer, row)
+        dataset = shared_dataset(self.task, self.config)
+        with contextlib.redirect_stdout(io.StringIO()):  # some print the answers they cannot read
+            score = dataset.score_answer(answer, _entry(self.task, row))
+        return float(score) == 1.0
+
+
+def find_answer(completion: str, answer: AnswerPlace) -> str | None:
+    """The answer in a completion, white space around it left out; None if there is none."""
+    # Found from the end and without a regular expression: linear in the length, whatever is opened and never closed.
+    close = completion.rfind(_CLOSE)
+    start = completion.rfind(_OPEN, 0, close) if close >= 0 else -1
+    found: str | None
+    if start >= 0:
+        found = completion[start + len(_OPEN) : close]
+    elif answer == "boxed":
+        found = last_boxed(completion)
+    elif answer == "last_line":
+        found = completion.rstrip().rpartition("\n")[2]
+    else:
+        found = completion if answer == "whole" else None
+    return None if found is None else found.strip() or None
+
+
+def _is_bounded(answer: str, task: Task, row: Mapping[str, Any]) -> bool:
+    """Whether the answer is short enough to be looked at."""
+    if len(answer) > max(task.max_chars, len(row["answer"])):
+        return False
+    return task.digit_runs or not _DIGIT_RUN.search(answer)
+
+
+def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as the library made it: where it compares with tuples, JSON's lists become tuples again."""
+    entry = dict(row)
+    if task in ("arc_agi", "rearc"):
+        output = tuple(tuple(line) for line in row["metadata"]["output"])
+        entry["metadata"] = {**row["metadata"], "output": output}
+    return entry
+
+
+def _name_of(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__

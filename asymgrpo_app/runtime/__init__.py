@@ -1,0 +1,1 @@
+"""The process and its surroundings: signals, console, environment variables, memory of the allocator."""

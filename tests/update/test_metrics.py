@@ -1,0 +1,50 @@
+"""Scalars over micro-batches and ranks, and pass@k."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from asymgrpo_app.evaluation import pass_at_k
+from asymgrpo_app.update.metrics import StepMetrics
+
+
+def one_process(parts):
+    return [parts]
+
+
+def test_means_weigh_parts_by_their_counts():
+    metrics = StepMetrics()
+    metrics.mean("a", torch.tensor(2.0), 1)
+    metrics.mean("a", 4.0, 3)
+    metrics.mean("nothing", 0.0, 0)
+    assert metrics.combined(one_process) == {"a": 1.5}
+
+
+def test_ranks_are_combined_by_name():
+    first, second = StepMetrics(), StepMetrics()
+    for metrics, offset in ((first, 0.0), (second, 10.0)):
+        metrics.largest("high", torch.tensor([1.0, 3.0]) + offset)
+        metrics.smallest("low", torch.tensor([1.0, 3.0]) - offset)
+    first.mean("share", 1, 4)
+    second.mean("share", 2, 2)
+    second.mean("only here", 6, 3)
+    second.largest("empty", torch.zeros(0))
+    expected = {"high": 13.0, "low": -9.0, "share": 0.5, "only here": 2.0}
+    assert first.combined(lambda parts: [parts, second._parts]) == expected
+    assert first.combined(one_process) == {"high": 3.0, "low": 1.0, "share": 0.25}
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n):
+    for c in range(n + 1):
+        right = [1] * c + [0] * (n - c)
+        for k in range(1, n + 1):
+            draws = list(combinations(right, k))
+            assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws), abs=1e-12)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 5, 1), (4, -1, 1), (4, 2, 0), (4, 2, 5)])
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
+    with pytest.raises(ValueError, match="pass@k needs"):
+        pass_at_k(n, c, k)
