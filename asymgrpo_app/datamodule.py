@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from asymgrpo_app.algorithm.metrics import Mean
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.algorithm.metrics import ratio
+from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.evaluation.metrics import SetMetrics
+from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.policy.loading import load_tokenizer
 from asymgrpo_app.prompts.base import EncodedPrompt, PromptSource
 from asymgrpo_app.prompts.inspection import BEFORE_A_RUN, Depth, Inspection, fingerprint, inspect
@@ -65,8 +65,7 @@ class EvaluationSet:
     max_completion_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise UserError(f"samples of an evaluation set must be at least 1, got {self.samples}.")
+        at_least_1("samples of an evaluation set", self.samples)
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit of an evaluation set must be at least 1 or null, got {self.limit}.")
         if not 0 <= self.temperature < inf or not 0 < self.top_p <= 1:
@@ -145,12 +144,10 @@ class PromptDataModule(LightningDataModule):
                 "data.use_chat_template is no longer used: set data.template to "
                 f"{'ChatTemplate' if use_chat_template else 'PlainTemplate'}."
             )
-        if prompts_per_step < 1:
-            raise UserError(f"data.prompts_per_step must be at least 1, got {prompts_per_step}.")
+        at_least_1("data.prompts_per_step", prompts_per_step)
         if repeat_steps is not None and repeat_steps < 1:
             raise UserError(f"data.repeat_steps must be at least 1 or null, got {repeat_steps}.")
-        if max_prompt_tokens < 1:
-            raise UserError(f"data.max_prompt_tokens must be at least 1, got {max_prompt_tokens}.")
+        at_least_1("data.max_prompt_tokens", max_prompt_tokens)
         if prompts_per_step % updates_per_step:
             raise UserError(
                 f"data.prompts_per_step ({prompts_per_step}) must be a multiple of model.updates_per_step "
@@ -425,6 +422,11 @@ class PromptDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
 
+def data_of(trainer: Trainer) -> PromptDataModule:
+    """The data module of a run."""
+    return cast(PromptDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+
+
 class _Batches(Dataset[PromptBatch]):
     """Batches that are ready."""
 
@@ -436,7 +438,7 @@ class _Batches(Dataset[PromptBatch]):
 
     def __getitem__(self, index: int) -> PromptBatch:
         # A new object each time, or the rollouts that are attached to it would stay in memory.
-        return replace(self.batches[index], metrics={}, means={})
+        return replace(self.batches[index], metrics=StepMetrics())
 
 
 class _TrainingSteps(IterableDataset[PromptBatch]):
@@ -465,5 +467,4 @@ def _add_shares(batch: PromptBatch, tally: Tally) -> None:
     """Add a tally to a batch's `data/*`: shares of the rows that were drawn."""
     numbers = {f"data/{reason}": tally.rejected[reason] for reason in Reason}
     for name, number in (numbers | {"data/in_validation": tally.in_validation}).items():
-        total, drawn = batch.means.get(name, Mean(torch.tensor(0.0), torch.tensor(0.0)))
-        batch.means[name] = Mean(total + number, drawn + tally.drawn)
+        batch.metrics.add(name, ratio(number, tally.drawn))

@@ -23,8 +23,36 @@ class RunError(Exception):
     """A run that a guard stopped or that failed: one sentence that says why. Exit code 1."""
 
 
+def at_least_1(key: str, value: int) -> int:
+    """The value of a key of the config.
+
+    Raises:
+        UserError: It is below 1.
+    """
+    if value < 1:
+        raise UserError(f"{key} must be at least 1, got {value}.")
+    return value
+
+
 def one_line(message: str) -> str:
     """A message as one line, without jsonargparse's hints to options that this command does not have."""
     text = " ".join(message.split())
     text = re.sub(r"\s*Note that the .*? argument.*$", "", text)
     return text if len(text) <= 500 else f"{text[:500]} ..."
+
+
+def with_key(message: str, key: str | None) -> str:
+    """The message with the key in front, unless it names one of that section."""
+    if key is None or f"{key.partition('.')[0]}." in message:
+        return message
+    return f"{key}: {message}"
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The first `UserError` among an exception and its causes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -75,7 +75,8 @@ class FloorProbe(Callback):
         self.peak_gib = 0.0
         self.update_gib = 0.0
         self.call: tuple[Any, ...] = ()
-        self.learned: list[bool] = []  # whether each micro-batch of the step had a backward pass
+        self.micro_batches: list[Any] = []  # of the step's updates,
+        self.learned: list[bool] = []  # and whether each had a backward pass
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         from asymgrpo_app.rollout.vllm_engine import VLLMEngine
@@ -87,17 +88,19 @@ class FloorProbe(Callback):
             return self.generate(engine, requests, settings)
 
         VLLMEngine.generate = remembered  # type: ignore[method-assign]
-        loss_of, backward = pl_module._loss, pl_module.manual_backward
+        logprobs, backward = pl_module.passes.logprobs, pl_module.manual_backward
 
-        def counted(*arguments: Any, **named: Any) -> Any:
-            self.learned.append(False)
-            return loss_of(*arguments, **named)
+        def counted(batch: Any, *arguments: Any, **named: Any) -> Any:
+            if torch.is_grad_enabled():
+                self.micro_batches.append(batch)
+                self.learned.append(False)
+            return logprobs(batch, *arguments, **named)
 
         def noted(*arguments: Any, **named: Any) -> None:
             self.learned[-1] = True
             backward(*arguments, **named)
 
-        pl_module._loss, pl_module.manual_backward = counted, noted
+        pl_module.passes.logprobs, pl_module.manual_backward = counted, noted
         training_step = pl_module.training_step
 
         def watched(*arguments: Any) -> None:
@@ -120,20 +123,21 @@ class FloorProbe(Callback):
         step["gpu_peak_gib"] = values.get("perf/max_memory_gb", 0.0)
         step["mfu"] = values.get("perf/mfu", 0.0)
         weights = list(pl_module.policy.parameters())
-        flops = pl_module._passed.flops(
+        flops = pl_module.passes.count.flops(
             parameters=sum(weight.numel() for weight in weights),
             trained=sum(weight.numel() for weight in weights if weight.requires_grad),
         )
         step["tflops"] = flops / step["update_actor"] / 1e12
-        samples = pl_module.last_step.samples
-        step["completion_tokens"] = sum(sample.length for sample in samples)
-        step["tokens"] = sum(len(sample.tokens) for sample in samples)
+        sequences = pl_module.last_step.experience.sequences
+        step["completion_tokens"] = sum(len(sequence.completion) for sequence in sequences)
+        step["tokens"] = sum(map(len, sequences))
         step["learned"] = sum(self.learned) / len(self.learned)
         if self.floor:
             step["gen_alone"] = self._generation_alone()
-            step["passes_alone"] = self._passes_alone(trainer, pl_module, samples)
+            step["passes_alone"] = self._passes_alone(trainer, pl_module)
             return_freed_memory()  # what the floor's passes leave behind would count as the next step's
             Path("/proc/self/clear_refs").write_text("5")
+        self.micro_batches.clear()
         self.learned.clear()
         self.steps.append(step)
         Path(self.path).write_text(json.dumps(self.steps))
@@ -145,16 +149,14 @@ class FloorProbe(Callback):
         self.generate(engine, requests, settings)
         return perf_counter() - begun
 
-    def _passes_alone(self, trainer: Trainer, pl_module: Any, samples: Sequence[Any]) -> float:
-        from asymgrpo_app.policy.loading import score_tokens
+    def _passes_alone(self, trainer: Trainer, pl_module: Any) -> float:
+        from asymgrpo_app.policy.loading import token_logprobs
 
-        scored = pl_module._scored([sample for sample in samples if sample.counts])
-        micro_batches = pl_module._micro_batches([sample.tokens for sample in scored], pl_module._idle(scored))
         _synchronize()
         begun = perf_counter()
-        for micro_batch, learned in zip(micro_batches, self.learned, strict=True):
+        for micro_batch, learned in zip(self.micro_batches, self.learned, strict=True):
             with trainer.precision_plugin.forward_context():
-                logprobs, _ = score_tokens(pl_module.policy, micro_batch, temperature=1.0)
+                logprobs, _ = token_logprobs(pl_module.policy, micro_batch, temperature=1.0)
                 if learned:
                     logprobs.sum().backward()
         _synchronize()

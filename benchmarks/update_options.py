@@ -26,7 +26,7 @@ from asymgrpo_app.checks.precision import calculates_bfloat16
 from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
 from asymgrpo_app.microbatch.packing import cut_packed, pack
 from asymgrpo_app.policy.compilation import compile_blocks
-from asymgrpo_app.policy.loading import packs, score_tokens
+from asymgrpo_app.policy.loading import packs, token_logprobs
 from asymgrpo_app.policy.packed_attention import NAME
 from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.runtime.environment import quiet_environment
@@ -98,7 +98,7 @@ def measure(row: str, number: int, tokens: int) -> None:
         begun = perf_counter()
         for batch in work:
             with torch.autocast(DEVICE, torch.bfloat16) if bfloat16 else nullcontext():
-                logprobs, _ = score_tokens(policy, batch, temperature=1.0)
+                logprobs, _ = token_logprobs(policy, batch, temperature=1.0)
             logprobs.sum().backward()
         if DEVICE == "cuda":
             torch.cuda.synchronize()

@@ -70,7 +70,7 @@ def test_long_prompts_are_replaced_and_counted(make, tmp_path):
     assert len(batch.prompts) == 16
     assert all(len(text) < 20 for text in texts(batch))
     assert [p.index for p in batch.prompts] == list(range(16))
-    share = batch.means["data/too_long"]
+    share = batch.metrics.means["data/too_long"]
     assert share.total >= 8  # each of the eight was drawn in the first pass, and replacements may be long again
     assert share.weight == 16 + share.total
     assert texts(data.training_batch(0)) == texts(batch)
@@ -84,7 +84,9 @@ def test_the_split_over_ranks_changes_no_replacement(make, tmp_path):
     assert sorted((p.index, p.prompt.text) for part in parts for p in part.prompts) == [
         (p.index, p.prompt.text) for p in alone.prompts
     ]
-    assert sum(part.means["data/too_long"].total for part in parts) == alone.means["data/too_long"].total
+    assert (
+        sum(part.metrics.means["data/too_long"].total for part in parts) == alone.metrics.means["data/too_long"].total
+    )
 
 
 def test_replacements_differ_by_step_and_by_round(make):
@@ -131,7 +133,7 @@ def test_a_broken_row_stops_or_is_skipped(name, make, tmp_path):
     assert f"{path}, {message}" in str(stopped.value)
     batch = make(source, prompts_per_step=3, bad_rows="skip").training_batch(0)
     assert set(texts(batch)) == {"0 + 1>", "1 + 1>"}
-    assert batch.means["data/bad_row"].total >= 1
+    assert batch.metrics.means["data/bad_row"].total >= 1
 
 
 def test_a_reference_answer_that_cannot_be_parsed_is_found_in_a_worker(make, tmp_path):
@@ -181,7 +183,7 @@ def test_problems_of_both_sides_are_told_and_counted(make, tmp_path):
         f"data.train: 1 row is a problem of an evaluation set, too, the first: {train}, line 3 is in mine. "
         "Evaluations then measure memory."
     )
-    share = data.training_batch(0).means["data/in_validation"]
+    share = data.training_batch(0).metrics.means["data/in_validation"]
     assert (share.total, share.weight) == (1, 4)
 
 

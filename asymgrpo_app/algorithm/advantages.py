@@ -9,7 +9,7 @@ RLVR"). With k of n completions right and p = k/n, a right completion gets ((1-p
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,6 +49,19 @@ class AdvantageEstimator(ABC):
         """What to log as `advantages/...` at this share of the run, in [0, 1]: the settings in force."""
         del progress
         return {}
+
+    def observe(self, groups: GroupRewards) -> None:
+        """Take note of the verdicts of a step, of all ranks, once after it; for an estimator with a state.
+
+        `__call__` must leave the state as it is: it is also asked for figures and checks.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint, in plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
 
     @property
     def uses_degenerate_groups(self) -> bool:

@@ -17,6 +17,8 @@ class CISPO(Objective):
         ratio_min: Lower bound of the weight, in [0, 1]; TRL has none (0), verl 1 - clip_low.
     """
 
+    zero_without_advantage = True
+
     def __init__(self, *, ratio_max: float = 5.0, ratio_min: float = 0.0) -> None:
         if not ratio_max >= 1:
             raise UserError(f"ratio_max is {ratio_max}: give an upper bound of the ratio >= 1, such as 5")

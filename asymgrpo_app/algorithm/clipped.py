@@ -42,6 +42,8 @@ class ClippedObjective(Objective):
             None: no bound.
     """
 
+    zero_without_advantage = True
+
     def __init__(self, *, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None) -> None:
         check_clip_range(clip_low, clip_high)
         if dual_clip is not None and not dual_clip > 1:

@@ -57,17 +57,17 @@ class SamplerCorrection:
             raise UserError(f"threshold of the sampler correction is {self.threshold}: give a ratio >= 1, such as 2")
 
     def weigh(
-        self, trainer_logprobs: Tensor, sampler_logprobs: Tensor, sequence_ids: Tensor, num_sequences: int
+        self, trainer_logprobs: Tensor, rollout_logprobs: Tensor, sequence_ids: Tensor, num_sequences: int
     ) -> CorrectionWeights:
         """Weights and metrics of a packed batch of T tokens of S whole completions.
 
         Args:
             trainer_logprobs: [T] the trainer's log-probabilities at the start of the step, in nats.
-            sampler_logprobs: [T] what the sampler reported, in nats.
+            rollout_logprobs: [T] what the sampler reported, in nats.
             sequence_ids: [T] int64 in 0..S-1.
             num_sequences: S.
         """
-        log_ratios = (trainer_logprobs - sampler_logprobs).detach()
+        log_ratios = (trainer_logprobs - rollout_logprobs).detach()
         if self.level == "sequence":
             reduce = sequence_sums if self.sequence_reduction == "sum" else sequence_means
             raw = bounded(reduce(log_ratios, sequence_ids, num_sequences)).exp()

@@ -1,5 +1,6 @@
 """Groups of completions of one prompt, and the counts every advantage is a function of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,3 +64,15 @@ class GroupRewards:
         """[P] bool: all right, all wrong, or fewer than two valid completions, so nothing can be compared."""
         k, n = self.num_correct, self.num_valid
         return (k == 0) | (k == n) | (n < 2)
+
+
+def of_all_ranks(groups: GroupRewards, gather: Callable[[GroupRewards], list[GroupRewards]]) -> GroupRewards:
+    """The groups of all ranks, one rank's after the other's; every rank takes part.
+
+    Args:
+        groups: This rank's, of the same size G on each.
+        gather: The value of every rank, on every rank.
+    """
+    parts = gather(groups)
+    rewards, valid = (torch.cat([getattr(part, name) for part in parts]) for name in ("rewards", "valid"))
+    return GroupRewards(rewards, valid, groups.progress)

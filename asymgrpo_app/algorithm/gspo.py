@@ -16,6 +16,8 @@ class GSPO(Objective):
         clip_high: How far the ratio may rise above 1 for a positive advantage, > 0.
     """
 
+    zero_without_advantage = True
+
     def __init__(self, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
         check_clip_range(clip_low, clip_high)
         self.clip_low = clip_low

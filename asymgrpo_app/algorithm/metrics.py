@@ -18,6 +18,20 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Tensor, where: Tensor | None = None) -> Mean:
-    """The mean of `values`, of any shape, over all places or those where the mask `where` is true."""
-    values = values.detach() if where is None else values.detach()[where]
-    return Mean(values.sum(dtype=torch.float64), values.new_tensor(values.numel(), dtype=torch.float64))
+    """The mean of `values`, of any shape, over all places or those where the mask `where` is true.
+
+    Asks a device for nothing: the number of places under a mask stays where the mask is.
+    """
+    values = values.detach()
+    if where is None:
+        return Mean(values.sum(dtype=torch.float64), torch.tensor(values.numel(), dtype=torch.float64))
+    return Mean(torch.where(where, values, 0).sum(dtype=torch.float64), where.sum(dtype=torch.float64))
+
+
+def ratio(total: Tensor | float, weight: Tensor | float) -> Mean:
+    """A sum and what it is divided by, from numbers or scalars."""
+    return Mean(_scalar(total), _scalar(weight))
+
+
+def _scalar(value: Tensor | float) -> Tensor:
+    return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)

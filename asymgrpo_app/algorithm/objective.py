@@ -27,7 +27,7 @@ class TokenBatch:
         advantages: [T] float32, constant.
         sequence_ids: [T] int64 in 0..S-1.
         num_sequences: S.
-        sampler_logprobs: [T] log-probabilities that the sampler reported.
+        rollout_logprobs: [T] log-probabilities that the sampler reported.
         ref_logprobs: [T] log-probabilities under the reference policy, or None where no KL term needs them.
         selection: What `Objective.prepare` returned, cut down to these tokens, each [T].
     """
@@ -38,7 +38,7 @@ class TokenBatch:
     advantages: Tensor
     sequence_ids: Tensor
     num_sequences: int
-    sampler_logprobs: Tensor
+    rollout_logprobs: Tensor
     ref_logprobs: Tensor | None = None
     selection: dict[str, Tensor] = field(default_factory=dict)
 
@@ -85,9 +85,12 @@ class Objective(ABC):
     Attributes:
         needs_old_logprobs: True if `prepare` reads `old_logprobs`, which then are computed for the whole update before
             its first micro-batch.
+        zero_without_advantage: True if the loss of a token and its gradient are 0 wherever its advantage is 0. Prompts
+            none of whose completions has an advantage then need no backward pass.
     """
 
     needs_old_logprobs: bool = False
+    zero_without_advantage: bool = False
 
     def prepare(self, update: UpdateTokens) -> dict[str, Tensor]:
         """Choices that need statistics over the whole update: per-token tensors, each [T].

@@ -26,7 +26,8 @@ from asymgrpo_app.checkpoints.folder import (
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.checkpoints.run_folder import FolderClaim, sweep_configs
 from asymgrpo_app.checkpoints.shards import remove_checkpoint
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError, UserError, at_least_1
+from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.runtime.console import say
@@ -60,8 +61,7 @@ class RunCheckpoint(Checkpoint):
         best: BestCheckpoints | None = None,
         layout: Literal["full", "sharded"] = "full",
     ) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"checkpoint.every_n_steps must be at least 1, got {every_n_steps}.")
+        at_least_1("checkpoint.every_n_steps", every_n_steps)
         if keep is not None and keep < 1:
             raise UserError(f"checkpoint.keep must be at least 1 or null, got {keep}.")
         self.every_n_steps = every_n_steps
@@ -84,7 +84,7 @@ class RunCheckpoint(Checkpoint):
         if self._claim is None:
             self._claim = FolderClaim(run_dir)
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """See to it that all checkpoints are written our way."""
         if not isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO | WholeCheckpointIO):
             raise UserError(
@@ -95,14 +95,14 @@ class RunCheckpoint(Checkpoint):
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.sharded_checkpoints = self.layout == "sharded"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         """Tidy up after a process that was killed, and leave the branch of newer checkpoints and events."""
         on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
         self._release()  # Lightning calls no teardown after an exception
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         self._release()
 
     def _release(self) -> None:
@@ -112,18 +112,20 @@ class RunCheckpoint(Checkpoint):
 
     # ---- when to save ----
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if not pl_module.validation_due(pl_module.completed_steps) and self._due(pl_module):
             self.save(trainer, pl_module)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or pl_module.completed_steps == 0:
             return
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
         if self._due(pl_module) or self._among_the_best(trainer, Label(pl_module.completed_steps, values)):
             self.save(trainer, pl_module, values)
 
-    def _due(self, pl_module: Any) -> bool:
+    def _due(self, pl_module: AsymGRPOModule) -> bool:
         step: int = pl_module.completed_steps
         return step % self.every_n_steps == 0 or step >= pl_module.total_steps
 
@@ -136,7 +138,12 @@ class RunCheckpoint(Checkpoint):
     # ---- saving ----
 
     def save(
-        self, trainer: Trainer, pl_module: Any, validation: Mapping[str, float] | None = None, *, last: bool = False
+        self,
+        trainer: Trainer,
+        pl_module: AsymGRPOModule,
+        validation: Mapping[str, float] | None = None,
+        *,
+        last: bool = False,
     ) -> None:
         """Save the state after the last completed step, if that was not done already. Every rank takes part.
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from asymgrpo_app.algorithm.diagnostics import group_shares
 from asymgrpo_app.algorithm.groups import GroupRewards
+from asymgrpo_app.datamodule import data_of
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.rollout.types import PromptBatch
 
 _SHARES = ("solved_all", "solved_none")
@@ -25,10 +28,10 @@ class EpochShares(Callback):
         self._begin()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: PromptBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: PromptBatch, batch_idx: int
     ) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        size = data.train_source.size
+        data = data_of(trainer)
+        size = data.train_source.size if data.train_source else None
         if size is None or data.repeat_steps is not None:
             return
         assert batch.rollouts is not None
@@ -53,12 +56,13 @@ class EpochShares(Callback):
         self._solved = dict.fromkeys(_SHARES, 0.0)  # groups of the unfinished pass, over all ranks
         self._groups = 0.0  # those in which a completion counts
 
-    def _add(self, pl_module: Any, chosen: Tensor) -> None:
+    def _add(self, pl_module: AsymGRPOModule, chosen: Tensor) -> None:
         """Count the step's groups that `chosen` [P] names; every rank takes part."""
-        groups: GroupRewards = pl_module.last_step.groups
+        assert pl_module.last_step is not None
+        groups = pl_module.last_step.groups
         shares = group_shares(GroupRewards(groups.rewards[chosen], groups.valid[chosen]))
         own = [float(shares[name].total) for name in _SHARES], float(shares["solved_all"].weight)
-        for solved, judged in pl_module.gather_objects(own):
+        for solved, judged in gather_objects(own):
             self._groups += judged
             for name, number in zip(_SHARES, solved, strict=True):
                 self._solved[name] += number

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.checkpoints.folder import checkpoint_path
+from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
 from asymgrpo_app.evaluation.results import (
@@ -22,6 +23,8 @@ from asymgrpo_app.evaluation.results import (
     table,
     write_results,
 )
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.runtime.console import say
 
 RESULTS_NAME = "results.json"
@@ -46,15 +49,15 @@ class EvaluationReport(Callback):
         self.predict = predict
         self._writer: PredictionWriter | None = None
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Open the file of completions, and tell the data module what is in it already."""
         if not self.predict:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         if trainer.is_global_zero:
             header = PredictionHeader(_run(pl_module, data, self.checkpoint), _protocols(trainer))
             self._writer = PredictionWriter(self.folder / PREDICTIONS_NAME, header, resume=True)
-        complete = None
+        complete: dict[str, list[int]] = {}
         if self._writer is not None:
             complete = {
                 name: [p.index for p in data.evaluation_problems(name) if self._writer.is_complete(name, p.index)]
@@ -66,27 +69,33 @@ class EvaluationReport(Callback):
 
     # ---- validate and test ----
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if trainer.is_global_zero:
             self._report(trainer, pl_module, pl_module.evaluations)
 
-    on_test_end = on_validation_end
+    on_test_end = on_validation_end  # type: ignore[assignment]
 
     # ---- predict ----
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: AsymGRPOModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         own = predictions_of(batch.set_name, batch.rollouts, batch.rollouts.answers) if batch.prompts else []
-        parts = pl_module.gather_objects(own)
+        parts = gather_objects(own)
         if self._writer is not None:
             everything = [prediction for part in parts for prediction in part]
             self._writer.write(sorted(everything, key=lambda prediction: (prediction.index, prediction.sample)))
 
-    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if self._writer is None:
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         self._writer.close()
         outcomes = finished_sets(self._writer.path, self._writer.predictions, self._writer.header)
         evaluations = {}
@@ -96,10 +105,10 @@ class EvaluationReport(Callback):
             evaluations[name].compute()
         self._report(trainer, pl_module, evaluations)
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
         self._close()
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         self._close()
 
     # ---- the report ----
@@ -108,7 +117,7 @@ class EvaluationReport(Callback):
         if self._writer is not None:
             self._writer.close()
 
-    def _report(self, trainer: Trainer, pl_module: Any, evaluations: Mapping[str, SetMetrics]) -> None:
+    def _report(self, trainer: Trainer, pl_module: AsymGRPOModule, evaluations: Mapping[str, SetMetrics]) -> None:
         content = _results(trainer, pl_module, evaluations, self.checkpoint)
         path = self.folder / RESULTS_NAME
         write_results(path, content, overwrite=self.predict)  # the same completions, counted again
@@ -124,10 +133,10 @@ class FinalResults(Callback):
     def __init__(self) -> None:
         self._validated_at: int | None = None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._validated_at = pl_module.completed_steps
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         complete = pl_module.completed_steps == pl_module.total_steps == self._validated_at
         if complete and pl_module.evaluations and trainer.is_global_zero:
             run_dir = Path(trainer.default_root_dir)
@@ -138,9 +147,9 @@ class FinalResults(Callback):
 
 
 def _results(
-    trainer: Trainer, pl_module: Any, evaluations: Mapping[str, SetMetrics], checkpoint: str | None
+    trainer: Trainer, pl_module: AsymGRPOModule, evaluations: Mapping[str, SetMetrics], checkpoint: str | None
 ) -> Results:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     protocols = _protocols(trainer)
     sets: dict[str, SetResult] = {}
     for name, metrics in evaluations.items():
@@ -150,12 +159,12 @@ def _results(
     return results(_run(pl_module, data, checkpoint), sets)
 
 
-def _run(pl_module: Any, data: Any, checkpoint: str | None) -> EvaluationRun:
+def _run(pl_module: AsymGRPOModule, data: Any, checkpoint: str | None) -> EvaluationRun:
     return EvaluationRun(pl_module.policy_path, checkpoint, data.seed, commit=code_commit())
 
 
 def _protocols(trainer: Trainer) -> dict[str, EvaluationProtocol]:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
     rollout = next(own for own in callbacks if isinstance(own, VLLMRolloutCallback))
     protocols = {}

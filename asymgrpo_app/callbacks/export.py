@@ -1,13 +1,14 @@
 """The trained policy as a Hugging Face folder."""
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from safetensors import SafetensorError
 from torch import Tensor
 
+from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.errors import RunError, one_line
+from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.first_rank import on_first_rank
 from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
 from asymgrpo_app.policy.export import ModelCard, write_export
@@ -19,7 +20,7 @@ class ExportCallback(Callback):
     A run with adapters writes what `model.lora.export` says.
     """
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if pl_module.completed_steps < pl_module.total_steps:
             return
         # Sharded weights are put together here, which every process takes part in.
@@ -27,8 +28,8 @@ class ExportCallback(Callback):
         on_first_rank(trainer, lambda: _write(trainer, pl_module, state))
 
 
-def _write(trainer: Trainer, module: Any, state: dict[str, Tensor] | None) -> None:
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+def _write(trainer: Trainer, module: AsymGRPOModule, state: dict[str, Tensor] | None) -> None:
+    data = data_of(trainer)
     card = ModelCard(
         base_model=module.policy_path,
         method=type(module.advantage).__name__,

@@ -3,11 +3,13 @@
 import re
 import sys
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+
+from asymgrpo_app.module import AsymGRPOModule
 
 _BAR = "step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left{postfix}"  # in 80 columns with all that is shown
 _ACCURACY = re.compile(r"val/(.+)/(?:avg@\d+|greedy)")
@@ -33,12 +35,12 @@ class RunProgress(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int:
-        module: Any = self.trainer.lightning_module
+        module = cast(AsymGRPOModule, self.trainer.lightning_module)
         return int(module.total_steps)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_start(trainer)
-        module: Any = trainer.lightning_module
+        module = cast(AsymGRPOModule, trainer.lightning_module)
         done = module.completed_steps
         self._started = (monotonic(), done)
         if not self.terminal:
@@ -58,7 +60,7 @@ class RunProgress(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
         """Lightning would start the bar anew here; an epoch means nothing for an endless stream."""
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *args: Any) -> None:
         done = pl_module.completed_steps
         if self.terminal:
             self.train_progress_bar.n = done
@@ -68,7 +70,9 @@ class RunProgress(TQDMProgressBar):
             left = Tqdm.format_interval(self._seconds_left(done, pl_module.total_steps))
             print(f"step {done}/{pl_module.total_steps}  {shown}  left {left}", flush=True)
 
-    def get_metrics(self, trainer: Trainer, pl_module: Any) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: AsymGRPOModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
         sets = {match[1]: tag for tag in values if (match := _ACCURACY.fullmatch(tag))}
         accuracies = {"val" if len(sets) == 1 else name: tag for name, tag in sets.items()}

@@ -3,19 +3,23 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.callbacks.progress import RunProgress
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.datamodule import data_of
+from asymgrpo_app.errors import UserError, at_least_1
+from asymgrpo_app.metrics import Stopwatch
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.parallel.sharding import is_sharded
 from asymgrpo_app.policy.loading import stop_token_ids
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig
-from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, answer_classes, judge
+from asymgrpo_app.rollout.collect import SeedOf, answer_classes, judge
 from asymgrpo_app.rollout.dynamic import DynamicSampling, refill
-from asymgrpo_app.rollout.engine import RolloutEngine
+from asymgrpo_app.rollout.engine import RolloutEngine, Sampler
 from asymgrpo_app.rollout.failures import FailureCount
 from asymgrpo_app.rollout.policy_sampler import PolicySampler
 from asymgrpo_app.rollout.samplers import SamplerName, installed_sampler
@@ -52,8 +56,8 @@ class VLLMRolloutCallback(Callback):
         max_verifier_failures: Largest share of verifier failures among the verdicts of a step or of an evaluation;
             beyond it the run stops with an example.
         dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
-        sampler: What samples: `vllm` in this process, vLLM on a `server`, `transformers` (slow), or `auto`: vllm where
-            it is installed, transformers where not.
+        sampler: What samples: `vllm` in this process, vLLM on a `server`, `transformers` (slow), `auto` (vllm where it
+            is installed, transformers where not), or a class of your own by `class_path`.
         engine: Options of vLLM, in this process or of `asymgrpo serve`.
         server: Where sampler servers are.
         transformers: Options of sampling with transformers.
@@ -74,7 +78,7 @@ class VLLMRolloutCallback(Callback):
         verifier_failure: Treatment = "wrong",
         max_verifier_failures: float = 0.2,
         dynamic_sampling: DynamicSampling | None = None,
-        sampler: SamplerName = "vllm",
+        sampler: SamplerName | Sampler = "vllm",
         engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
         server: ServerConfig | None = None,
         transformers: TransformersEngineConfig = TransformersEngineConfig(),  # noqa: B008 (frozen)
@@ -86,8 +90,7 @@ class VLLMRolloutCallback(Callback):
             raise UserError(
                 f"rollout.group_size must be at least 2, got {group_size}: advantages compare a group's completions."
             )
-        if max_completion_tokens < 1:
-            raise UserError(f"rollout.max_completion_tokens must be at least 1, got {max_completion_tokens}.")
+        at_least_1("rollout.max_completion_tokens", max_completion_tokens)
         _check_sampling(temperature, top_p, top_k, min_p)
         if dynamic_sampling is not None and engine.tensor_parallel_size > 1 and sampler != "server":
             raise UserError(
@@ -114,6 +117,7 @@ class VLLMRolloutCallback(Callback):
         self.max_verifier_failures = max_verifier_failures
         self.dynamic_sampling = dynamic_sampling
         self.sampler = installed_sampler(sampler)
+        self.own_sampler = sampler if isinstance(sampler, Sampler) else None
         self.engine_config = engine
         self.server = server
         self.transformers = transformers
@@ -128,7 +132,7 @@ class VLLMRolloutCallback(Callback):
     # ---- hooks ----
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, batch_idx: int
+        self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch, batch_idx: int
     ) -> None:
         settings = SamplingSettings(
             self.temperature,
@@ -148,7 +152,7 @@ class VLLMRolloutCallback(Callback):
         def replace(
             round_number: int, prompts: Sequence[EncodedPrompt]
         ) -> tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]:
-            fresh = _data(trainer).replacements(batch, round_number, prompts)
+            fresh = data_of(trainer).replacements(batch, round_number, prompts)
             return fresh, draw(fresh, round_number)
 
         batch.started = perf_counter()
@@ -156,19 +160,18 @@ class VLLMRolloutCallback(Callback):
         with self._alone(trainer, pl_module, batch):
             batch.rollouts = self._rollouts(batch.prompts, draw(batch.prompts), settings)
             if self.dynamic_sampling is not None:
-                batch.means |= refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds)
+                batch.metrics.add_all(refill(batch.rollouts, replace, self.dynamic_sampling.max_rounds))
         self._prove(trainer, pl_module, batch)
         self._stop_if_failing(pl_module)
-        module: Any = pl_module
-        self._warnings.look_at(batch.rollouts, batch.step + 1, module.gather_objects)
+        self._warnings.look_at(batch.rollouts, batch.step + 1, gather_objects)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._failures = FailureCount()
 
     def on_validation_batch_start(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: AsymGRPOModule,
         batch: PromptBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -186,30 +189,30 @@ class VLLMRolloutCallback(Callback):
                 sampler.sample(pl_module, [], 1, settings, seed_of, Stopwatch(batch.metrics))
         self._prove(trainer, pl_module, batch)
 
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, batch: PromptBatch, seed_of: SeedOf) -> None:
-        chosen = _data(trainer).evaluation_sets[batch.set_name]
+    def _evaluate(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch, seed_of: SeedOf) -> None:
+        chosen = data_of(trainer).evaluation_sets[batch.set_name]
         settings = self._evaluation_settings(trainer, pl_module, batch)
         groups = self._judged(trainer, pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
         batch.rollouts = self._rollouts(batch.prompts, groups, settings)
         if chosen.majority_ks:
-            batch.rollouts.answers = answer_classes(batch.prompts, groups, _data(trainer).pool)
+            batch.rollouts.answers = answer_classes(batch.prompts, groups, data_of(trainer).pool)
 
-    def _evaluation_settings(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> SamplingSettings:
-        chosen = _data(trainer).evaluation_sets[batch.set_name]
+    def _evaluation_settings(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch) -> SamplingSettings:
+        chosen = data_of(trainer).evaluation_sets[batch.set_name]
         limit = chosen.max_completion_tokens or self.max_completion_tokens
         return SamplingSettings(chosen.temperature, limit, self._stops(trainer, pl_module), chosen.top_p)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._stop_if_failing(pl_module)
 
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
-    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
-    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start  # type: ignore[assignment]
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start  # type: ignore[assignment]
+    on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end  # type: ignore[assignment]
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
         self.close()  # Lightning calls no teardown after an exception
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         self.close()
 
     # ---- work ----
@@ -221,7 +224,7 @@ class VLLMRolloutCallback(Callback):
             self._sampler = None
 
     @contextmanager
-    def _alone(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> Iterator[None]:
+    def _alone(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch) -> Iterator[None]:
         """What each of several ranks does without the others, given up on all when one is asked to stop.
 
         A single process is asked by `SafeStop`. Before and after, the ranks meet: new weights may take an exchange.
@@ -231,19 +234,19 @@ class VLLMRolloutCallback(Callback):
             return
         self._policy_sampler(trainer, pl_module).synchronize(pl_module, Stopwatch(batch.metrics))
         if not self._shares_engine:
-            with switch.own_work(pl_module.gather_objects):
+            with switch.own_work(gather_objects):
                 yield
         else:  # ranks that share a model exchange something for every token
             yield
-            switch.check_together(pl_module.gather_objects)
+            switch.check_together(gather_objects)
 
-    def _prove(self, trainer: Trainer, pl_module: Any, batch: PromptBatch) -> None:
+    def _prove(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch) -> None:
         self._policy_sampler(trainer, pl_module).prove(pl_module, Stopwatch(batch.metrics))
 
     def _judged(
         self,
         trainer: Trainer,
-        pl_module: Any,
+        pl_module: AsymGRPOModule,
         batch: PromptBatch,
         prompts: Sequence[EncodedPrompt],
         group_size: int,
@@ -254,13 +257,13 @@ class VLLMRolloutCallback(Callback):
         clock = Stopwatch(batch.metrics)
         sampler = self._policy_sampler(trainer, pl_module)
         completions = sampler.sample(pl_module, prompts, group_size, settings, seed_of, clock)
-        groups = judge(prompts, completions, _data(trainer).tokenizer, _data(trainer).pool)
+        groups = judge(prompts, completions, data_of(trainer).tokenizer, data_of(trainer).pool)
         clock.lap("reward")
         self._failures.add(prompts, groups)
         return groups
 
-    def _stop_if_failing(self, pl_module: Any) -> None:
-        self._failures.stop_above(self.max_verifier_failures, pl_module.gather_objects)
+    def _stop_if_failing(self, pl_module: AsymGRPOModule) -> None:
+        self._failures.stop_above(self.max_verifier_failures, gather_objects)
 
     def _rollouts(
         self, prompts: Sequence[EncodedPrompt], groups: list[list[JudgedCompletion]], settings: SamplingSettings
@@ -271,7 +274,7 @@ class VLLMRolloutCallback(Callback):
 
     def _dtype(self, trainer: Trainer) -> str:
         """The type that the sampler computes in."""
-        config = self.transformers if self.sampler == "transformers" else self.engine_config
+        config = self.transformers if self.sampler == "transformers" else self.own_sampler or self.engine_config
         return resolve_dtype(config.dtype, str(trainer.precision))
 
     @property
@@ -279,7 +282,7 @@ class VLLMRolloutCallback(Callback):
         """Whether ranks share one copy of the model in vLLM, and hence make every call together."""
         return self.sampler == "vllm" and self.engine_config.tensor_parallel_size > 1
 
-    def _policy_sampler(self, trainer: Trainer, pl_module: Any) -> PolicySampler:
+    def _policy_sampler(self, trainer: Trainer, pl_module: AsymGRPOModule) -> PolicySampler:
         if self._sampler is None:
             self._sampler = PolicySampler(
                 lambda: self._start(trainer, pl_module),
@@ -291,25 +294,27 @@ class VLLMRolloutCallback(Callback):
             )
         return self._sampler
 
-    def _start(self, trainer: Trainer, pl_module: Any) -> RolloutEngine:
+    def _start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> RolloutEngine:
         """An engine with room for the longest prompt and completion that are asked for."""
-        sets = _data(trainer).evaluation_sets.values()
+        sets = data_of(trainer).evaluation_sets.values()
         limits = [self.max_completion_tokens, *(own.max_completion_tokens or 0 for own in sets)]
-        max_model_len = _data(trainer).max_prompt_tokens + max(limits)
+        max_model_len = data_of(trainer).max_prompt_tokens + max(limits)
         dtype = self._dtype(trainer)
+        if self.own_sampler is not None:
+            return self.own_sampler.start(pl_module.policy_path, dtype, max_model_len)
         if self.sampler == "transformers":
             return TransformersEngine(pl_module.policy_path, self.transformers, dtype, max_model_len)
         if self.sampler == "server":
             assert self.server is not None
             say(f"Sampling on {', '.join(self.server.urls)} ...")
-            ranks = Ranks(trainer.global_rank, pl_module.gather_objects)
+            ranks = Ranks(trainer.global_rank, gather_objects)
             return ServerEngine(self.server, dtype, max_model_len, str(trainer.default_root_dir), ranks)
         say("Starting vLLM ...")
         return VLLMEngine(pl_module.policy_path, self.engine_config, dtype, max_model_len)
 
-    def _stops(self, trainer: Trainer, pl_module: Any) -> tuple[int, ...]:
+    def _stops(self, trainer: Trainer, pl_module: AsymGRPOModule) -> tuple[int, ...]:
         if not self._stop_token_ids:
-            self._stop_token_ids = stop_token_ids(pl_module.policy_path, _data(trainer).tokenizer)
+            self._stop_token_ids = stop_token_ids(pl_module.policy_path, data_of(trainer).tokenizer)
         return self._stop_token_ids
 
 
@@ -333,8 +338,3 @@ def _announce(trainer: Trainer, text: str) -> None:
     """Say on the progress bar what a run waits for; nothing clears it."""
     if isinstance(bar := trainer.progress_bar_callback, RunProgress):
         bar.announce(text)
-
-
-def _data(trainer: Trainer) -> Any:
-    """The PromptDataModule; Lightning attaches it to the trainer without declaring it."""
-    return trainer.datamodule  # type: ignore[attr-defined]

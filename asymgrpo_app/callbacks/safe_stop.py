@@ -9,6 +9,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.errors import RunError
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.runtime.console import say
 from asymgrpo_app.runtime.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
 
@@ -36,7 +38,7 @@ class SafeStop(Callback):
         self._whole = False  # whether the state is that of a whole step
         self._kept: tuple[int, bool] | None = None  # step of the newest checkpoint, and whether its validation is due
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
         connector: Any = trainer._signal_connector
         connector.register_signal_handlers = _nothing
@@ -49,45 +51,45 @@ class SafeStop(Callback):
 
     # ---- training ----
 
-    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         switch.must_finish()  # the config is written, checkpoints of another branch are set aside
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["asymgrpo"]
         self._kept = (int(state["completed_steps"]), bool(state.get("validation_pending", False)))
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: Any, batch_idx: int) -> None:
         self._whole = True
         self._may_stop(trainer)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: AsymGRPOModule, optimizer: Any) -> None:
         if self._whole:  # the step's first update: nothing has changed yet
-            switch.check_together(pl_module.gather_objects)
+            switch.check_together(gather_objects)
             switch.must_finish(FINISHED)
             self._whole = False
 
     # ---- validation ----
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._whole = trainer.state.fn == TrainerFn.FITTING
-        switch.check_together(pl_module.gather_objects)
+        switch.check_together(gather_objects)
         self._may_stop(trainer)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         switch.must_finish()
         self._whole = False  # until the results are written and the checkpoint of this step, too
 
     # ---- prediction ----
 
-    def on_predict_batch_start(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_predict_batch_start(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
         self._may_stop(trainer)
 
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
         switch.must_finish()  # completions are written to the file
 
     # ---- what is kept ----
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
         """Have Lightning's counters stand at the end of a step, wherever in its loop the run was stopped.
 
         Its validations go by these counters. Whether one is still due after the step is our own entry.
@@ -99,7 +101,7 @@ class SafeStop(Callback):
         for counts in (loop["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
             counts.update(dict.fromkeys(counts, 0))  # a validation begins with its first batch
 
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
         switch.must_finish()
         if self._whole and isinstance(exception, StopRun):  # not while a checkpoint was being restored
             exception.outcome = self._keep(trainer, pl_module)
@@ -107,10 +109,10 @@ class SafeStop(Callback):
             say(self._keep(trainer, pl_module))
         self._end_watch()
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         self._end_watch()
 
-    def _keep(self, trainer: Trainer, pl_module: Any) -> str:
+    def _keep(self, trainer: Trainer, pl_module: AsymGRPOModule) -> str:
         """Save the state of the last whole step unless that is done; what there is to say about it."""
         step = pl_module.completed_steps
         if step == 0:

@@ -11,6 +11,7 @@ from asymgrpo_app.callbacks.evaluation import RESULTS_NAME
 from asymgrpo_app.callbacks.export import export_folder
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.checkpoints.run_folder import tensorboard_folder
+from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.runtime.console import say
 
 _PHASES = {
@@ -30,16 +31,16 @@ class RunSummary(Callback):
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.seconds: list[dict[str, float]] = []
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
         if trainer.state.fn == TrainerFn.FITTING:
             self.evaluations.append((pl_module.completed_steps, values))
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
         timings = {tag: float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("timing_s/")}
         self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, run_checkpoint(trainer)))
 
     def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint | None = None) -> str:

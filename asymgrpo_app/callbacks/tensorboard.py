@@ -12,12 +12,13 @@ from torch import Tensor
 
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards
 from asymgrpo_app.algorithm.metrics import mean_of
-from asymgrpo_app.errors import UserError
-from asymgrpo_app.module import StepRecord
+from asymgrpo_app.errors import UserError, at_least_1
+from asymgrpo_app.metrics import StepMetrics
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.types import JudgedCompletion
-from asymgrpo_app.update.metrics import StepMetrics
-from asymgrpo_app.update.samples import Sample
+from asymgrpo_app.update.experience import Experience
 
 _MULTILINE = "Multiline"
 LAYOUT = {
@@ -90,8 +91,7 @@ class TensorBoardDetails(Callback):
     """
 
     def __init__(self, every_n_steps: int = 10, samples: int = 6, change_completions: int = 64) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"tensorboard.every_n_steps must be at least 1, got {every_n_steps}.")
+        at_least_1("tensorboard.every_n_steps", every_n_steps)
         for name, value in {"samples": samples, "change_completions": change_completions}.items():
             if value < 0:
                 raise UserError(f"tensorboard.{name} must be 0 or more, got {value}.")
@@ -100,23 +100,26 @@ class TensorBoardDetails(Callback):
         self.change_completions = change_completions
         self._drawn: dict[str, float] | None = None  # the exponents of the last figure
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         for writer in _writers(trainer):
             writer.add_custom_scalars(LAYOUT)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         step = pl_module.completed_steps
         if not trainer.loggers or (step % self.every_n_steps and step != 1):
             return
-        record: StepRecord = pl_module.last_step
+        record = pl_module.last_step
+        assert record is not None
         groups = record.groups
         own = {
             "group_accuracy": groups.accuracy[groups.num_valid > 0],
-            "response_length": torch.tensor([sample.length for sample in record.samples]),
+            "response_length": record.experience.lengths,
             "advantages": record.advantages[groups.valid],
-            "ratio_after_update": self._log_change(pl_module, record.samples, record.temperature),
+            "ratio_after_update": self._log_change(pl_module, record.experience, record.temperature),
         }
-        of_ranks = pl_module.gather_objects(own)
+        of_ranks = gather_objects(own)
         for writer in _writers(trainer) if trainer.is_global_zero else []:
             for name in own:
                 values = torch.cat([part[name] for part in of_ranks])
@@ -131,23 +134,24 @@ class TensorBoardDetails(Callback):
                 writer.add_figure("advantage_curves", figure, step)
                 self._drawn = exponents
 
-    def _log_change(self, pl_module: Any, samples: Sequence[Sample], temperature: float) -> Tensor:
+    def _log_change(self, pl_module: AsymGRPOModule, experience: Experience, temperature: float) -> Tensor:
         """Score some completions under the updated policy; returns the ratios of their tokens on this rank, [T]."""
         if self.change_completions == 0:
             return torch.zeros(0)
-        counted = [sample for sample in samples if sample.counts and sample.start_logprobs is not None]
+        known = experience.where(experience.valid & experience.scored)
         # Chosen over all ranks, so that their number changes nothing, and spread over the step's prompts.
-        everywhere = sorted(chain.from_iterable(pl_module.gather_objects([sample.identity for sample in counted])))
+        everywhere = sorted(chain.from_iterable(gather_objects([experience.identities[place] for place in known])))
         identities = set(everywhere[:: max(1, ceil(len(everywhere) / self.change_completions))])
-        chosen = [sample for sample in counted if sample.identity in identities]
-        after = pl_module.score(chosen, temperature)
-        changes = [now - sample.start_logprobs for now, sample in zip(after, chosen, strict=True)]
+        chosen = [place for place in known if experience.identities[place] in identities]
+        after = pl_module.sequence_logprobs([experience.sequences[place] for place in chosen], temperature)
+        before = experience.old_logprobs.cpu()[experience.tokens(chosen)].split(experience.lengths[chosen].tolist())
+        changes = [now - old for now, old in zip(after, before, strict=True)] if chosen else []
         of_completion = torch.tensor([float(change.mean()) for change in changes])
-        correct = torch.tensor([sample.correct for sample in chosen], dtype=torch.bool)
+        correct = experience.correct[chosen]
         metrics = StepMetrics()
-        metrics.mean("method/logprob_change_pos", *mean_of(of_completion, correct))
-        metrics.mean("method/logprob_change_neg", *mean_of(of_completion, ~correct))
-        pl_module.publish(pl_module.combined(metrics))
+        metrics.add("method/logprob_change_pos", mean_of(of_completion, correct))
+        metrics.add("method/logprob_change_neg", mean_of(of_completion, ~correct))
+        pl_module.publish(metrics.combined(gather_objects))
         return torch.cat(changes).exp() if changes else torch.zeros(0)
 
 

@@ -5,7 +5,8 @@ for its backward pass, and what does not belong to a block (embedding, last norm
 group. Outside a pass `parameters()` are always the parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.microbatch import MicroBatch
-from asymgrpo_app.policy.loading import score_tokens, transformer_blocks
+from asymgrpo_app.policy.loading import token_logprobs, transformer_blocks
 from asymgrpo_app.policy.lora import merged, scales
 
-_SCORE = "asymgrpo_score_tokens"
+_LOGPROBS = "asymgrpo_token_logprobs"
 
 
 def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
@@ -45,8 +47,8 @@ def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
     # The forward pass that the root knows of is the one that calls the body and then uses the head's weight.
-    setattr(policy, _SCORE, MethodType(score_tokens, policy))
-    register_fsdp_forward_method(policy, _SCORE)
+    setattr(policy, _LOGPROBS, MethodType(token_logprobs, policy))
+    register_fsdp_forward_method(policy, _LOGPROBS)
 
 
 def is_sharded(policy: nn.Module) -> bool:
@@ -54,24 +56,33 @@ def is_sharded(policy: nn.Module) -> bool:
     return isinstance(policy, FSDPModule)
 
 
-def score(
+def policy_logprobs(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """`asymgrpo_app.policy.loading.score_tokens`, also of a sharded policy."""
+    """`asymgrpo_app.policy.loading.token_logprobs`, also of a sharded policy."""
     if not is_sharded(policy):
-        return score_tokens(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
-    scored: tuple[Tensor, Tensor] = getattr(policy, _SCORE)(batch, temperature=temperature, entropy_grad=entropy_grad)
-    return scored
+        return token_logprobs(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
+    sharded: Callable[..., tuple[Tensor, Tensor]] = getattr(policy, _LOGPROBS)
+    return sharded(batch, temperature=temperature, entropy_grad=entropy_grad)
 
 
-def reduce_gradients(policy: nn.Module, *, now: bool) -> None:
-    """Whether the next backward pass exchanges gradients, or leaves them to be added up; nothing if not sharded."""
+def gradient_sync(policy: nn.Module, wrapped: nn.Module, *, now: bool) -> AbstractContextManager[None]:
+    """A context for a backward pass: ranks exchange gradients in it `now`, or leave them to be added up.
+
+    Args:
+        policy: The model.
+        wrapped: What the strategy made of it: DDP's wrapper, or the model itself.
+        now: Whether this is the last backward pass of an update.
+    """
     if isinstance(policy, FSDPModule):
         policy.set_requires_gradient_sync(now)
+    if isinstance(wrapped, DistributedDataParallel) and not now:
+        return wrapped.no_sync()
+    return nullcontext()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from all processes, every one of which has to ask; one that is no part is returned."""
+    """Full tensor of a DTensor (collective: every process takes part); plain tensors pass through."""
     # Summed squares and the like are partial values; they are completed as well.
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

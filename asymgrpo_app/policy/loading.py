@@ -228,7 +228,7 @@ def attention_inputs(batch: MicroBatch) -> dict[str, Any]:
     return {"attention_mask": mask, "position_ids": batch.position_ids, "packing": batch.attention}
 
 
-def score_tokens(
+def token_logprobs(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and full-vocabulary entropy of each completion token, at the sampling temperature.

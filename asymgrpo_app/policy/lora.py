@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.seeds import derive_seed
 
 ADAPTER = "default"
@@ -49,8 +49,7 @@ class LoRAConfig:
     export: Literal["merged", "adapter"] = "merged"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"model.lora.rank must be at least 1, got {self.rank}.")
+        at_least_1("model.lora.rank", self.rank)
         if not (isfinite(self.alpha) and self.alpha > 0):
             raise UserError(f"model.lora.alpha must be a finite number > 0, got {self.alpha}.")
         if self.target_modules is not None and not self.target_modules:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.policy.lora import ADAPTER, LoRAConfig, add_adapters, hold_in_bfloat16, is_adapter
+from asymgrpo_app.policy.lora import ADAPTER, LoRAConfig, add_adapters, first_values, hold_in_bfloat16, is_adapter
 
 
 def fingerprint(policy: PreTrainedModel) -> str:
@@ -24,25 +24,63 @@ def fingerprint(policy: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
+def adapted(policy: PreTrainedModel, config: LoRAConfig, path: str, seed: int, *, in_bfloat16: bool) -> str:
+    """Add the adapters that a run trains, with their first values; returns the fingerprint of the base weights.
+
+    Args:
+        policy: As it was loaded; changed in place.
+        config: Of the run.
+        path: Folder or hub id of the policy, for messages.
+        seed: Seed of the run, which the first values follow.
+        in_bfloat16: Whether the frozen weights of linear layers are held in bfloat16.
+    """
+    base = fingerprint(policy)
+    add_adapters(policy, config, path)
+    first_values(policy, seed)
+    if in_bfloat16:
+        hold_in_bfloat16(policy)
+    return base
+
+
 # ---- checkpoints ----
 
 
-def checkpoint_label(config: LoRAConfig, path: str, base: str, *, rounded: bool) -> dict[str, Any]:
-    """What a checkpoint says of its adapters, in plain values.
+def label_checkpoint(checkpoint: dict[str, Any], config: LoRAConfig, path: str, base: str, *, rounded: bool) -> None:
+    """Have a checkpoint hold the adapters alone, and say what they belong to, in plain values.
 
     Args:
+        checkpoint: To be saved, with the entry `asymgrpo`.
         config: Of the run.
         path: Folder or hub id of the policy that the adapters belong to.
         base: Its fingerprint.
         rounded: Whether its linear layers were held in bfloat16 (`hold_in_bfloat16`).
     """
-    return {"settings": asdict(config), "policy": path, "base": base, "rounded": rounded}
+    label = {"settings": asdict(config), "policy": path, "base": base, "rounded": rounded}
+    checkpoint["asymgrpo"]["lora"] = label
+    weights: dict[str, Tensor] = checkpoint["state_dict"]
+    for name in [name for name in weights if not is_adapter(name)]:
+        del weights[name]
 
 
-def keep_adapters(state: dict[str, Tensor]) -> None:
-    """Leave the frozen weights out of a state to be saved."""
-    for name in [name for name in state if not is_adapter(name)]:
-        del state[name]
+def check_checkpoint(
+    checkpoint: Mapping[str, Any], config: LoRAConfig | None, policy: PreTrainedModel, base: str, path: str
+) -> None:
+    """Refuse a checkpoint whose adapters are not the run's.
+
+    Args:
+        checkpoint: As it was saved.
+        config: Of this run; None: it has no adapters.
+        policy: The run's, with its adapters.
+        base: Fingerprint of its base weights.
+        path: Of the checkpoint, for messages.
+
+    Raises:
+        UserError: One of the two has adapters and the other has not, they have others, or another base.
+    """
+    check_settings(checkpoint["asymgrpo"], config, path)
+    if config is not None:
+        saved = {name.removeprefix("policy."): own for name, own in checkpoint["state_dict"].items()}
+        check_weights(checkpoint["asymgrpo"]["lora"], saved, policy, base)
 
 
 def check_settings(content: Mapping[str, Any], config: LoRAConfig | None, checkpoint: str) -> None:

@@ -1,7 +1,6 @@
 """From prompts to judged completions."""
 
 from collections.abc import Callable, Sequence
-from time import perf_counter
 
 from transformers import PreTrainedTokenizerBase
 
@@ -52,26 +51,3 @@ def answer_classes(
     owners = [encoded.prompt for encoded in prompts]
     texts = [[judged.text for judged in group] for group in groups]
     return pool.classes([prompt.verifier for prompt in owners], texts, [prompt.row for prompt in owners])
-
-
-class Stopwatch:
-    """Seconds of named stretches of a step, as `timing_s/<name>`.
-
-    Args:
-        seconds: Where to book them; a new dictionary if left out.
-    """
-
-    def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds: dict[str, float] = {} if seconds is None else seconds
-        self._start = perf_counter()
-
-    def restart(self) -> None:
-        """Forget the time since the last lap."""
-        self._start = perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Book the time since the last lap (or the start) under `name`, added to what is there."""
-        now = perf_counter()
-        key = f"timing_s/{name}"
-        self.seconds[key] = self.seconds.get(key, 0.0) + now - self._start
-        self._start = now

@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from asymgrpo_app.algorithm.groups import GroupRewards
-from asymgrpo_app.algorithm.metrics import Mean
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.algorithm.metrics import Mean, ratio
+from asymgrpo_app.errors import at_least_1
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.types import JudgedCompletion, RolloutBatch
 
@@ -27,8 +25,7 @@ class DynamicSampling:
     max_rounds: int = 4
 
     def __post_init__(self) -> None:
-        if self.max_rounds < 1:
-            raise UserError(f"rollout.dynamic_sampling.max_rounds must be at least 1, got {self.max_rounds}.")
+        at_least_1("rollout.dynamic_sampling.max_rounds", self.max_rounds)
 
 
 def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mean]:
@@ -60,13 +57,9 @@ def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mea
         "unfilled": (len(empty), slots),
         "rounds": (rounds, 1),
     }
-    return {f"dynamic_sampling/{name}": _mean(*pair) for name, pair in costs.items()}
+    return {f"dynamic_sampling/{name}": ratio(*pair) for name, pair in costs.items()}
 
 
 def _degenerate_slots(rollouts: RolloutBatch) -> list[int]:
     degenerate = GroupRewards(rollouts.rewards(), rollouts.valid()).degenerate
     return [slot for slot, empty in enumerate(degenerate.tolist()) if empty]
-
-
-def _mean(total: float, count: float) -> Mean:
-    return Mean(torch.tensor(total, dtype=torch.float64), torch.tensor(count, dtype=torch.float64))

@@ -1,5 +1,6 @@
 """The one interface that every sampler has."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -32,3 +33,24 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory and processes. Safe to call twice."""
+
+
+class Sampler(ABC):
+    """A sampler of your own, which a config names by `class_path` as `rollout.sampler`.
+
+    Attributes:
+        dtype: The type that it computes in: `float32`, `bfloat16`, `float16`, or `auto`, which follows
+            `trainer.precision`.
+    """
+
+    dtype: str = "auto"
+
+    @abstractmethod
+    def start(self, policy_path: str, dtype: str, max_model_len: int) -> RolloutEngine:
+        """An engine for a policy; its weights are pushed before it samples.
+
+        Args:
+            policy_path: Folder or hub id of the policy, for its architecture and tokenizer.
+            dtype: The type to compute in.
+            max_model_len: Tokens of the longest prompt and completion that will be asked for.
+        """

@@ -2,22 +2,42 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from asymgrpo_app.metrics import Stopwatch
 from asymgrpo_app.microbatch.microbatch import TokenSequence
+from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.parallel.sharding import whole_weights
 from asymgrpo_app.policy.loading import linear_weights
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
-from asymgrpo_app.rollout.collect import SeedOf, Stopwatch, sample
+from asymgrpo_app.rollout.collect import SeedOf, sample
 from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
 from asymgrpo_app.rollout.engine import RolloutEngine
 from asymgrpo_app.rollout.types import Completion, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import EngineError
 from asymgrpo_app.runtime.console import say
+
+
+class SampledModule(Protocol):
+    """What is asked of the module whose policy is sampled.
+
+    Attributes:
+        policy: The model.
+        weight_version: Changes whenever its weights do.
+        completed_steps: RL steps that it was trained for.
+    """
+
+    policy: PreTrainedModel
+    weight_version: int
+    completed_steps: int
+
+    def sequence_logprobs(self, sequences: Sequence[TokenSequence], temperature: float) -> list[Tensor]:
+        """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
 
 
 @dataclass
@@ -64,7 +84,7 @@ class PolicySampler:
         self._unproven = False  # whether weights were pushed since log-probabilities were compared
         self._proof = _Proof()
 
-    def synchronize(self, module: Any, clock: Stopwatch) -> None:
+    def synchronize(self, module: SampledModule, clock: Stopwatch) -> None:
         """Give the engine the policy's newest weights, if any rank's lacks them.
 
         Every rank takes part: sharded weights are put together here, and a server gets them from one rank.
@@ -77,11 +97,11 @@ class PolicySampler:
             RunError: The engine does not hold the weights that it was given.
         """
         # A rank that had nothing to sample may still hold what the others have to push again.
-        if any(module.gather_objects(self._engine is None or self._version != module.weight_version)):
+        if any(gather_objects(self._engine is None or self._version != module.weight_version)):
             self._push(module, clock)
         clock.lap("update_weights")
 
-    def _push(self, module: Any, clock: Stopwatch) -> RolloutEngine:
+    def _push(self, module: SampledModule, clock: Stopwatch) -> RolloutEngine:
         if self._engine is None:
             self._announce("sampler starts")
             self._engine = self._start()
@@ -99,7 +119,7 @@ class PolicySampler:
 
     def sample(
         self,
-        module: Any,
+        module: SampledModule,
         prompts: Sequence[EncodedPrompt],
         group_size: int,
         settings: SamplingSettings,
@@ -138,7 +158,7 @@ class PolicySampler:
             self._keep_proof(prompts, completions, settings)
             return completions
 
-    def prove(self, module: Any, clock: Stopwatch) -> None:
+    def prove(self, module: SampledModule, clock: Stopwatch) -> None:
         """Score a few of the completions that followed a push of weights with the policy, and compare.
 
         Every rank takes part: a sharded policy scores on all of them or on none.
@@ -147,10 +167,10 @@ class PolicySampler:
             RunError: The sampler's log-probabilities are not the policy's.
         """
         proof, self._proof = self._proof, _Proof()
-        temperatures = [own for own in module.gather_objects(proof.temperature) if own is not None]
+        temperatures = [own for own in gather_objects(proof.temperature) if own is not None]
         clock.restart()  # not the wait for other ranks
         if temperatures:
-            scored = module.score_sequences(proof.sequences, temperatures[0])
+            scored = module.sequence_logprobs(proof.sequences, temperatures[0])
             if proof.sequences:
                 check_logprobs(scored, proof.logprobs, self._canary.limit(self._dtype), module.completed_steps)
         clock.lap("canary")

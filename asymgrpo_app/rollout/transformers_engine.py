@@ -20,7 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError, at_least_1
 from asymgrpo_app.policy.loading import linear_weights, load_config, named_weights
 from asymgrpo_app.rollout.digest import WeightDigest, policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
@@ -43,8 +43,7 @@ class TransformersEngineConfig:
     batch_tokens: int = 32768
 
     def __post_init__(self) -> None:
-        if self.batch_tokens < 1:
-            raise UserError(f"rollout.transformers.batch_tokens must be at least 1, got {self.batch_tokens}.")
+        at_least_1("rollout.transformers.batch_tokens", self.batch_tokens)
 
 
 class TransformersEngine:

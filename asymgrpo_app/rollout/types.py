@@ -1,12 +1,14 @@
 """What travels between the stages of a step: prompts, completions and their verdicts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from asymgrpo_app.algorithm.metrics import Mean
+from asymgrpo_app.errors import RunError
+from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rewards.base import Verdict
 
@@ -90,6 +92,12 @@ class RolloutBatch:
     failed_are_wrong: bool = True
     answers: list[list[int | None] | None] | None = None
 
+    def completions(self) -> Iterator[tuple[EncodedPrompt, int, JudgedCompletion]]:
+        """P * G completions, group after group, each with its prompt and its number in the group."""
+        for prompt, group in zip(self.prompts, self.groups, strict=True):
+            for number, judged in enumerate(group):
+                yield prompt, number, judged
+
     def rewards(self) -> Tensor:
         """Correctness in {0, 1}, float32 [P, G]. A truncated completion is never right."""
         return torch.tensor(
@@ -98,10 +106,10 @@ class RolloutBatch:
         )
 
     def valid(self) -> Tensor:
-        """Which completions count, bool [P, G]: the others leave p, the loss and its divisor."""
-        return torch.tensor([[self._counts(c) for c in group] for group in self.groups], dtype=torch.bool)
+        """Which completions are valid, bool [P, G]: the others leave p, the loss and its divisor."""
+        return torch.tensor([[self._is_valid(c) for c in group] for group in self.groups], dtype=torch.bool)
 
-    def _counts(self, judged: JudgedCompletion) -> bool:
+    def _is_valid(self, judged: JudgedCompletion) -> bool:
         failed = judged.verdict.status.failed
         return (self.truncated_are_wrong or not judged.completion.truncated) and (self.failed_are_wrong or not failed)
 
@@ -115,8 +123,7 @@ class PromptBatch:
         step: RL steps completed before this one (training), or the number of the slice (evaluation).
         prompts: This rank's prompts.
         rollouts: Attached by the rollout callback before the step sees the batch.
-        metrics: What the stages before the update measured, e.g. `timing_s/gen`.
-        means: The same as sums and counts, for what is averaged over ranks.
+        metrics: What the stages of the step measure; written at its end.
         started: `time.perf_counter()` when work on the batch began.
     """
 
@@ -124,9 +131,18 @@ class PromptBatch:
     step: int
     prompts: list[EncodedPrompt]
     rollouts: RolloutBatch | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    means: dict[str, Mean] = field(default_factory=dict)
+    metrics: StepMetrics = field(default_factory=StepMetrics)
     started: float = 0.0
+
+    def require_rollouts(self) -> RolloutBatch:
+        """The rollouts.
+
+        Raises:
+            RunError: None were attached.
+        """
+        if self.rollouts is None:
+            raise RunError("The batch has no rollouts: the trainer needs the VLLMRolloutCallback (section `rollout`).")
+        return self.rollouts
 
     def to(self, *_: Any, **__: Any) -> Self:
         """Stay as it is: micro-batches move to the device one by one, and no precision plugin casts the contents."""

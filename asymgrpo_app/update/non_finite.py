@@ -1,5 +1,6 @@
 """The guard against updates whose loss or gradient is not finite."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from asymgrpo_app.errors import RunError
+from asymgrpo_app.parallel.ranks import gather_objects, is_first_rank
 from asymgrpo_app.parallel.sharding import own_part
 from asymgrpo_app.runtime.console import say
-from asymgrpo_app.update.samples import Sample
+from asymgrpo_app.update.experience import Experience
 
 FOLDER = "non_finite"
 
@@ -30,21 +32,40 @@ class SkippedUpdates:
     in_a_row: int = 0
     in_this_step: int = field(default=0, compare=False)
 
-    def add(self, step: int, norm: float) -> bool:
-        """Count one more, and say so; returns whether the run has to stop.
+    def leave_out(
+        self,
+        policy: nn.Module,
+        experience: Experience,
+        members: Sequence[int],
+        health: "UpdateHealth",
+        *,
+        step: int,
+        run_dir: str | Path,
+    ) -> None:
+        """Count one more, and say so; every rank takes part.
 
         Args:
+            policy: With the gradient.
+            experience: The step's.
+            members: The update's completions on this rank.
+            health: What is known of the update.
             step: Number of the RL step, from 1.
-            norm: Of the gradient, over all ranks.
+            run_dir: Where the report goes when the run has to stop.
+
+        Raises:
+            RunError: It was one too many in a row.
         """
         self.in_a_row += 1
         self.in_this_step += 1
-        what = "loss" if torch.isfinite(torch.tensor(norm)) else "gradient"
+        what = "loss" if math.isfinite(health.norm) else "gradient"
         say(
             f"The {what} of RL step {step} is not finite: this update is left out, number {self.in_a_row} in a row "
             f"(model.max_skipped_updates: {self.limit})."
         )
-        return self.in_a_row >= self.limit
+        if self.in_a_row >= self.limit:
+            ranks = gather_objects(describe(policy, experience, members, health))
+            path = write_report(run_dir, step, health.norm, ranks if is_first_rank() else [])
+            raise stop_because(self.limit, step, health.norm, path)
 
     def reset(self) -> None:
         """An update was made."""
@@ -73,7 +94,7 @@ class UpdateHealth:
     @property
     def finite(self) -> bool:
         """Whether the update may be made; the same on every rank."""
-        return self.losses_finite and bool(torch.isfinite(torch.tensor(self.norm)))
+        return self.losses_finite and math.isfinite(self.norm)
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
@@ -81,25 +102,30 @@ def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
     return [name for name, tensor in tensors if tensor is not None and not bool(own_part(tensor).isfinite().all())]
 
 
-def describe(policy: nn.Module, samples: Sequence[Sample], health: UpdateHealth) -> dict[str, Any]:
+def describe(policy: nn.Module, experience: Experience, members: Sequence[int], health: UpdateHealth) -> dict[str, Any]:
     """This rank's part of an update that is not finite, as tensors and plain values."""
+    lengths = experience.lengths.tolist()
+    rollout, old, entropy = (
+        column.cpu().split(lengths)
+        for column in (experience.rollout_logprobs, experience.old_logprobs, experience.old_entropy)
+    )
     return {
         "losses": health.losses.cpu(),
         "gradients_not_finite": not_finite((name, parameter.grad) for name, parameter in policy.named_parameters()),
         "weights_not_finite": not_finite(policy.named_parameters()),
         "samples": [
             {
-                "prompt_token_ids": torch.tensor(sample.tokens.prompt),
-                "completion_token_ids": torch.tensor(sample.tokens.completion),
-                "advantage": sample.advantage,
-                "correct": sample.correct,
-                "counts": sample.counts,
-                "update": sample.update,
-                "sampler_logprobs": sample.sampler_logprobs,
-                "start_logprobs": sample.start_logprobs,
-                "start_entropy": sample.start_entropy,
+                "prompt_token_ids": torch.tensor(experience.sequences[place].prompt),
+                "completion_token_ids": torch.tensor(experience.sequences[place].completion),
+                "advantage": float(experience.advantages[place]),
+                "correct": bool(experience.correct[place]),
+                "valid": bool(experience.valid[place]),
+                "update": int(experience.updates[place]),
+                "rollout_logprobs": rollout[place].clone(),
+                "old_logprobs": old[place].clone() if experience.scored[place] else None,
+                "old_entropy": entropy[place].clone() if experience.scored[place] else None,
             }
-            for sample in samples
+            for place in members
         ],
     }
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import psutil
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
+from transformers import PreTrainedModel
+
+from asymgrpo_app.rollout.types import RolloutBatch
 
 _GB = 1024**3
 
@@ -27,40 +30,43 @@ class PassedTokens:
 
 
 def performance(
-    *,
-    tokens: int,
+    policy: PreTrainedModel,
+    rollouts: RolloutBatch,
     passed: PassedTokens,
+    *,
     step_seconds: float,
     update_seconds: float,
-    parameters: int,
-    trained: int,
-    device: torch.device,
     dtype: torch.dtype,
 ) -> dict[str, float]:
     """`perf/*` of one process.
 
     Args:
-        tokens: Prompt and completion tokens of the step on this process, each completion with its prompt.
-        passed: What of them went through the policy's updates.
+        policy: The model that is trained.
+        rollouts: The step's.
+        passed: Tokens that went through the policy's updates.
         step_seconds: Seconds of the whole step.
         update_seconds: Seconds of the policy update.
-        parameters: Number of the policy's parameters.
-        trained: Number of those that are trained.
-        device: Where the policy is.
         dtype: Compute type of the policy.
 
     Returns:
-        `throughput` in tokens per second and process, `cpu_memory_gb` (resident memory of the process, GiB), and on a
-        GPU `max_memory_gb` (peak of torch's allocations, GiB) and `mfu` where Lightning knows the device's peak: the
-        share of it that `PassedTokens.flops` are, during the update. What gradient checkpointing computes again does
-        not count.
+        `throughput` in tokens (prompt and completion, each completion with its prompt) per second and process,
+        `cpu_memory_gb` (resident memory of the process, GiB), and on a GPU `max_memory_gb` (peak of torch's
+        allocations, GiB) and `mfu` where Lightning knows the device's peak: the share of it that `PassedTokens.flops`
+        are, during the update. What gradient checkpointing computes again does not count.
     """
+    tokens = sum(len(p.token_ids) + len(judged.completion.token_ids) for p, _, judged in rollouts.completions())
     values = {
         "perf/throughput": tokens / step_seconds,
         "perf/cpu_memory_gb": psutil.Process().memory_info().rss / _GB,
     }
+    device = next(policy.parameters()).device
     if device.type == "cuda":
         values["perf/max_memory_gb"] = torch.cuda.max_memory_allocated(device) / _GB
         if peak := get_available_flops(device, dtype):
-            values["perf/mfu"] = passed.flops(parameters=parameters, trained=trained) / update_seconds / peak
+            weights = list(policy.parameters())
+            flops = passed.flops(
+                parameters=sum(weight.numel() for weight in weights),
+                trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+            )
+            values["perf/mfu"] = flops / update_seconds / peak
     return values

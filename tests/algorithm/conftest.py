@@ -40,7 +40,7 @@ class RecordedStep:
             advantages=advantages.flatten()[self.sequence_ids].float(),
             sequence_ids=self.sequence_ids,
             num_sequences=self.num_sequences,
-            sampler_logprobs=old_logprobs,
+            rollout_logprobs=old_logprobs,
         )
 
 

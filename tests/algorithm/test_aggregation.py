@@ -76,7 +76,7 @@ def test_equals_the_published_formulas_of_trl(loss_type: str, mode: Aggregation)
         advantages=advantages[ids],
         sequence_ids=ids,
         num_sequences=batch_size,
-        sampler_logprobs=old_logps[kept],
+        rollout_logprobs=old_logps[kept],
     )
     output = ClippedObjective(clip_low=0.2, clip_high=0.28).token_losses(batch)
     total = (token_weights(ids, batch_size, mode) * output.losses).sum()

@@ -28,7 +28,7 @@ def batch_of(update: UpdateTokens, ratios: list[float], selection: dict[str, Ten
         advantages=update.advantages,
         sequence_ids=update.sequence_ids,
         num_sequences=len(ratios),
-        sampler_logprobs=old_logprobs,
+        rollout_logprobs=old_logprobs,
         selection=selection,
     )
 

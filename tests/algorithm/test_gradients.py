@@ -69,7 +69,7 @@ class Update:
             advantages=self.advantages[places],
             sequence_ids=ids,
             num_sequences=len(completions),
-            sampler_logprobs=self.old_logprobs[places],
+            rollout_logprobs=self.old_logprobs[places],
             ref_logprobs=self.ref_logprobs[places],
             selection={name: chosen[places] for name, chosen in selection.items()},
         )

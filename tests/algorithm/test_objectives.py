@@ -30,7 +30,7 @@ def tokens(ratios: list[float], advantages: list[float], lengths: list[int] | No
         advantages=torch.tensor(advantages),
         sequence_ids=torch.repeat_interleave(torch.arange(len(counts)), counts),
         num_sequences=len(counts),
-        sampler_logprobs=old_logprobs,
+        rollout_logprobs=old_logprobs,
     )
 
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from asymgrpo_app.microbatch.microbatch import TokenSequence, build
 from asymgrpo_app.microbatch.packing import cut_packed, pack
 from asymgrpo_app.policy import packed_attention
-from asymgrpo_app.policy.loading import load_policy, packs, score_tokens
+from asymgrpo_app.policy.loading import load_policy, packs, token_logprobs
 from asymgrpo_app.policy.packed_attention import can_pack
 from tests.support.small_models import families, relative_error, scores, small_config
 
@@ -137,7 +137,7 @@ def test_gradients_are_the_same_each_time():
     gradients = []
     for _ in range(20):
         model.zero_grad()
-        score_tokens(model, batch, temperature=1.0)[0].sum().backward()
+        token_logprobs(model, batch, temperature=1.0)[0].sum().backward()
         gradients.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
     for later in gradients[1:]:
         assert all(torch.equal(later[name], first) for name, first in gradients[0].items())

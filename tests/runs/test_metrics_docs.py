@@ -6,6 +6,7 @@ import re
 from functools import partial
 from html.parser import HTMLParser
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -105,14 +106,20 @@ def tags(events: Any) -> set[str]:
 def on_a_gpu(monkeypatch, peak: float | None) -> dict[str, float]:
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3 * 1024**3)
     monkeypatch.setattr("asymgrpo_app.update.perf.get_available_flops", lambda device, dtype: peak)
+    trained, frozen = (
+        SimpleNamespace(device=torch.device("cuda"), numel=lambda: 5 * 10**5, requires_grad=needed)
+        for needed in (True, False)
+    )
+    policy: Any = SimpleNamespace(parameters=lambda: iter([trained, frozen]))
+    group = [judged([0] * length, [0.0] * length, correct=True, truncated=False) for length in (100, 300)]
+    batch = rollout_batch([group], max_tokens=300)
+    batch.prompts[0].token_ids[:] = [0] * 300  # with two completions 1,000 tokens in all
     return performance(
-        tokens=1000,
-        passed=PassedTokens(forward=900, backward=600),
+        policy,
+        batch,
+        PassedTokens(forward=900, backward=600),
         step_seconds=4.0,
         update_seconds=2.0,
-        parameters=10**6,
-        trained=5 * 10**5,
-        device=torch.device("cuda"),
         dtype=torch.bfloat16,
     )
 

@@ -11,11 +11,14 @@ import torch
 from asymgrpo_app.algorithm.advantages import GroupRewards, checked_advantages
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.objective import ObjectiveOutput
+from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from asymgrpo_app.errors import RunError, UserError
-from asymgrpo_app.cli.lightning_cli import AsymGRPOCLI
+from asymgrpo_app.cli.run import check_fit, prepared
 from asymgrpo_app.module import AsymGRPOModule
+from tests.support.events import repeated_scalars
 from tests.support.paths import REPOSITORY
+from tests.support.scripted_engine import ScriptedEngine, command
 from tests.support.table_policy import UPDATES_PER_STEP, Table, judged, rollout_batch, run_steps
 
 PAGE = (REPOSITORY / "docs/own_variants.md").read_text()
@@ -37,28 +40,54 @@ def _users_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def parse(quickstart, monkeypatch):
+def parse(quickstart):
     """Run the command up to where training would start, and return what it built."""
-    built, numbers = [], count()
-
-    class Parsed(AsymGRPOCLI):
-        def _run_subcommand(self, subcommand: str) -> None:
-            self.before_fit()
-            built.append(self.model)
-
-    monkeypatch.setattr("asymgrpo_app.cli.lightning_cli.AsymGRPOCLI", Parsed)
+    numbers = count()
 
     def run(*arguments: str) -> AsymGRPOModule:
-        assert main([*quickstart, *arguments, f"--run_dir=runs/{next(numbers)}"]) == 0
-        return built.pop()
+        made = prepared([*quickstart, *arguments, f"--run_dir=runs/{next(numbers)}"])
+        check_fit(made, dry_run=False)
+        return made.module
 
     return run
 
 
-def test_the_page_has_two_variants_of_about_twenty_lines():
-    assert BLOCKS.keys() == {"focal.py", "focal.yaml", "softclip.py", "softclip.yaml"}
-    for name in ("focal.py", "softclip.py"):
-        assert len([line for line in BLOCKS[name].splitlines() if line.strip()]) <= 20
+def test_the_page_has_variants_of_about_twenty_lines():
+    names = {"focal.py", "focal.yaml", "running.py", "softclip.py", "softclip.yaml", "counting.py", "counting.yaml"}
+    assert BLOCKS.keys() == names
+    for name in names:
+        assert len([line for line in BLOCKS[name].splitlines() if line.strip()]) <= 23
+
+
+def test_a_state_goes_on_in_a_resumed_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout, "VLLMEngine", ScriptedEngine)
+    arguments = [*command(tmp_path), "--model.advantage=running.RunningMean", "--model.advantage.decay=0.5"]
+    means = {}
+    for name, parts in {"whole": (["--steps=3"],), "parted": (["--steps=2"], ["--steps=3", "--ckpt_path=last"])}.items():
+        for part in parts:
+            assert main([*arguments, f"--run_dir={tmp_path / name}", *part]) == 0
+        means[name] = repeated_scalars(tmp_path / name)["advantages/running_mean"]
+    assert means["whole"] == means["parted"]
+    accuracies = [value for _, value in repeated_scalars(tmp_path / "whole")["reward/mean"]]
+    expected = [0.5]
+    for accuracy in accuracies[:2]:
+        expected.append(0.5 * expected[-1] + 0.5 * accuracy)
+    assert [value for _, value in means["whole"]] == pytest.approx(expected)
+
+
+def test_own_sampler(tmp_path, capsys):
+    run = [*command(tmp_path), "--config=counting.yaml", "--steps=1", f"--run_dir={tmp_path / 'own'}"]
+    assert main(["check", *run[1:]]) == 0
+    assert main(run) == 0
+    counting = sys.modules["counting"]
+    drawn = counting.CountingEngine.drawn
+    assert drawn > 0
+    assert main([*run, f"--run_dir={tmp_path / 'named'}", "--rollout.sampler=transformers"]) == 0
+    assert counting.CountingEngine.drawn == drawn
+    own, named = (repeated_scalars(tmp_path / name)["reward/mean"] for name in ("own", "named"))
+    assert own == named
+    assert main([*run, "--rollout.sampler=counting.CountingEngine"]) == 2
+    assert "rollout.sampler" in capsys.readouterr().err
 
 
 def test_own_advantage(parse):

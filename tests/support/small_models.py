@@ -4,7 +4,7 @@ import torch
 from transformers import AutoConfig
 
 from asymgrpo_app.microbatch.microbatch import TokenSequence
-from asymgrpo_app.policy.loading import score_tokens
+from asymgrpo_app.policy.loading import token_logprobs
 
 
 def small_config(architecture: str):
@@ -47,7 +47,7 @@ def families(seed: int, prompts: int = 3, group: int = 4) -> list[TokenSequence]
 def scores(model, batch):
     """Log-probabilities, entropies, and the gradient of a weighted sum of both."""
     model.zero_grad()
-    logprobs, entropy = score_tokens(model, batch, temperature=0.8, entropy_grad=True)
+    logprobs, entropy = token_logprobs(model, batch, temperature=0.8, entropy_grad=True)
     weights = torch.linspace(-1, 2, len(logprobs))
     ((logprobs + 0.1 * entropy) * weights).sum().backward()
     gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]

@@ -58,7 +58,7 @@ class TablePolicy(nn.Module):
 def look_up(
     policy: TablePolicy, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Stands in for `score_tokens`: a pass without gradient is one at the start of the step."""
+    """Stands in for `token_logprobs`: a pass without gradient is one at the start of the step."""
     if not torch.is_grad_enabled():
         return policy.start_logprobs[batch.targets], policy.start_entropy[batch.targets]
     entropy = policy.entropy if entropy_grad else policy.entropy.detach()
@@ -86,8 +86,8 @@ def run_steps(
     """Train on the same rollouts for a number of steps; the module's optimizer should leave the table as it is."""
     start, reference = (table.start_logprobs, table.start_entropy), (table.reference_logprobs, table.start_entropy)
     loaded = iter([TablePolicy(start, (table.logprobs, table.entropy)), TablePolicy(reference, reference)])
-    monkeypatch.setattr("asymgrpo_app.module.load_policy", lambda path, attention: next(loaded))
-    monkeypatch.setattr("asymgrpo_app.module.score", look_up)
+    monkeypatch.setattr("asymgrpo_app.update.policy_module.load_policy", lambda path, attention: next(loaded))
+    monkeypatch.setattr("asymgrpo_app.update.passes.policy_logprobs", look_up)
     module.configure_model()
     gradients = {name: _sums_of_gradients(parameter, steps) for name, parameter in module.policy.named_parameters()}
     logger = _Logger(gradients)
@@ -114,9 +114,9 @@ def rollout_batch(groups: Sequence[Sequence[JudgedCompletion]], max_tokens: int,
     return RolloutBatch(prompts, [list(group) for group in groups], settings, **treatment)
 
 
-def judged(token_ids: list[int], sampler_logprobs: list[float], *, correct: bool, truncated: bool) -> JudgedCompletion:
+def judged(token_ids: list[int], rollout_logprobs: list[float], *, correct: bool, truncated: bool) -> JudgedCompletion:
     """One completion with its verdict."""
-    return JudgedCompletion(Completion(token_ids, sampler_logprobs, truncated), "", Verdict(correct, Status.OK))
+    return JudgedCompletion(Completion(token_ids, rollout_logprobs, truncated), "", Verdict(correct, Status.OK))
 
 
 def _sums_of_gradients(parameter: nn.Parameter, steps: int) -> list[Tensor]:

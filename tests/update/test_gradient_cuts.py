@@ -1,15 +1,18 @@
 """From the same completions an update has the same gradient, however it is cut: the one promise everything rests on."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 
 from asymgrpo_app import module as module_file
+from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.covariance import ClipCov
-from asymgrpo_app.module import AsymGRPOModule, MicroBatchLoss
+from asymgrpo_app.microbatch.microbatch import TokenSequence
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.update import passes
+from asymgrpo_app.update.experience import Experience
 from asymgrpo_app.update.perf import PassedTokens
 from tests.support.recorded_training import CASES, LOW_PRECISION, result_of, trained, trained_on_two_processes
 
@@ -72,22 +75,52 @@ def test_backward_passes_of_zeros_are_left_out_and_nothing_changes_by_a_bit(monk
     short = trained("mostly solved", 40, devices=1)
     assert len(counted) == 1  # prompt 3's completions have a micro-batch of their own, the last one
     counted.clear()
-    monkeypatch.setattr(MicroBatchLoss, "has_gradient", lambda loss: True)
+    cut = passes.ForwardPasses.cut
+    # The same cut, of completions that are not known to have a loss of 0.
+    monkeypatch.setattr(
+        passes.ForwardPasses, "cut", lambda own, sequences, members, apart=(): cut(own, sequences, members, ZERO)
+    )
+    monkeypatch.setattr(Experience, "zero_advantage", lambda experience, members: set())
     every = trained("mostly solved", 40, devices=1)
     assert len(counted) == 9
     assert short.keys() == every.keys()
     assert all(torch.equal(torch.as_tensor(short[name]), torch.as_tensor(every[name])) for name in short)
 
 
+ZERO = {*range(12), *range(16, 32)}
+"""In the case "mostly solved" all completions but prompt 3's."""
+
+
+def test_an_objective_that_does_not_say_so_gets_every_backward_pass(monkeypatch):
+    class Objective(ClippedObjective):
+        zero_without_advantage = False
+
+    counted = count_backward_passes(monkeypatch)
+    settings = CASES["mostly solved"]
+    monkeypatch.setitem(CASES, "mostly solved", lambda: settings() | {"objective": Objective(), "score_idle": False})
+    trained("mostly solved", 40, devices=1)
+    assert len(counted) == 9
+
+
 def test_a_prompt_with_anything_to_learn_is_not_cut_in_two():
     """As in PSR and NSR, where one side of a group has advantage 0: its prompt would be computed twice."""
-    loss = SimpleNamespace(kl_coef=0.0, entropy_coef=0.0)
-    module = SimpleNamespace(policy=torch.nn.Linear(1, 1), loss=loss, _adaptive_entropy=None)
-    rows = [([2, 3], 0.0), ([2, 4], 0.0), ([2, 3], 1.0), ([2, 4], 0.0)]
-    samples = [SimpleNamespace(tokens=SimpleNamespace(prompt=prompt), advantage=value) for prompt, value in rows]
-    assert AsymGRPOModule._idle(module, samples) == [False, True, False, True]
-    loss.kl_coef = 0.1
-    assert AsymGRPOModule._idle(module, samples) == []
+    prompts, advantages = [[2, 3], [2, 4], [2, 3], [2, 4]], [0.0, 0.0, 1.0, 0.0]
+    nothing = torch.zeros(4)
+    experience = Experience(
+        sequences=[TokenSequence(prompt, [5]) for prompt in prompts],
+        identities=[(place, 0) for place in range(4)],
+        advantages=torch.tensor(advantages),
+        correct=nothing.bool(),
+        valid=~nothing.bool(),
+        updates=nothing.long(),
+        lengths=nothing.long() + 1,
+        rollout_logprobs=nothing,
+        old_logprobs=nothing,
+        old_entropy=nothing,
+        scored=nothing.bool(),
+    )
+    assert experience.zero_advantage(range(4)) == {1, 3}
+    assert experience.zero_advantage([0, 1, 3]) == {0, 1, 3}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -96,21 +129,21 @@ def test_completions_that_teach_nothing_have_micro_batches_of_their_own(attentio
     settings = CASES[case]
     monkeypatch.setitem(CASES, case, lambda: settings() | {"micro_batch_tokens": 10**6, "attention": attention})
     counted = count_backward_passes(monkeypatch)
-    passes, cut = [], AsymGRPOModule._micro_batches
+    cuts, cut = [], passes.ForwardPasses.cut
     monkeypatch.setattr(
-        AsymGRPOModule, "_micro_batches", lambda module, *given: passes.append(cut(module, *given)) or passes[-1]
+        passes.ForwardPasses, "cut", lambda own, *given, **named: cuts.append(cut(own, *given, **named)) or cuts[-1]
     )
     measured = []
-    monkeypatch.setattr(module_file, "performance", lambda **given: measured.append(given["passed"]) or {})
+    monkeypatch.setattr(module_file, "performance", lambda *given, **named: measured.append(given[2]) or {})
     apart = trained(case, 0, devices=1)
-    assert [sorted(batch.members) for batch in passes[-1]] == [[*range(12), *range(16, 32)], [*range(12, 16)]]
+    assert [sorted(batch.members) for batch in cuts[-1]] == [sorted(ZERO), [*range(12, 16)]]
     assert len(counted) == 1
-    tokens = [batch.num_tokens for batch in passes[-1]]
+    tokens = [batch.num_tokens for batch in cuts[-1]]
     assert measured == [PassedTokens(forward=sum(tokens), backward=tokens[1])]
     counted.clear()
-    monkeypatch.setattr(AsymGRPOModule, "_idle", lambda module, samples: [])
+    monkeypatch.setattr(Experience, "zero_advantage", lambda experience, members: set())
     together = trained(case, 0, devices=1)
-    assert [sorted(batch.members) for batch in passes[-1]] == [[*range(32)]]
+    assert [sorted(batch.members) for batch in cuts[-1]] == [[*range(32)]]
     assert len(counted) == 1
     assert_same(together, apart)
 
@@ -120,9 +153,11 @@ def test_without_passes_for_what_teaches_nothing_the_update_is_the_same_to_the_l
     case = "mostly solved"
     settings = CASES[case]
     monkeypatch.setitem(CASES, case, lambda: settings() | changes)
-    scored, score = [], module_file.score
+    scored, logprobs = [], passes.policy_logprobs
     monkeypatch.setattr(
-        module_file, "score", lambda *given, **named: scored.append(len(given[1].members)) or score(*given, **named)
+        passes,
+        "policy_logprobs",
+        lambda *given, **named: scored.append(len(given[1].members)) or logprobs(*given, **named),
     )
     every = trained(case, 40, devices=1)
     of_all = sum(scored)

@@ -5,8 +5,9 @@ from itertools import combinations
 import pytest
 import torch
 
+from asymgrpo_app.algorithm.metrics import ratio
 from asymgrpo_app.evaluation import pass_at_k
-from asymgrpo_app.update.metrics import StepMetrics
+from asymgrpo_app.metrics import StepMetrics, Stopwatch
 
 
 def one_process(parts):
@@ -15,9 +16,9 @@ def one_process(parts):
 
 def test_means_weigh_parts_by_their_counts():
     metrics = StepMetrics()
-    metrics.mean("a", torch.tensor(2.0), 1)
-    metrics.mean("a", 4.0, 3)
-    metrics.mean("nothing", 0.0, 0)
+    metrics.add("a", ratio(torch.tensor(2.0), 1))
+    metrics.add("a", ratio(4.0, 3))
+    metrics.add("nothing", ratio(0.0, 0))
     assert metrics.combined(one_process) == {"a": 1.5}
 
 
@@ -26,13 +27,25 @@ def test_ranks_are_combined_by_name():
     for metrics, offset in ((first, 0.0), (second, 10.0)):
         metrics.largest("high", torch.tensor([1.0, 3.0]) + offset)
         metrics.smallest("low", torch.tensor([1.0, 3.0]) - offset)
-    first.mean("share", 1, 4)
-    second.mean("share", 2, 2)
-    second.mean("only here", 6, 3)
+    first.add("share", ratio(1, 4))
+    second.add("share", ratio(2, 2))
+    second.add("only here", ratio(6, 3))
     second.largest("empty", torch.zeros(0))
     expected = {"high": 13.0, "low": -9.0, "share": 0.5, "only here": 2.0}
-    assert first.combined(lambda parts: [parts, second._parts]) == expected
+    theirs = []
+    second.combined(lambda parts: theirs.append(parts) or [parts])
+    assert first.combined(lambda parts: [parts, *theirs]) == expected
     assert first.combined(one_process) == {"high": 3.0, "low": 1.0, "share": 0.25}
+
+
+def test_seconds_are_those_of_this_process():
+    metrics = StepMetrics()
+    clock = Stopwatch(metrics)
+    clock.lap("gen")
+    clock.lap("gen")
+    seconds = metrics.values["timing_s/gen"]
+    assert 0 < seconds < 1
+    assert metrics.combined(lambda parts: [parts, parts]) == {"timing_s/gen": seconds}
 
 
 @pytest.mark.parametrize("n", range(1, 7))

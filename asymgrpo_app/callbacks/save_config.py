@@ -1,0 +1,50 @@
+"""Leaving the resolved config of a run in its folder and in TensorBoard."""
+
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from asymgrpo_app.checkpoints.run_folder import record_config
+from asymgrpo_app.module import AsymGRPOModule
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config of a `fit` into the run folder, never over another, and into TensorBoard."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a run that fails while its model loads leaves no config behind."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        if trainer.is_global_zero:
+            record_config(trainer.default_root_dir, pl_module.config_text)
+
+    def on_train_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+                # As a code block in Markdown.
+                indented = "".join(f"    {line}\n" for line in pl_module.config_text.splitlines())
+                # A resumed run's is that of its next step: if it dies and resumes there once more, its text goes, too.
+                first = pl_module.completed_steps + 1 if trainer.ckpt_path else 0
+                logger.experiment.add_text("config", indented, first)
+
+    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        """The run's numbers and choices beside its final validation, for the tab HParams."""
+        settings = flat_settings(yaml.safe_load(pl_module.config_text)) if trainer.is_global_zero else {}
+        final = {f"hparam/{tag}": float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("val/")}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger) and final:
+                logger.log_hyperparams(settings, metrics=final, step=pl_module.completed_steps)
+
+
+def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested settings as `section.key: value`, without those that are not set."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{prefix}{key}"] = value
+    return flat

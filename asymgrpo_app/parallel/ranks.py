@@ -1,0 +1,38 @@
+"""Exchanges between the processes (ranks) of a run; on one process each gives back what it was given."""
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def is_first_rank() -> bool:
+    """Whether this is the process that writes what all of them share."""
+    return world_size() == 1 or distributed.get_rank() == 0
+
+
+def gather_objects(value: T) -> list[T]:
+    """The value of every rank, on every rank; every rank takes part."""
+    size = world_size()
+    if size == 1:
+        return [value]
+    values: list[Any] = [None] * size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def sum_over_ranks(value: float) -> float:
+    """The sum over all ranks; every rank takes part."""
+    return sum(gather_objects(value))
+
+
+def cat_over_ranks(values: Tensor) -> Tensor:
+    """1-D tensors of all ranks, of any lengths, one after the other, on the CPU; every rank takes part."""
+    return torch.cat(gather_objects(values.cpu()))

@@ -1,0 +1,98 @@
+"""Forward passes of the policy and its reference over completions, in micro-batches of bounded size."""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from asymgrpo_app.microbatch.cutting import cut
+from asymgrpo_app.microbatch.in_step import in_step
+from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
+from asymgrpo_app.parallel.ranks import gather_objects
+from asymgrpo_app.parallel.sharding import is_sharded, policy_logprobs
+from asymgrpo_app.policy.loading import packs
+from asymgrpo_app.policy.lora import adapters_off
+from asymgrpo_app.update.perf import PassedTokens
+
+
+@dataclass
+class ForwardPasses:
+    """The policy's log-probabilities of completions.
+
+    Attributes:
+        policy: The model that is trained.
+        max_tokens: Most tokens of a micro-batch, padding included.
+        reference: The model that a KL term compares with; the policy itself with its adapters off where these are all
+            that is trained; None without a KL term.
+        count: Tokens since it was last reset.
+    """
+
+    policy: PreTrainedModel
+    max_tokens: int
+    reference: PreTrainedModel | None = None
+    count: PassedTokens = field(default_factory=PassedTokens)
+
+    @property
+    def device(self) -> torch.device:
+        """Where micro-batches go."""
+        return next(self.policy.parameters()).device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every rank takes part in each pass."""
+        return is_sharded(self.policy)
+
+    def cut(
+        self, sequences: Sequence[TokenSequence], members: Sequence[int], apart: Collection[int] = ()
+    ) -> list[MicroBatch]:
+        """Micro-batches of some sequences.
+
+        Args:
+            sequences: All of them.
+            members: Places of those that are cut.
+            apart: Places among these that are in no micro-batch with the others, but in ones before.
+
+        Returns:
+            On the device. Where weights are sharded as many on every rank, the last ones without members on some.
+        """
+        parts = [[place for place in members if (place in apart) is first] for first in (True, False)]
+        packed = packs(self.policy)
+        batches = [batch for part in parts for batch in cut(sequences, part, self.max_tokens, packed=packed)]
+        if self.sharded:
+            batches = in_step(batches, packed=packed, gather=gather_objects)
+        return [batch.to(self.device) for batch in batches]
+
+    def logprobs(self, batch: MicroBatch, temperature: float, *, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of each of T completion tokens under the policy, two float32 tensors [T]."""
+        return policy_logprobs(self.policy, batch, temperature=temperature, entropy_grad=entropy_grad)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: MicroBatch, temperature: float) -> Tensor | None:
+        """[T] under the reference model; None without one."""
+        if self.reference is None:
+            return None
+        with adapters_off(self.reference):
+            return policy_logprobs(self.reference, batch, temperature=temperature)[0]
+
+    @torch.no_grad()
+    def of_sequences(
+        self, sequences: Sequence[TokenSequence], temperature: float, context: AbstractContextManager[None]
+    ) -> list[Tensor]:
+        """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU.
+
+        Args:
+            sequences: Prompts with completions.
+            temperature: Sampling temperature.
+            context: Of the run's precision.
+        """
+        scored: list[Tensor] = [torch.zeros(0)] * len(sequences)
+        with context:
+            for batch in self.cut(sequences, range(len(sequences))):
+                logprobs, _ = self.logprobs(batch, temperature)
+                lengths = [len(sequences[member].completion) for member in batch.members]
+                for member, part in zip(batch.members, logprobs.float().cpu().split(lengths), strict=True):
+                    scored[member] = part
+        return scored
