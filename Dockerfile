@@ -40,7 +40,7 @@ RUN tools/setup_venv.sh cpu
 
 COPY --chown=1000:1000 . .
 RUN asymgrpo --version \
-    && python -c "import asymgrpo_app.cli.lightning_cli, vllm, torch; assert torch.version.cuda is None"
+    && python -c "import asymgrpo_app.cli.run, vllm, torch; assert torch.version.cuda is None"
 
 ENTRYPOINT ["asymgrpo"]
 CMD ["fit", "--config", "configs/quickstart.yaml", "--run_dir", "/runs/quickstart", "--ckpt_path", "last"]
@@ -67,7 +67,7 @@ RUN tools/setup_venv.sh gpu
 
 COPY --chown=1000:1000 . .
 RUN asymgrpo --version \
-    && python -c "import asymgrpo_app.cli.lightning_cli, vllm, torch; assert torch.version.cuda"
+    && python -c "import asymgrpo_app.cli.run, vllm, torch; assert torch.version.cuda"
 
 ENTRYPOINT ["asymgrpo"]
 CMD ["--help"]

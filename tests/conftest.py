@@ -84,7 +84,7 @@ def quickstart() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    if "asymgrpo_app.cli.lightning_cli" in sys.modules:  # not for the sake of tests that need no command
+    if "asymgrpo_app.cli.run" in sys.modules:  # not for the sake of tests that need no command
         once_per_process(monkeypatch)
 
 

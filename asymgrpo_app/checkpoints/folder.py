@@ -16,7 +16,7 @@ from asymgrpo_app.checkpoints.files import (
     verify,
 )
 from asymgrpo_app.checkpoints.shards import sweep_shards
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, at_least_1
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 _SHOWN = 3  # damaged checkpoints that a refusal names
@@ -39,8 +39,7 @@ class BestCheckpoints:
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        if self.keep < 1:
-            raise UserError(f"checkpoint.best.keep must be at least 1, got {self.keep}.")
+        at_least_1("checkpoint.best.keep", self.keep)
 
     def ranked(self, labels: Iterable[Label]) -> list[Label]:
         """Those with a value, best first; of equal ones the earlier is the better."""

@@ -58,11 +58,11 @@ def _run(arguments: list[str]) -> int:
             from asymgrpo_app.cli import serve as serve_command
 
             return int(serve_command.run(arguments[1:]))
-        from asymgrpo_app.cli import lightning_cli
+        from asymgrpo_app.cli import run
 
         if arguments[:1] == ["check"]:
-            return int(lightning_cli.check(arguments[1:]))
-        return int(lightning_cli.run(arguments))
+            return int(run.check(arguments[1:]))
+        return int(run.run(arguments))
     except UserError as error:
         print(f"asymgrpo: error: {error}", file=sys.stderr)
         return ExitCode.BAD_INPUT

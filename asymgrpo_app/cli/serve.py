@@ -74,20 +74,16 @@ def run(arguments: Sequence[str]) -> int:
 
 def _settings(arguments: Sequence[str]) -> Any:
     """The config of the run, parsed and checked as `fit` does, without building anything."""
-    from asymgrpo_app.cli.lightning_cli import AsymGRPOCLI, find_own_classes
+    from asymgrpo_app.checks.options import check_options
+    from asymgrpo_app.cli.build import refuse_nulls
+    from asymgrpo_app.cli.parser import RunParser
     from asymgrpo_app.policy.loading import check_model_path
 
-    class Parsed(AsymGRPOCLI):
-        def _parse_ckpt_path(self) -> None: ...
-
-        def instantiate_classes(self) -> None: ...
-
-        def _run_subcommand(self, subcommand: str) -> None: ...
-
-    find_own_classes()
-    settings = Parsed(["fit", *arguments]).config["fit"]
-    check_model_path("model.policy", settings.model.policy)
-    return settings
+    parser = RunParser(["fit", *arguments])
+    refuse_nulls(parser)
+    check_options(parser.section)
+    check_model_path("model.policy", parser.section.model.policy)
+    return parser.section
 
 
 def _longest(settings: Any) -> int:

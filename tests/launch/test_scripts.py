@@ -40,7 +40,7 @@ def test_an_image_is_pinned_and_not_run_by_root(target):
     assert any(step.value == f"tools/setup_venv.sh {target}" for step in instructions)
     last = [step for step in instructions if step.name == "RUN"][-1]
     assert "asymgrpo --version" in last.value
-    assert "import asymgrpo_app.cli.lightning_cli, vllm" in last.value
+    assert "import asymgrpo_app.cli.run, vllm" in last.value
 
 
 def test_the_build_context_is_what_runs_and_no_more():

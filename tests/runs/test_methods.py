@@ -23,7 +23,8 @@ from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
-from asymgrpo_app.cli.lightning_cli import AsymGRPOCLI
+from asymgrpo_app.cli.build import Run
+from asymgrpo_app.cli.run import check_fit, prepared
 from asymgrpo_app.algorithm.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConfig, LossConfig
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.rollout.dynamic import DynamicSampling
@@ -357,22 +358,15 @@ ONLY_SOME_HAVE = {name for overlay in EXPECTED.values() for name in overlay.logg
 # ---- what an overlay builds ----
 
 
-class Parsed(AsymGRPOCLI):
-    """The command up to the checks before training."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        self.before_fit()
-
-
 @pytest.fixture(scope="module")
-def build(tmp_path_factory) -> Callable[[str], Parsed]:
-    """The quick start with one overlay on top, built once."""
-    built: dict[str, Parsed] = {}
+def build(tmp_path_factory) -> Callable[[str], Run]:
+    """The quick start with one overlay on top, built once and looked at as before training."""
+    built: dict[str, Run] = {}
     folder = tmp_path_factory.mktemp("runs")
 
-    def parsed(name: str) -> Parsed:
+    def made(name: str) -> Run:
         if name not in built:
-            built[name] = Parsed(
+            built[name] = prepared(
                 [
                     "fit",
                     f"--config={REPOSITORY / 'configs/quickstart.yaml'}",
@@ -381,9 +375,10 @@ def build(tmp_path_factory) -> Callable[[str], Parsed]:
                     f"--run_dir={folder / name}",
                 ]
             )
+            check_fit(built[name], dry_run=False)
         return built[name]
 
-    return parsed
+    return made
 
 
 def test_every_overlay_is_in_the_table():
@@ -411,18 +406,18 @@ def same(built: object, expected: object) -> bool:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_overlay_builds_what_it_says(name, build):
-    cli, expected = build(name), EXPECTED[name]
-    assert same(cli.model.advantage, expected.advantage), vars(cli.model.advantage)
-    assert same(cli.model.objective, expected.objective), vars(cli.model.objective)
-    assert cli.model.loss == expected.loss
-    (rollout,) = [callback for callback in cli.trainer.callbacks if isinstance(callback, VLLMRolloutCallback)]
+    made, expected = build(name), EXPECTED[name]
+    assert same(made.module.advantage, expected.advantage), vars(made.module.advantage)
+    assert same(made.module.objective, expected.objective), vars(made.module.objective)
+    assert made.module.loss == expected.loss
+    (rollout,) = [callback for callback in made.trainer.callbacks if isinstance(callback, VLLMRolloutCallback)]
     assert rollout.dynamic_sampling == expected.dynamic_sampling
     # What an overlay does not speak of stays the quick start's.
     assert (rollout.group_size, rollout.max_completion_tokens, rollout.temperature) == (8, 10, 1.0)
-    assert (cli.model.passes_per_step, cli.model.max_grad_norm) == (1, 1.0)
+    assert (made.module.passes_per_step, made.module.max_grad_norm) == (1, 1.0)
     # The updates of the paper: the second one is off policy, or no clip range would ever act.
-    assert cli.model.updates_per_step == 2
-    assert (cli.datamodule.prompts_per_step, cli.datamodule.seed) == (64, 0)
+    assert made.module.updates_per_step == 2
+    assert (made.data.prompts_per_step, made.data.seed) == (64, 0)
 
 
 # ---- what a step logs ----
@@ -459,7 +454,7 @@ def weight_of(aggregation: str, token: Token) -> float:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_logged_values_are_those_worked_out_by_hand(name, build, monkeypatch):
     overlay = EXPECTED[name]
-    (step,) = run_steps(module_of(build(name).model), recorded(), table(), monkeypatch)
+    (step,) = run_steps(module_of(build(name).module), recorded(), table(), monkeypatch)
 
     completions = [
         advantage
@@ -507,7 +502,7 @@ def test_the_tables_golden_numbers():
 
 
 def test_adaptive_coefficient_rises_below_the_target_from_the_second_step_on(build, monkeypatch):
-    module = module_of(build("adaptive_entropy").model)
+    module = module_of(build("adaptive_entropy").module)
     steps = run_steps(module, recorded(), table(), monkeypatch, steps=3)
     # 0.15 nats are below the target of 0.2. The first step has nothing to go by.
     assert [step.logged["actor/entropy_coef"] for step in steps] == pytest.approx([0.0, 1e-4, 2e-4])
@@ -517,14 +512,14 @@ def test_adaptive_coefficient_rises_below_the_target_from_the_second_step_on(bui
 
 def test_adaptive_coefficient_is_not_applied_above_the_target(build, monkeypatch):
     loss = LossConfig(adaptive_entropy=AdaptiveEntropyConfig(coef=0.003))
-    module = module_of(build("adaptive_entropy").model, loss)
+    module = module_of(build("adaptive_entropy").module, loss)
     steps = run_steps(module, recorded(), table(entropies=(0.2, 0.4)), monkeypatch, steps=3)
     assert [step.logged["actor/entropy_coef"] for step in steps] == [0.0, 0.0, 0.0]
     assert [step.entropy_gradient for step in steps] == [[0.0] * 56] * 3
 
 
 def test_divergence_from_the_reference_acts_on_every_token(build, monkeypatch):
-    module = module_of(build("grpo").model, LossConfig(kl_coef=0.05))
+    module = module_of(build("grpo").module, LossConfig(kl_coef=0.05))
     (step,) = run_steps(module, recorded(), table(), monkeypatch)
     # The reference is 0.3 nats above the policy on every other token and 0.2 below it on the others.
     up, down = math.exp(0.3) - 0.3 - 1, math.exp(-0.2) + 0.2 - 1
@@ -548,7 +543,7 @@ def gradient_of_cut(step: Step) -> list[Any]:
 
 
 def test_a_truncated_completion_counts_as_wrong(build, monkeypatch):
-    (step,) = run_steps(module_of(build("grpo").model), recorded(cut=CUT), table(), monkeypatch)
+    (step,) = run_steps(module_of(build("grpo").module), recorded(cut=CUT), table(), monkeypatch)
     right, wrong = math.sqrt(7), -1 / math.sqrt(7)  # one of eight
     assert step.logged["reward/mean"] == 15 / 32
     assert step.logged["advantages/abs_max"] == pytest.approx(right)
@@ -561,7 +556,7 @@ def test_a_truncated_completion_counts_as_wrong(build, monkeypatch):
 
 def test_a_truncated_completion_is_left_out_where_the_config_says_so(build, monkeypatch):
     rollouts = recorded(cut=CUT, truncated_are_wrong=False)
-    (step,) = run_steps(module_of(build("asymgrpo").model), rollouts, table(), monkeypatch)
+    (step,) = run_steps(module_of(build("asymgrpo").module), rollouts, table(), monkeypatch)
     right, wrong = 6**0.9, -((1 / 6) ** 0.4)  # one of seven
     solved_six = 6 * (1 / 3) ** 0.9 - 2 * 3**0.4
     assert step.logged["reward/mean"] == pytest.approx(15 / 31)

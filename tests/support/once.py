@@ -11,9 +11,9 @@ def once_per_process(patch: pytest.MonkeyPatch) -> None:
     Both take most of the time of a short command, and neither depends on what was run before.
     """
     from asymgrpo_app.checks import memory
-    from asymgrpo_app.cli import lightning_cli
+    from asymgrpo_app.cli.parser import RunParser
 
-    patch.setattr(lightning_cli.AsymGRPOCLI, "setup_parser", _parser_of_subcommand)
+    patch.setattr(RunParser, "setup_parser", _parser_of_subcommand)
     patch.setattr(memory, "body_memory", _body_memory)
 
 

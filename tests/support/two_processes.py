@@ -68,7 +68,7 @@ def _become_rank(rank: int, port: int, module: str, arguments: list[str]) -> int
 
 def main() -> int:
     """Fork the processes, and wait for them; if one fails, the other is ended unless it ends by itself."""
-    import asymgrpo_app.cli.lightning_cli  # noqa: F401 (what takes long to import)
+    import asymgrpo_app.cli.run  # noqa: F401 (what takes long to import)
 
     module, *arguments = sys.argv[1:]
     port, children = _port(), []

@@ -1,0 +1,149 @@
+"""From a parsed config to the objects of a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from traceback import walk_tb
+from types import NoneType
+from typing import Any, get_args
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from asymgrpo_app.callbacks.epochs import EpochShares
+from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport, FinalResults
+from asymgrpo_app.callbacks.export import ExportCallback
+from asymgrpo_app.callbacks.progress import RunProgress
+from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
+from asymgrpo_app.callbacks.safe_stop import SafeStop
+from asymgrpo_app.callbacks.summary import RunSummary
+from asymgrpo_app.checkpoints.run_folder import tensorboard_folder
+from asymgrpo_app.cli.parser import RunParser
+from asymgrpo_app.cli.parser_messages import plain
+from asymgrpo_app.datamodule import PromptDataModule
+from asymgrpo_app.errors import UserError, one_line, user_error_in, with_key
+from asymgrpo_app.evaluation.files import refuse_existing
+from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.runtime.stopping import seconds_of
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of a command.
+
+    Attributes:
+        command: fit, validate, test or predict.
+        section: Its config.
+        module: The policy and its training.
+        data: Prompts and verifiers.
+        trainer: Lightning's.
+    """
+
+    command: str
+    section: Any
+    module: AsymGRPOModule
+    data: PromptDataModule
+    trainer: Trainer
+
+
+def build(parser: RunParser) -> Run:
+    """Seed, and make the objects of a config; what a constructor refuses is the user's input.
+
+    Raises:
+        UserError: With the key, as far as it can be told.
+    """
+    command, section = parser.config["subcommand"], parser.section
+    seed_everything(section.seed_everything, workers=True)
+    options: dict[str, Any] = {
+        "default_root_dir": section.run_dir,
+        "max_epochs": -1 if command == "fit" else None,
+        "callbacks": _callbacks(command, section),
+    }
+    if section.trainer.logger in (None, True):
+        # Only a training run writes events: an evaluation must not touch those of the run it evaluates.
+        options["logger"] = _tensorboard(section.run_dir) if command == "fit" else False
+    try:
+        module, data, trainer = parser.build(**options)
+    except (UserError, ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+        # The parser wraps a constructor's complaint about an optional or nested class in one of its own.
+        said = user_error_in(error)
+        if said is None and parser.builds_trainer:
+            raise UserError(f"The trainer cannot be set up{_shown(section.trainer)}: {one_line(str(error))}") from error
+        if said is None and isinstance(error, RuntimeError | ImportError):
+            raise
+        raise UserError(with_key(str(said or plain(str(error))), _key_of(error))) from error
+    callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = _ordered([*callbacks])
+    module.config_text = parser.text
+    return Run(command, section, module, data, trainer)
+
+
+def refuse_nulls(parser: RunParser) -> None:
+    """The parser takes null for every key; only optional ones may have it.
+
+    Raises:
+        UserError: With the key and its default.
+    """
+    for action in parser.section_parser._actions:
+        kind = getattr(action, "_typehint", None) or action.type
+        takes_null = kind is None or kind is Any or NoneType in get_args(kind) or action.default is None
+        if not takes_null and action.dest in parser.section and parser.section[action.dest] is None:
+            raise UserError(f"{action.dest} must not be null: leave the key out for its default, {action.default}.")
+
+
+def _callbacks(command: str, section: Any) -> list[Callback]:
+    """Those that every run has."""
+    limit = section.time_limit
+    own: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
+    if section.trainer.enable_progress_bar is not False:
+        own.append(RunProgress())  # before the summary is printed, so that the bar is closed
+    own += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
+    if command != "fit":
+        folder = output_folder(command, section)
+        own.append(EvaluationReport(folder, section.ckpt_path, predict=command == "predict"))
+    return own
+
+
+def _ordered(callbacks: list[Callback]) -> list[Callback]:
+    """Whether to stop is asked before all else, then rollouts; checkpoints stay last, as Lightning has them."""
+    first = (SafeStop, VLLMRolloutCallback)
+    return sorted(callbacks, key=lambda callback: next((n for n, k in enumerate(first) if isinstance(callback, k)), 9))
+
+
+def _tensorboard(run_dir: str) -> TensorBoardLogger:
+    folder = tensorboard_folder(run_dir)
+    return TensorBoardLogger(folder.parent, name="", version=folder.name)
+
+
+def output_folder(command: str, section: Any) -> Path:
+    """Where an evaluation writes; nothing that is there is written over."""
+    checkpoint = Path(section.ckpt_path).stem if section.ckpt_path else "base"
+    folder = Path(section.output or Path(section.run_dir) / "evaluations" / checkpoint)
+    if command == "predict":
+        return folder  # a prediction goes on with its own file, and refuses another's
+    if section.output:
+        refuse_existing(folder / RESULTS_NAME, option="--output")
+        return folder
+    return next(own for own in _numbered(folder) if not (own / RESULTS_NAME).exists())
+
+
+def _numbered(folder: Path) -> Iterator[Path]:
+    """The folder, and then with a number added to its name: 2, 3, ..."""
+    yield folder
+    for number in count(2):
+        yield folder.with_name(f"{folder.name}-{number}")
+
+
+def _shown(options: Any) -> str:
+    """What an error of the trainer may come from."""
+    chosen = {name: options.get(name) for name in ("accelerator", "devices", "strategy", "profiler")}
+    return f" with {', '.join(f'trainer.{name}: {value}' for name, value in chosen.items() if value is not None)}"
+
+
+def _key_of(error: BaseException) -> str | None:
+    """The key of the config whose object the parser was making when this was raised, as far as it can be told."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
+    keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)
+    return next((str(key) for key in keys if key), None)

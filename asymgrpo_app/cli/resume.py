@@ -1,0 +1,61 @@
+"""Which folder and which checkpoint a run works with, looked at before anything expensive."""
+
+from pathlib import Path
+from typing import Any
+
+from asymgrpo_app.checkpoints.config_changes import accept_changes, config_changes
+from asymgrpo_app.checkpoints.files import read_checkpoint
+from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, newest_whole
+from asymgrpo_app.checkpoints.run_folder import is_used, refuse_unusable, refuse_used
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.runtime.console import say
+
+
+def resolve_run(section: Any, *, fitting: bool, config_names: list[Path]) -> None:
+    """Set `run_dir` to its default and `ckpt_path: last` to a file, in place.
+
+    Raises:
+        UserError: The folder is another run's or cannot be written to, or the checkpoint cannot be used.
+    """
+    if section.run_dir == "":
+        raise UserError("run_dir is empty: name a folder, or leave the key out.")
+    section.run_dir = section.run_dir or f"runs/{config_names[0].stem if config_names else 'asymgrpo'}"
+    if fitting:
+        refuse_unusable(section.run_dir)
+    continued = section.ckpt_path == "last"
+    if continued:
+        section.ckpt_path = _newest(section.run_dir, fitting=fitting)
+    elif section.ckpt_path is not None:
+        check_whole(section.ckpt_path)
+        folder = checkpoint_folder(section.run_dir).resolve()
+        continued = Path(section.ckpt_path).resolve().is_relative_to(folder)
+    if fitting and not continued:
+        refuse_used(section.run_dir)
+
+
+def _newest(run_dir: str, *, fitting: bool) -> str | None:
+    newest, skipped = newest_whole(run_dir)
+    for line in skipped:
+        say(f"Skipped: {line}.")
+    if newest is None and not fitting:
+        raise UserError(f"--ckpt_path last: there is no checkpoint in {run_dir}.")
+    if newest is None and is_used(run_dir):
+        say(f"There is no checkpoint in {run_dir} yet: starting from the beginning.")
+    return str(newest) if newest else None
+
+
+def compare_with_checkpoint(section: Any, config_text: str) -> None:
+    """Say what the config changes in the run that goes on.
+
+    Raises:
+        UserError: It changes what may not change.
+    """
+    state = read_checkpoint(Path(section.ckpt_path), mapped=True)["asymgrpo"]
+    done = int(state["completed_steps"])
+    if section.steps < done:
+        raise UserError(
+            f"steps is {section.steps}, but {section.ckpt_path} has completed {done} RL steps already: raise it, "
+            "or name an earlier checkpoint."
+        )
+    if lines := accept_changes(config_changes(state["config"], config_text), section.ckpt_path):
+        say("\n".join(["Changed since the checkpoint was written:", *(f"  {line}" for line in lines)]))

@@ -1,0 +1,137 @@
+"""fit, check, validate, test and predict: parse, resolve, check, build, check again, run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from asymgrpo_app.callbacks.checkpoint import run_checkpoint
+from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE
+from asymgrpo_app.checks.data import check_all_data, preview
+from asymgrpo_app.checks.objects import check_adapters, check_lengths, check_training
+from asymgrpo_app.checks.options import check_options
+from asymgrpo_app.checks.report import arithmetic, memory
+from asymgrpo_app.cli.build import Run, build, refuse_nulls
+from asymgrpo_app.cli.parser import RunParser
+from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
+from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
+from asymgrpo_app.evaluation.outcomes import ACCURACIES
+from asymgrpo_app.runtime.console import quiet_libraries, say
+from asymgrpo_app.runtime.processes import lost_exchange, observe_processes
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse, check and run one subcommand; returns the exit code."""
+    quiet_libraries()
+    observe_processes()
+    made = prepared(arguments)
+    try:
+        if made.command == "fit":
+            check_fit(made, dry_run=False)
+        else:
+            check_evaluation(made)
+        _start(made)
+    finally:
+        made.data.close()
+    return ExitCode.OK
+
+
+def check(arguments: Sequence[str]) -> int:
+    """`asymgrpo check`: everything `fit` does before it loads a model, and a look at every row of the training data."""
+    quiet_libraries()
+    made = prepared(["fit", *arguments])
+    try:
+        check_fit(made, dry_run=True)
+    finally:
+        made.data.close()
+    say("Nothing stands in the way of this run.")
+    return ExitCode.OK
+
+
+def prepared(arguments: Sequence[str]) -> Run:
+    """Parse a config, look at it and at the run folder, and build its objects.
+
+    Raises:
+        UserError: Something is wrong with it.
+    """
+    parser = RunParser(arguments)
+    section, fitting = parser.section, parser.config["subcommand"] == "fit"
+    resolve_run(section, fitting=fitting, config_names=parser.config_paths)
+    if fitting and section.ckpt_path is not None:
+        compare_with_checkpoint(section, parser.text)
+    refuse_nulls(parser)
+    check_options(section)
+    return build(parser)
+
+
+def check_fit(made: Run, *, dry_run: bool) -> None:
+    """Everything that may stand in the way of a training run, then what it says about itself.
+
+    Raises:
+        UserError: With what is wrong.
+    """
+    module, data, trainer, section = made.module, made.data, made.trainer, made.section
+    check_training(module, data, trainer, section)
+    check_lengths(module, data, section.rollout)
+    _check_best(made)
+    adapters = check_adapters(module, trainer, section.ckpt_path)
+    notes = check_all_data(data) if dry_run else data.check()
+    lines = [arithmetic(module, data, trainer, section), *adapters, *memory(module, data, trainer, section.rollout)]
+    say("\n".join([*lines, *notes, "", *preview(data)]))
+
+
+def check_evaluation(made: Run) -> None:
+    """Everything that may stand in the way of an evaluation.
+
+    Raises:
+        UserError: With what is wrong.
+    """
+    if not made.data.evaluation_sets:
+        raise UserError("data.validation is empty: name at least one set to evaluate.")
+    check_lengths(made.module, made.data, made.section.rollout)
+    check_adapters(made.module, made.trainer, made.section.ckpt_path)
+    notes = made.data.check(training=False)
+    say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
+
+
+def _check_best(made: Run) -> None:
+    """The metric that checkpoints are kept by is one that validation gives."""
+    run_checkpoint(made.trainer).check_metric(
+        [
+            f"val/{name}/{key}"
+            for name, chosen in made.data.evaluation_sets.items()
+            for key in chosen.metrics().choice.names(chosen.samples)
+            if key.partition("@")[0] in ACCURACIES
+        ]
+    )
+
+
+def _start(made: Run) -> None:
+    """Run the command; what a weight file does not fit is the user's input.
+
+    Raises:
+        UserError: The checkpoint is one of another model.
+        RunError: Another process was lost, or a file of the run cannot be written.
+    """
+    section = made.section
+    options: dict[str, Any] = {"datamodule": made.data, "ckpt_path": section.ckpt_path, "weights_only": True}
+    if made.command in ("validate", "test"):
+        options["verbose"] = section.verbose
+    try:
+        if made.command == "fit":
+            run_checkpoint(made.trainer).claim(section.run_dir)  # loggers write before any hook of a callback
+        getattr(made.trainer, made.command)(made.module, **options)
+    except RuntimeError as error:
+        if (lost := lost_exchange(error)) is not None:
+            raise RunError(lost) from error
+        if "loading state_dict" not in str(error):
+            raise
+        raise UserError(
+            f"--ckpt_path {section.ckpt_path} does not fit model.policy {made.module.policy_path}: "
+            f"{one_line(str(error))}"
+        ) from error
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        raise RunError(
+            f"A file of the run in {section.run_dir} cannot be written: {one_line(str(error))}; make room or "
+            "repair the folder, and continue with --ckpt_path last."
+        ) from error
