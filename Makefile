@@ -48,10 +48,11 @@ test-mutants: .venv/ready ## Change the algorithms in small ways; the tests must
 	$(BIN)/python tests/algorithm/mutants.py
 
 .PHONY: check
-check: .venv/ready ## Check format, lint, types, spelling and house rules
+check: .venv/ready ## Check format, lint, types, layers, spelling and house rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/codespell
 	tools/house_rules.sh
 
