@@ -203,7 +203,7 @@ OTHER_CLASSES = (
     | {
         "a schedule by validation": BadInput(
             ("--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau",),
-            ("model.lr_scheduler", "ReduceLROnPlateau"),
+            ("model.lr_scheduler", "ReduceLROnPlateau", "goes by steps"),
         ),
         "an optimizer that wants a closure": option("model.optimizer=torch.optim.LBFGS", "model.optimizer", "LBFGS"),
         "a schedule without an end": option("model.advantage.beta_pos={kind: linear, start: 0.5}", "linear", "end"),
@@ -277,7 +277,7 @@ CONFLICTS = {
         "model.lora", "{target_modules: [lm_head]}", "model.lora.target_modules", "'lm_head'"
     ),
     "an export of adapters of another kind": setting("model.lora", "{export: gguf}", "model.lora.export", "gguf"),
-    "weights in bfloat16": option("trainer.precision=bf16-true", "trainer.precision", "bf16-true", "bf16-mixed"),
+    "weights in bfloat16": option("trainer.precision=bf16-true", "trainer.precision", "bf16-true", "lose most updates"),
     "a server without an address": option("rollout.sampler=server", "rollout.server"),
     "more processes than prompts": BadInput(
         ("--trainer.devices=3", "--trainer.strategy=ddp_spawn", "--data.prompts_per_step=2"),

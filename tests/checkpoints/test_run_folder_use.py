@@ -11,6 +11,7 @@ import pytest
 from asymgrpo_app.checkpoints import run_folder
 from asymgrpo_app.checkpoints.run_folder import (
     FolderClaim,
+    is_used,
     record_config,
     refuse_unusable,
     sweep_configs,
@@ -109,3 +110,14 @@ def test_a_process_killed_while_it_writes_a_config(tmp_path, monkeypatch, moment
     assert list(configs(tmp_path)) == [".config.yaml.part"]
     sweep_configs(tmp_path)
     assert configs(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "used"),
+    [(None, False), ("tensorboard", False), ("config.yaml", True), ("checkpoints", True), ("export", True)],
+)
+def test_what_makes_a_folder_used(content, used, tmp_path):
+    if content is not None:
+        (tmp_path / content).mkdir()
+    assert is_used(tmp_path) is used
+    assert not is_used(tmp_path / "not there")

@@ -51,7 +51,7 @@ import json, sys, psutil, torch
 from dataclasses import replace
 from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, hold_in_bfloat16
 from asymgrpo_app.checks.memory import MemorySettings, largest_micro_batch
-from asymgrpo_app.policy.loading import load_config, load_policy, score_tokens
+from asymgrpo_app.policy.loading import load_config, load_policy, token_logprobs
 torch.set_num_threads(1)
 path, given = sys.argv[1], json.loads(sys.argv[2])
 settings = MemorySettings(**(given | {"lora": given["lora"] and LoRAConfig(**given["lora"])}))
@@ -65,7 +65,7 @@ if settings.gradient_checkpointing:
 def update(settings):
     batch = largest_micro_batch(load_config(path), settings)
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
-        score_tokens(policy, batch, temperature=1.0)[0].sum().backward()
+        token_logprobs(policy, batch, temperature=1.0)[0].sum().backward()
 update(replace(settings, micro_batch_tokens=200))  # the libraries' own memory; gradients are there from here on
 before = psutil.Process().memory_info().rss
 for _ in range(2):

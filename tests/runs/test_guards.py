@@ -13,7 +13,7 @@ from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.cli import main
 from tests.support.events import repeated_scalars
-from tests.support.poison import poison, times_nan
+from tests.support.poison import plus_infinity, poison, times_nan
 from tests.support.recorder import recorded
 from tests.support.scripted_engine import ScriptedEngine, command
 from tests.support.states import assert_same, state
@@ -51,7 +51,7 @@ def poisoned(monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("how", [times_nan, lambda losses: losses + torch.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("how", [times_nan, plus_infinity], ids=["nan", "inf"])
 def test_an_update_that_is_not_finite_is_left_out(how, poisoned, tmp_path, capsys):
     """A loss of infinity has a finite gradient here, of nan none."""
     poisoned({3}, how)
@@ -116,7 +116,7 @@ def test_several_in_a_row_stop_the_run_and_leave_the_batch(resumed, poisoned, tm
     assert own["weights_not_finite"] == []
     assert "lm_head.weight" in own["gradients_not_finite"] or "model.embed_tokens.weight" in own["gradients_not_finite"]
     sample = own["samples"][0]
-    assert len(sample["sampler_logprobs"]) == len(sample["completion_token_ids"]) == len(sample["start_logprobs"])
+    assert len(sample["rollout_logprobs"]) == len(sample["completion_token_ids"]) == len(sample["old_logprobs"])
     # Of the first nine groups one has each number of right completions, from none to all.
     assert [sum(each["correct"] for each in own["samples"][8 * n : 8 * n + 8]) for n in range(9)] == list(range(9))
 
@@ -129,7 +129,7 @@ def test_a_limit_of_none_is_refused(tmp_path, capsys):
 def _killed(name: str) -> int:
     """Kill this process's verifier launcher, or the workers that it forked; how many."""
     launchers = [
-        own for own in psutil.Process().children() if any("rewards.launcher" in part for part in own.cmdline())
+        own for own in psutil.Process().children() if any("rewards.pool.launcher" in part for part in own.cmdline())
     ]
     victims = launchers if name == "launcher" else [worker for own in launchers for worker in own.children()]
     for victim in victims:
@@ -157,7 +157,8 @@ def test_killed_verifier_processes_are_replaced(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_an_update_that_is_not_finite_on_one_rank_is_left_out_on_both(tmp_path):
+@pytest.mark.parametrize("how", ["nan", "inf"])
+def test_an_update_that_is_not_finite_on_one_rank_is_left_out_on_both(how, tmp_path):
     record = tmp_path / "record.jsonl"
     arguments = [
         *command(tmp_path),
@@ -168,7 +169,7 @@ def test_an_update_that_is_not_finite_on_one_rank_is_left_out_on_both(tmp_path):
         "--trainer.callbacks=tests.support.recorder.Recorder",
         f"--trainer.callbacks.path={record}",
     ]
-    run = Started(["-m", "tests.support.stopped_run", *arguments], tmp_path / "log", POISONED="2 1")
+    run = Started(["-m", "tests.support.stopped_run", *arguments], tmp_path / "log", POISONED=f"2 1 {how}")
     assert run.process.wait(200) == 0, run.text
     assert run.text.count("of RL step 2 is not finite: this update is left out") == 1
     weights = {

@@ -206,6 +206,12 @@ def test_a_signal_after_all_work_is_done_changes_nothing(tmp_path, scripted, mon
     assert (tmp_path / "run/export/model.safetensors").exists()
 
 
+def test_a_run_that_another_callback_ends_is_not_exported(tmp_path, scripted):
+    assert main([*command(tmp_path), "--trainer.callbacks=tests.support.recorder.AfterTheFirstStep"]) == 0
+    assert saved_steps(tmp_path / "run") == [1]
+    assert not (tmp_path / "run/export").exists()
+
+
 # ---- failures ----
 
 
@@ -255,8 +261,8 @@ def test_a_checkpoint_that_cannot_be_written_after_a_validation_is_tried_once(tm
     assert main([*command(tmp_path), "--steps=1"]) == 1
     assert len(tried) == 1
     said = capsys.readouterr()
-    assert "No space left on device" in said.err
-    assert "No space left on device" not in said.out
+    assert "(no space left on device)" in said.err
+    assert "no space left on device" not in said.out
 
 
 # ---- processes ----

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asymgrpo_app.cli import main
-from asymgrpo_app.policy.loading import load_policy, score_tokens
+from asymgrpo_app.policy.loading import load_policy, token_logprobs
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.microbatch.microbatch import TokenSequence, build
 from tests.support.events import repeated_scalars, scalars
@@ -177,7 +177,7 @@ def test_export_is_the_trained_policy(quickstart, run, tmp_path):
     for prompt, group in zip(prompts, line["groups"], strict=True):
         sequences = [TokenSequence(prompt, tokens) for tokens, _, _ in group]
         with torch.no_grad():
-            own, _ = score_tokens(policy, build(sequences, list(range(8))), temperature=1.0)
+            own, _ = token_logprobs(policy, build(sequences, list(range(8))), temperature=1.0)
         plain = torch.cat([plain_logprobs(exported, prompt, tokens) for tokens, _, _ in group])
         sampled = torch.tensor([value for _, _, logprobs in group for value in logprobs])
         assert float((plain - own).abs().max()) < 1e-5

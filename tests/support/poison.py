@@ -18,6 +18,11 @@ def times_nan(losses: torch.Tensor) -> torch.Tensor:
     return losses * torch.nan
 
 
+def plus_infinity(losses: torch.Tensor) -> torch.Tensor:
+    """The loss is not finite, its gradient is."""
+    return losses + torch.inf
+
+
 def poison(patch: pytest.MonkeyPatch, where: Callable[[Any], bool], how: Poison = times_nan) -> None:
     """Poison the token losses in the steps of a module for which `where` holds when they begin."""
     step, losses = AsymGRPOModule.training_step, ClippedObjective.token_losses

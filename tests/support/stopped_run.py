@@ -2,7 +2,7 @@
 
 python -m tests.support.stopped_run ARGUMENTS... is `asymgrpo ARGUMENTS...`. From the environment: SAMPLING_S, how long
 each call of the sampler takes, one number after the other, the last one for all further calls; SAVING_S, how long a
-save takes; POISONED, an RL step (from 1) and a rank whose loss is not finite.
+save takes; POISONED, an RL step (from 1) and a rank whose loss is `nan`, and so is its gradient, or `inf` alone.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.cli import main
-from tests.support.poison import poison
+from tests.support.poison import plus_infinity, poison, times_nan
 from tests.support.scripted_engine import ScriptedEngine
 
 
@@ -43,8 +43,12 @@ class SlowCheckpointIO(WholeCheckpointIO):
 
 if __name__ == "__main__":
     if poisoned := os.environ.get("POISONED"):
-        step, rank = map(int, poisoned.split())
-        poison(pytest.MonkeyPatch(), lambda module: (module.completed_steps + 1, module.global_rank) == (step, rank))
+        step, rank, how = poisoned.split()
+
+        def here(module: Any) -> bool:
+            return (module.completed_steps + 1, module.global_rank) == (int(step), int(rank))
+
+        poison(pytest.MonkeyPatch(), here, {"nan": times_nan, "inf": plus_infinity}[how])
     rollout.VLLMEngine = SlowEngine  # type: ignore[assignment, misc]
     from asymgrpo_app.callbacks import checkpoint
 
