@@ -21,11 +21,11 @@ from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.correction import SamplerCorrection
 from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
+from asymgrpo_app.algorithm.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConfig, LossConfig
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.cli.build import Run
 from asymgrpo_app.cli.run import check_fit, prepared
-from asymgrpo_app.algorithm.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConfig, LossConfig
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.rollout.dynamic import DynamicSampling
 from asymgrpo_app.rollout.types import RolloutBatch

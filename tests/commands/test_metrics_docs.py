@@ -16,12 +16,11 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from asymgrpo_app.algorithm.advantages import AsymGRPO, asym_advantages
 from asymgrpo_app.callbacks.tensorboard import LAYOUT, advantage_curves, samples_table
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.update.perf import PassedTokens, performance
-from asymgrpo_app.prompts.base import Prompt
+from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.exact import ExactMatch
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion
-from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.update.perf import PassedTokens, performance
 from tests.support.events import events_of
 from tests.support.paths import REPOSITORY
 from tests.support.scripted_engine import POLICY, fit

@@ -16,9 +16,9 @@ import yaml
 from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.files import Label, read_label
 from asymgrpo_app.checkpoints.folder import list_checkpoints
+from asymgrpo_app.checkpoints.run_folder import FolderClaim
 from asymgrpo_app.cli import main
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.checkpoints.run_folder import FolderClaim
 from tests.support import killed_saves
 from tests.support.checkpoint_files import DAMAGES, forge
 from tests.support.events import repeated_scalars, steps_of_details

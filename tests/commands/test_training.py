@@ -7,9 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asymgrpo_app.cli import main
+from asymgrpo_app.microbatch.microbatch import TokenSequence, build
 from asymgrpo_app.policy.loading import load_policy, token_logprobs
 from asymgrpo_app.prompts import Countdown
-from asymgrpo_app.microbatch.microbatch import TokenSequence, build
 from tests.support.events import repeated_scalars, scalars
 from tests.support.paths import POLICY, QUICKSTART
 from tests.support.recorder import recorded

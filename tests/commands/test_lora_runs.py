@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.cli import main
-from asymgrpo_app.policy.lora import LoRAConfig, is_adapter
 from asymgrpo_app.policy.loading import linear_weights, load_policy, named_weights
+from asymgrpo_app.policy.lora import LoRAConfig, is_adapter
 from asymgrpo_app.rollout.digest import policy_digest
 from asymgrpo_app.rollout.types import SampleRequest
 from tests.support.adapters import TEXT, adapted

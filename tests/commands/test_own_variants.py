@@ -13,8 +13,8 @@ from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.objective import ObjectiveOutput
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
-from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.cli.run import check_fit, prepared
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.module import AsymGRPOModule
 from tests.support.events import repeated_scalars
 from tests.support.paths import REPOSITORY
@@ -63,7 +63,10 @@ def test_a_state_goes_on_in_a_resumed_run(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "VLLMEngine", ScriptedEngine)
     arguments = [*command(tmp_path), "--model.advantage=running.RunningMean", "--model.advantage.decay=0.5"]
     means = {}
-    for name, parts in {"whole": (["--steps=3"],), "parted": (["--steps=2"], ["--steps=3", "--ckpt_path=last"])}.items():
+    for name, parts in {
+        "whole": (["--steps=3"],),
+        "parted": (["--steps=2"], ["--steps=3", "--ckpt_path=last"]),
+    }.items():
         for part in parts:
             assert main([*arguments, f"--run_dir={tmp_path / name}", *part]) == 0
         means[name] = repeated_scalars(tmp_path / name)["advantages/running_mean"]

@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli import main
+from asymgrpo_app.cli.parser import RunParser
 from tests.support import small_chat_policy
 from tests.support.paths import REPOSITORY
 from tools import problem_files
