@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.runtime.compat import shown_progress_bar
 
 _BAR = "step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left{postfix}"  # in 80 columns with all that is shown
 _ACCURACY = re.compile(r"val/(.+)/(?:avg@\d+|greedy)")
@@ -54,7 +55,7 @@ class RunProgress(TQDMProgressBar):
 
     def announce(self, text: str) -> None:
         """Show on the bar what the run waits for; nothing if empty. Where there is no terminal it is not repeated."""
-        if self.terminal and self._train_progress_bar is not None:
+        if self.terminal and shown_progress_bar(self) is not None:
             self.train_progress_bar.set_description_str(f"{text}, " if text else "")
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:

@@ -11,6 +11,7 @@ from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
+from asymgrpo_app.runtime.compat import common_store, leave_signals_alone
 from asymgrpo_app.runtime.console import say
 from asymgrpo_app.runtime.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
 
@@ -40,13 +41,12 @@ class SafeStop(Callback):
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
-        connector: Any = trainer._signal_connector
-        connector.register_signal_handlers = _nothing
+        leave_signals_alone(trainer)
         if trainer.world_size > 1:
             switch.must_finish()
         if self._watch is None and (self.time_limit_s is not None or trainer.world_size > 1):
             deadline = None if self.time_limit_s is None else time.monotonic() + self.time_limit_s - age_s()
-            self._watch = StopWatch(deadline, _common_store() if trainer.world_size > 1 else None)
+            self._watch = StopWatch(deadline, common_store() if trainer.world_size > 1 else None)
             self._watch.start()
 
     # ---- training ----
@@ -134,14 +134,3 @@ class SafeStop(Callback):
         if self._watch is not None:
             self._watch.end()
             self._watch = None
-
-
-def _nothing() -> None:
-    """Registers no signal handlers."""
-
-
-def _common_store() -> Any:
-    """The key-value store that the ranks met in."""
-    from torch.distributed.distributed_c10d import _get_default_store
-
-    return _get_default_store()

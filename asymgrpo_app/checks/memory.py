@@ -14,6 +14,7 @@ from asymgrpo_app.microbatch.packing import cut_packed, pack
 from asymgrpo_app.policy.head import working_bytes
 from asymgrpo_app.policy.loading import attention_name, empty_policy
 from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, hold_in_bfloat16, is_adapter
+from asymgrpo_app.runtime.compat import block_names
 
 _GIB = 1024**3
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -191,7 +192,7 @@ def _one_at_a_time(parts: dict[str, int], settings: MemorySettings) -> dict[str,
 
 def _put_together(model: Any) -> int:
     """Weights that are whole at the same time where they are sharded: one transformer block, and what is in none."""
-    names = set(model._no_split_modules or ())
+    names = block_names(model)
     blocks: list[int] = [
         sum(parameter.numel() for parameter in module.parameters())
         for module in model.modules()

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from traceback import walk_tb
 from types import NoneType
 from typing import Any, get_args
 
@@ -26,6 +25,7 @@ from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError, one_line, user_error_in, with_key
 from asymgrpo_app.evaluation.files import refuse_existing
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.runtime.compat import key_of, options_of
 from asymgrpo_app.runtime.stopping import seconds_of
 
 
@@ -73,7 +73,7 @@ def build(parser: RunParser) -> Run:
             raise UserError(f"The trainer cannot be set up{_shown(section.trainer)}: {one_line(str(error))}") from error
         if said is None and isinstance(error, RuntimeError | ImportError):
             raise
-        raise UserError(with_key(str(said or plain(str(error))), _key_of(error))) from error
+        raise UserError(with_key(str(said or plain(str(error))), key_of(error))) from error
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = _ordered([*callbacks])
     module.config_text = parser.text
@@ -86,11 +86,10 @@ def refuse_nulls(parser: RunParser) -> None:
     Raises:
         UserError: With the key and its default.
     """
-    for action in parser.section_parser._actions:
-        kind = getattr(action, "_typehint", None) or action.type
-        takes_null = kind is None or kind is Any or NoneType in get_args(kind) or action.default is None
-        if not takes_null and action.dest in parser.section and parser.section[action.dest] is None:
-            raise UserError(f"{action.dest} must not be null: leave the key out for its default, {action.default}.")
+    for key, kind, default in options_of(parser.section_parser):
+        takes_null = kind is None or kind is Any or NoneType in get_args(kind) or default is None
+        if not takes_null and key in parser.section and parser.section[key] is None:
+            raise UserError(f"{key} must not be null: leave the key out for its default, {default}.")
 
 
 def _callbacks(command: str, section: Any) -> list[Callback]:
@@ -140,10 +139,3 @@ def _shown(options: Any) -> str:
     """What an error of the trainer may come from."""
     chosen = {name: options.get(name) for name in ("accelerator", "devices", "strategy", "profiler")}
     return f" with {', '.join(f'trainer.{name}: {value}' for name, value in chosen.items() if value is not None)}"
-
-
-def _key_of(error: BaseException) -> str | None:
-    """The key of the config whose object the parser was making when this was raised, as far as it can be told."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
-    keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)
-    return next((str(key) for key in keys if key), None)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from asymgrpo_app.checkpoints.shards import (
     weight_key,
 )
 from asymgrpo_app.parallel.sharding import gathered_state, part_of_whole, whole
+from asymgrpo_app.runtime.compat import unwrapped
 
 NAME = "fsdp2"
 
@@ -81,7 +81,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return {**state, "state": entries}
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Label | None = None
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Label | None = None
     ) -> None:
         """Write it.
 
@@ -109,7 +109,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     # ---- restoring ----
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """The content; its tensors stay in their files until each process takes its parts."""
         assert isinstance(self.checkpoint_io, WholeCheckpointIO)
         self._restored_from = Path(checkpoint_path)
@@ -163,7 +163,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def _plain(optimizer: Optimizer) -> Optimizer:
-    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+    return unwrapped(optimizer) if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

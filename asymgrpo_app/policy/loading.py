@@ -24,6 +24,7 @@ from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.head import completion_logprobs
 from asymgrpo_app.policy.lora import is_adapter, merged, plain_name, scales
 from asymgrpo_app.policy.packed_attention import can_pack
+from asymgrpo_app.runtime.compat import attention_of, block_names, came_with_adapter
 
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -90,7 +91,7 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
     model: PreTrainedModel = loaded[0]
-    if getattr(model, "_hf_peft_config_loaded", False):  # transformers follows an adapter on the hub to its model
+    if came_with_adapter(model):  # transformers follows an adapter on the hub to its model
         raise UserError(_holds_adapter("model.policy", path))
     if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
         raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
@@ -210,13 +211,13 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 def transformer_blocks(policy: PreTrainedModel) -> list[nn.Module]:
     """The repeated layers of a model, in order; none if its architecture does not say which they are."""
-    names = set(policy._no_split_modules or ())
+    names = block_names(policy)
     return [module for module in policy.modules() if type(module).__name__ in names]
 
 
 def packs(policy: PreTrainedModel) -> bool:
     """Whether the model takes packed micro-batches (`asymgrpo_app.microbatch.packing`)."""
-    return bool(policy.config._attn_implementation == packed_attention.NAME)
+    return attention_of(policy) == packed_attention.NAME
 
 
 def attention_inputs(batch: MicroBatch) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""Every private part of a library that this package touches: with the release it was read in, and why.
+
+`tests/runtime/test_compat.py` fails when one of them changes. The subclass of LightningCLI in `asymgrpo_app.cli.parser`
+overrides private methods of it as well, which that test compares too.
+"""
+
+from collections.abc import Iterator
+from traceback import walk_tb
+from typing import Any
+
+
+def leave_signals_alone(trainer: Any) -> None:
+    """Have a Lightning trainer register no signal handlers.
+
+    Lightning 2.6.6, `Trainer._signal_connector`: its handlers wait for other ranks, or on SLURM save a checkpoint in
+    the middle of anything. There is no option to turn them off.
+    """
+    trainer._signal_connector.register_signal_handlers = _nothing
+
+
+def _nothing() -> None:
+    """Registers no signal handlers."""
+
+
+def shown_progress_bar(bar: Any) -> Any:
+    """The training bar of a `TQDMProgressBar`, or None before there is one.
+
+    Lightning 2.6.6, `TQDMProgressBar._train_progress_bar`: the public property raises without one.
+    """
+    return bar._train_progress_bar
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer within Lightning's wrapper.
+
+    Lightning 2.6.6, `LightningOptimizer._optimizer`: `optimizer` is public, but makes the wrapper count.
+    """
+    return optimizer._optimizer
+
+
+def common_store() -> Any:
+    """The key-value store that the processes of a run met in.
+
+    torch 2.13, `distributed_c10d._get_default_store`: a store of our own would need a port of its own.
+    """
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
+
+
+def block_names(model: Any) -> set[str]:
+    """Class names of a model's transformer blocks; none if its architecture does not say.
+
+    transformers 5.19, `PreTrainedModel._no_split_modules`: what Accelerate and FSDP wrap by, too.
+    """
+    return set(model._no_split_modules or ())
+
+
+def attention_of(model: Any) -> str:
+    """The name of the attention implementation that a model was loaded with.
+
+    transformers 5.19, `config._attn_implementation`: `attn_implementation` is an argument of `from_pretrained` alone.
+    """
+    return str(model.config._attn_implementation)
+
+
+def came_with_adapter(model: Any) -> bool:
+    """Whether transformers followed an adapter to its base model, and loaded both.
+
+    transformers 5.19, `_hf_peft_config_loaded`: set by `from_pretrained`, and nowhere else to be seen.
+    """
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def options_of(parser: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Key, type and default of each option of a jsonargparse parser.
+
+    jsonargparse 4.53, `_actions` of argparse and `_typehint`: the parser takes null for every key, which only optional
+    ones may have.
+    """
+    for action in parser._actions:
+        yield action.dest, getattr(action, "_typehint", None) or action.type, action.default
+
+
+def key_of(error: BaseException) -> str | None:
+    """The key of the config whose object jsonargparse was making when this was raised, as far as it can be told.
+
+    jsonargparse 4.53, the variable `component` of `instantiate_classes`: what a constructor raises does not say for
+    which key it was called.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
+    keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)
+    return next((str(key) for key in keys if key), None)

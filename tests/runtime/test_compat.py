@@ -1,0 +1,87 @@
+"""The private parts of libraries that are touched: these fail when a library changes them."""
+
+import inspect
+from types import SimpleNamespace
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from transformers import PreTrainedModel
+
+from asymgrpo_app.cli.parser import RunParser
+from asymgrpo_app.policy.loading import load_policy
+from asymgrpo_app.runtime import compat
+from tests.support.paths import POLICY
+
+
+def test_lightning_registers_its_handlers_where_they_are_replaced():
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert isinstance(trainer._signal_connector, _SignalConnector)
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    assert "_signal_connector.register_signal_handlers()" in inspect.getsource(Trainer._run)
+    compat.leave_signals_alone(trainer)
+    assert trainer._signal_connector.register_signal_handlers() is None
+
+
+def test_the_progress_bar_is_none_before_training():
+    bar = TQDMProgressBar()
+    assert compat.shown_progress_bar(bar) is None
+    with pytest.raises(TypeError, match="_train_progress_bar"):
+        bar.train_progress_bar  # noqa: B018
+    bar.train_progress_bar = shown = bar.init_predict_tqdm() if hasattr(bar, "_trainer") and bar._trainer else "a bar"
+    assert compat.shown_progress_bar(bar) is shown
+
+
+def test_the_wrapped_optimizer():
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    assert compat.unwrapped(LightningOptimizer(plain)) is plain
+
+
+def test_the_common_store(tmp_path):
+    assert not torch.distributed.is_initialized()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        compat.common_store().set("key", "value")
+        assert compat.common_store().get("key") == b"value"
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_what_a_model_says_of_itself():
+    policy = load_policy(POLICY, "eager")
+    assert compat.block_names(policy) == {"Qwen3DecoderLayer"}
+    assert compat.attention_of(policy) == "eager"
+    assert not compat.came_with_adapter(policy)
+    assert "_hf_peft_config_loaded" in inspect.getsource(PreTrainedModel.load_adapter)
+
+
+class Refuses:
+    def __init__(self, number: int = 1) -> None:
+        raise ValueError("no")
+
+
+def test_options_and_the_key_of_an_error():
+    parser = ArgumentParser()
+    parser.add_argument("--steps", type=int | None, default=3)
+    parser.add_class_arguments(Refuses, "mine")
+    options = {key: (kind, default) for key, kind, default in compat.options_of(parser)}
+    assert options["steps"] == (int | None, 3)
+    assert options["mine.number"] == (int, 1)
+    with pytest.raises(ValueError, match="no") as refused:
+        parser.instantiate_classes(parser.parse_args([]))
+    assert compat.key_of(refused.value) == "mine"
+    assert compat.key_of(SimpleNamespace(__traceback__=None)) is None
+
+
+def test_what_the_parser_overrides_is_called_by_lightning_cli():
+    constructor = inspect.getsource(LightningCLI.__init__)
+    for name in ("_parse_ckpt_path", "_set_seed", "instantiate_classes", "_run_subcommand"):
+        assert f"self.{name}(" in constructor
+        assert name in vars(RunParser)
+    assert "self._prepare_subcommand_parser(" in inspect.getsource(LightningCLI._add_subcommands)
+    assert "self._subcommand_method_arguments[subcommand]" in inspect.getsource(LightningCLI)
