@@ -70,7 +70,7 @@ def settings(micro_batch_tokens: int, completion_tokens: int, checkpointing: boo
 def state_and_work(estimate: MemoryEstimate) -> tuple[float, float]:
     """GiB of weights, gradients and optimizer, and of what a forward and backward pass needs beside them."""
     state = sum(estimate.parts[name] for name in ("weights", "gradients", "optimizer"))
-    work = estimate.parts["activations"] + estimate.parts["work on them"]
+    work = estimate.parts["activations"] + estimate.parts["temporary buffers"]
     return state / GIB, work / GIB
 
 

@@ -150,12 +150,12 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
         "gradients": trained + (own if settings.shards > 1 else 0),
         "optimizer": own * settings.optimizer_copies,
         # DDP exchanges gradients from a copy of its own.
-        "gradients on their way": trained if settings.ddp else 0,
+        "DDP buckets": trained if settings.ddp else 0,
         "reference": held // settings.shards if settings.reference else 0,
-        "weights put together": _put_together(policy) * 4 if settings.shards > 1 else 0,
+        "unsharded block": _put_together(policy) * 4 if settings.shards > 1 else 0,
         **_sampler(text, settings, weights),
         "activations": body.kept,
-        "work on them": max(body.peak - body.kept, head, step),
+        "temporary buffers": max(body.peak - body.kept, head, step),
     }
     parts = _one_at_a_time(parts, settings)
     shared_by = 1 if on_gpu else settings.processes
@@ -185,7 +185,7 @@ def _one_at_a_time(parts: dict[str, int], settings: MemorySettings) -> dict[str,
         sampling = ("sampler's cache",)
     else:
         return parts
-    updating = ("gradients", "weights put together", "activations", "work on them")
+    updating = ("gradients", "unsharded block", "activations", "temporary buffers")
     smaller = min(sampling, updating, key=lambda names: sum(parts[name] for name in names))
     return {name: 0 if name in smaller else size for name, size in parts.items()}
 

@@ -108,7 +108,7 @@ def test_activations_are_as_estimated(policy_path, changes, request):
     )
     measured = int(done.stdout)
     parts = estimate_memory(load_config(policy_path), chosen).parts
-    estimated = parts["activations"] + parts["work on them"]
+    estimated = parts["activations"] + parts["temporary buffers"]
     assert measured > 0.2 * GIB  # large enough to tell from what else a process does
     assert measured == pytest.approx(estimated, rel=TOLERANCE)
 
@@ -127,8 +127,8 @@ def test_parts_follow_the_settings():
     assert full["sampler's weights"] == weights / 2
     assert full["sampler's cache"] == GIB
     exchanged = estimate_memory(config, settings(ddp=True)).parts
-    assert exchanged["gradients on their way"] == weights
-    assert exchanged | {"gradients on their way": 0} == plain
+    assert exchanged["DDP buckets"] == weights
+    assert exchanged | {"DDP buckets": 0} == plain
     # Activations grow with the tokens of a micro-batch and hardly exist where they are computed again.
     small = estimate_memory(config, settings(micro_batch_tokens=4096)).parts["activations"]
     assert plain["activations"] / small == pytest.approx(4, rel=0.1)
@@ -210,9 +210,9 @@ def test_the_optimizers_step_counts_where_it_holds_more_than_a_pass():
     config = small_config("llama")
     few = {"max_prompt_tokens": 1, "max_completion_tokens": 1, "micro_batch_tokens": 2}
     plain = estimate_memory(config, settings(**few)).parts
-    assert plain["activations"] + plain["work on them"] < plain["weights"]
+    assert plain["activations"] + plain["temporary buffers"] < plain["weights"]
     more = estimate_memory(config, settings(**few, optimizer_works_on_all=True)).parts
-    assert more["activations"] + more["work on them"] == plain["weights"]
+    assert more["activations"] + more["temporary buffers"] == plain["weights"]
 
 
 def test_transformers_as_the_sampler_has_weights_and_a_cache_of_its_own():
