@@ -120,7 +120,6 @@ class PromptDataModule(LightningDataModule):
         tokenizer: Folder or hub id of the tokenizer; follows `model.policy`.
         updates_per_step: Optimizer updates a step is shared out to; follows `model.updates_per_step`.
         seed: Seed of the prompt order; follows `seed_everything`.
-        use_chat_template: No longer used; see `template`.
     """
 
     def __init__(
@@ -136,14 +135,8 @@ class PromptDataModule(LightningDataModule):
         verifiers: VerifierPoolConfig = VerifierPoolConfig(),  # noqa: B008 (frozen)
         updates_per_step: int = 1,
         seed: int = 0,
-        use_chat_template: bool | None = None,
     ) -> None:
         super().__init__()
-        if use_chat_template is not None:
-            raise UserError(
-                "data.use_chat_template is no longer used: set data.template to "
-                f"{'ChatTemplate' if use_chat_template else 'PlainTemplate'}."
-            )
         at_least_1("data.prompts_per_step", prompts_per_step)
         if repeat_steps is not None and repeat_steps < 1:
             raise UserError(f"data.repeat_steps must be at least 1 or null, got {repeat_steps}.")

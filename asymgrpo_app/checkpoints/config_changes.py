@@ -119,7 +119,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Ite
     for key in [*new, *(key for key in old if key not in new)]:
         name = f"{prefix}{key}"
         if (key in old) != (key in new):
-            yield Change(name, old.get(key), new.get(key), one_sided=True)
+            if old.get(key) != new.get(key):  # a key that only one version has says nothing where it is null
+                yield Change(name, old.get(key), new.get(key), one_sided=True)
         elif isinstance(old[key], Mapping) and isinstance(new[key], Mapping) and _same_class(old[key], new[key]):
             yield from _changes(old[key], new[key], f"{name}.")
         elif old[key] != new[key]:

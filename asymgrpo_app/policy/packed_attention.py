@@ -10,7 +10,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from asymgrpo_app.microbatch.microbatch import PackedAttention
-from asymgrpo_app.policy.short_attention import fits, short_attention
 
 NAME = "asymgrpo_packed_sdpa"
 """What transformers knows this attention as."""
@@ -76,8 +75,6 @@ def packed_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    if fits(query):
-        return short_attention(query, key, value, scaling)
     if query.is_cuda and query.dtype == torch.float32:
         # No fused kernel on a GPU takes grouped heads in float32; without one all scores would be in memory.
         key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], dim=1) for one in (key, value))

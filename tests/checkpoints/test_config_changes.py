@@ -126,3 +126,10 @@ def test_a_key_that_went_away_is_shown():
     del without["rollout"]["group_size"]
     (change,) = config_changes(CONFIG, yaml.safe_dump(without))
     assert str(change) == "rollout.group_size: 8 -> null"
+
+
+def test_a_key_that_another_version_has_says_nothing_where_it_is_null():
+    old, new = "data: {gone: null, kept: 1}", "data: {kept: 1, added: null}"
+    assert config_changes(old, new) == []
+    changes = sorted(str(change) for change in config_changes("data: {gone: 1}", new))
+    assert changes == ["data.gone: 1 -> null", "data.kept: null -> 1"]
