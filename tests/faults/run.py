@@ -103,16 +103,24 @@ def _on_core(core: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would the tests' runs
 
 
-def sound(chosen: Sequence[Fault], tree: Path, core: int) -> bool:
+def sound(chosen: Sequence[Fault], trees: Sequence[tuple[Path, int]]) -> bool:
     """Whether all tests that are to notice something pass without any fault: else their failure says nothing."""
-    marks = dict.fromkeys(fault.tests[1] for fault in chosen)
-    for mark in marks:
-        names = dict.fromkeys(name for fault in chosen if fault.tests[1] == mark for name in fault.tests[2:])
-        code, output = run_tests(["-m", mark, *names], tree, core)
-        if code != 0:
-            print(f"Without a fault pytest ends with {code}:\n{output[-2000:]}")
-            return False
-    return True
+    names: dict[tuple[str, str], dict[str, None]] = {}  # by mark and file
+    for fault in chosen:
+        for name in fault.tests[2:]:
+            names.setdefault((fault.tests[1], name.partition("::")[0]), {})[name] = None
+
+    def passes(share: int) -> bool:
+        tree, core = trees[share]
+        for mark, file in list(names)[share :: len(trees)]:
+            code, output = run_tests(["-m", mark, *names[mark, file]], tree, core)
+            if code != 0:
+                print(f"Without a fault pytest ends with {code} in {file}:\n{output[-2000:]}", flush=True)
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(trees)) as pool:
+        return all(pool.map(passes, range(len(trees))))
 
 
 def copy_of_tree(folder: Path) -> Path:
@@ -134,12 +142,12 @@ def main(chosen: Sequence[str]) -> int:
     selected = [fault for fault in selected if fits(fault)]
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(cores)) as pool:
-        free: Queue[tuple[Path, int]] = Queue()
-        for core in cores:
-            free.put((copy_of_tree(Path(folder) / str(core)), core))
-
-        if not sound(selected, *free.queue[0]):
+        trees = [(copy_of_tree(Path(folder) / str(core)), core) for core in cores]
+        if not sound(selected, trees):
             return 1
+        free: Queue[tuple[Path, int]] = Queue()
+        for tree in trees:
+            free.put(tree)
 
         def judge(fault: Fault) -> str:
             tree, core = free.get()

@@ -1,15 +1,16 @@
 """Shell scripts and the Dockerfile under their linters, and what an image would hold."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
+from dockerfile_parse import DockerfileParser
 
 from tests.support.launch_commands import REPOSITORY
-from tools import dockerfile_in_root
-from tools.dockerfile_in_root import BuildError, Instruction, Root, State, carry_out, context_files, stage
 
 BIN = Path(sys.executable).parent
 SHELL = [
@@ -18,7 +19,6 @@ SHELL = [
     for path in sorted((REPOSITORY / folder).rglob("*"))
     if "__pycache__" not in path.parts and path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash")
 ]
-ROW = "fields:*:1000:1000::/nonexistent:/bin/sh"
 
 
 def test_scripts_pass_shellcheck():
@@ -32,88 +32,48 @@ def test_the_dockerfile_passes_hadolint():
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Instructions of each target of the Dockerfile, those of the target it begins with first."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for entry in DockerfileParser(path=str(REPOSITORY / "Dockerfile"), cache_content=True).structure:
+        if entry["instruction"] == "FROM":
+            base, _, target = entry["value"].partition(" AS ")
+            found[target] = list(found.get(base, []))
+        elif found and entry["instruction"] != "COMMENT":
+            found[target].append((entry["instruction"], entry["value"]))
+    return found
+
+
 @pytest.mark.parametrize("target", ["cpu", "gpu"])
 def test_an_image_is_pinned_and_not_run_by_root(target):
-    base, instructions = stage(REPOSITORY / "Dockerfile", target)
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
-    assert [step.value for step in instructions if step.name == "USER"] == ["1000:1000"]
-    assert any(step.value == f"tools/setup_venv.sh {target}" for step in instructions)
-    last = [step for step in instructions if step.name == "RUN"][-1]
-    assert "asymgrpo --version" in last.value
-    assert "import asymgrpo_app.cli.run, vllm" in last.value
+    assert re.search(
+        r"^ARG PYTHON_IMAGE=python:3\.11\.\d+-slim-\w+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE
+    )
+    instructions = stages()[target]
+    assert [value for name, value in instructions if name == "USER"] == ["1000:1000"]
+    runs = [value for name, value in instructions if name == "RUN"]
+    assert f"tools/setup_venv.sh {target}" in runs
+    assert "asymgrpo --version" in runs[-1]
+    assert "import asymgrpo_app.cli.run, vllm" in runs[-1]
+    (entry,) = (value for name, value in instructions if name == "ENTRYPOINT")
+    assert json.loads(entry) == ["asymgrpo"]
+
+
+def test_what_the_version_is_read_from_is_there_before_the_environment_is_made():
+    instructions = stages()["cpu"]
+    before = instructions[: instructions.index(("RUN", "tools/setup_venv.sh cpu"))]
+    copied = {name for kind, value in before if kind == "COPY" for name in value.split()[1:-1]}
+    assert {"pyproject.toml", "README.md", "LICENSE", "asymgrpo_app/__init__.py", "asymgrpo_app/version.py"} <= copied
 
 
 def test_the_build_context_is_what_runs_and_no_more():
-    files = context_files(REPOSITORY)
-    tops = {name.partition("/")[0] for name in files}
-    assert tops == {
+    lines = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    found = exclude_paths(str(REPOSITORY), patterns) - {"Dockerfile", ".dockerignore"}  # these go to the builder
+    files = {name for name in found if not (REPOSITORY / name).is_dir()}
+    assert {name.partition("/")[0] for name in files} == {
         *("asymgrpo_app", "configs", "data", "launch", "requirements", "tools"),
         *("pyproject.toml", "README.md", "LICENSE"),
     }
-    assert {"requirements/cpu.lock", "requirements/gpu.lock", "tools/setup_venv.sh"} <= set(files)
+    assert {"requirements/cpu.lock", "requirements/gpu.lock", "tools/setup_venv.sh"} <= files
     assert not [name for name in files if "__pycache__" in name]
-
-
-@pytest.fixture
-def image(tmp_path) -> Root:
-    """A root with one user and no system: enough for COPY."""
-    root = tmp_path / "root"
-    (root / "etc").mkdir(parents=True)
-    (root / "etc/passwd").write_text(f"{ROW}\n")
-    return Root(root, [], [], tmp_path / "log")
-
-
-@pytest.fixture
-def context(tmp_path) -> Path:
-    folder = tmp_path / "context"
-    for name in ("a.txt", "b.txt", "kept/one.py", "kept/deep/two.py", "kept/__pycache__/one.pyc", "left/three.py"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
-    (folder / ".dockerignore").write_text("# all but\n*\n!*.txt\n!kept\n**/__pycache__\n")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("value", "files"),
-    [
-        ("a.txt new.txt", ["app/new.txt"]),
-        ("a.txt folder/", ["app/folder/a.txt"]),
-        ("a.txt b.txt ./", ["app/a.txt", "app/b.txt"]),
-        ("kept elsewhere", ["app/elsewhere/deep/two.py", "app/elsewhere/one.py"]),
-        (". .", ["app/a.txt", "app/b.txt", "app/kept/deep/two.py", "app/kept/one.py"]),
-        ("kept /${PLACE}/", ["srv/deep/two.py", "srv/one.py"]),
-    ],
-)
-def test_copy_puts_files_where_an_engine_does(value, files, image, context, monkeypatch):
-    owned: dict[str, int] = {}
-    monkeypatch.setattr(dockerfile_in_root.os, "chown", lambda path, user, group: owned.update({str(path): user}))
-    state = State(env={"PLACE": "srv"})
-    carry_out(Instruction("WORKDIR", "/app", 1), state, image, context)
-    carry_out(Instruction("COPY", f"--chown=1000:1000 {value}", 2), state, image, context)
-    found = sorted(str(path.relative_to(image.folder)) for path in image.folder.rglob("*") if path.is_file())
-    assert [name for name in found if name != "etc/passwd"] == files
-    assert {str(image.folder / name) for name in files} <= owned.keys()
-    assert set(owned.values()) == {1000}
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("COPY", "--chown=1000:1000 left .", "it is not there, or .dockerignore keeps it out"),
-        ("COPY", "--from=other a.txt .", "is not known here"),
-        ("COPY", "--chown=nobody a.txt .", "There is no user 'nobody'"),
-        ("VOLUME", "/runs", "Line 7: VOLUME is not known here"),
-    ],
-)
-def test_what_cannot_be_carried_out_ends_the_build(name, value, message, image, context):
-    with pytest.raises(BuildError, match=re.escape(message)):
-        carry_out(Instruction(name, value, 7), State(), image, context)
-
-
-def test_variables_build_on_those_before_them():
-    state = State()
-    for step in stage(REPOSITORY / "Dockerfile", "cpu")[1]:
-        if step.name in ("ENV", "ENTRYPOINT", "CMD"):
-            carry_out(step, state, None, REPOSITORY)
-    assert state.env["PATH"].split(":")[:2] == ["/app/.venv/bin", "/usr/local/sbin"]
-    assert [*state.entrypoint, *state.command][:4] == ["asymgrpo", "fit", "--config", "configs/quickstart.yaml"]

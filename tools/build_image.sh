@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Build a target of the Dockerfile with buildah, where there is neither a container engine nor a registry, and run it.
+#
+#   tools/build_image.sh TARGET [BUILDAH OPTION...]     # cpu or gpu; e.g. --volume /etc/pip.conf:/etc/pip.conf:ro
+#
+# A Debian root that debootstrap makes stands in for the base image. As root, with buildah and debootstrap installed, and
+# room for the image (5 GB for the CPU, 20 GB for the GPU). The image is localhost/asymgrpo:TARGET of buildah's store.
+set -euo pipefail
+
+target=$1
+shift
+base=localhost/asymgrpo-python:bookworm
+cd "$(dirname "$0")/.."
+# Chroot isolation and plain folders for layers: neither takes a privilege beyond root's.
+export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
+
+if ! buildah inspect --type image "$base" > /dev/null 2>&1; then
+  root=$(mktemp -d)
+  trap 'rm -rf "$root"' EXIT
+  debootstrap --variant=minbase --include=python3,python3-venv,python3-dev,ca-certificates bookworm "$root" > /dev/null
+  container=$(buildah from scratch)
+  buildah add --quiet "$container" "$root" /
+  buildah config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$container"
+  buildah commit --quiet --rm "$container" "$base"
+fi
+
+buildah build --layers=false --pull-never --target "$target" --build-arg PYTHON_IMAGE="$base" \
+  --tag "localhost/asymgrpo:$target" "$@" .
+container=$(buildah from --pull-never "localhost/asymgrpo:$target")
+buildah run "$container" -- asymgrpo --version
+if [ "$target" = gpu ]; then
+  # The compiler and the headers that kernels are compiled with when they are first used are of one version.
+  buildah run "$container" -- sh -c 'echo "int main() { return 0; }" > /tmp/a.cu && nvcc -o /tmp/a /tmp/a.cu && /tmp/a'
+fi
+buildah inspect --format '{{.FromImageID}}' "$container"
+buildah rm "$container" > /dev/null
