@@ -10,7 +10,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards, checked_advantages
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.groups import of_all_ranks
-from asymgrpo_app.algorithm.loss_config import LossConfig
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.metrics import Stopwatch
@@ -21,6 +20,7 @@ from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.types import PromptBatch
 from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.update.experience import Experience, StepRecord
+from asymgrpo_app.update.loss_config import LossConfig
 from asymgrpo_app.update.non_finite import SkippedUpdates
 from asymgrpo_app.update.perf import PassedTokens, performance
 from asymgrpo_app.update.policy_module import PolicyModule

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from asymgrpo_app.algorithm.aggregation import local_divisor, token_weights
 from asymgrpo_app.algorithm.entropy import entropy_advantage
-from asymgrpo_app.algorithm.loss_config import LossConfig
 from asymgrpo_app.algorithm.metrics import ratio
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch, checked_losses, regularized
 from asymgrpo_app.metrics import StepMetrics
@@ -18,6 +17,7 @@ from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.parallel.ranks import cat_over_ranks, sum_over_ranks, world_size
 from asymgrpo_app.parallel.sharding import gradient_sync, whole
 from asymgrpo_app.update.experience import Experience, update_tokens
+from asymgrpo_app.update.loss_config import LossConfig
 from asymgrpo_app.update.non_finite import SkippedUpdates, UpdateHealth
 from asymgrpo_app.update.passes import ForwardPasses
 from asymgrpo_app.update.step_metrics import record_entropy, record_ratios

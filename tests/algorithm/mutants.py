@@ -1,4 +1,4 @@
-"""Measure what the tests of `asymgrpo_app/algorithm` notice: change the code in small ways and see whether tests fail.
+"""Measure what the tests of the algorithm and of the output head notice: change the code, and see whether tests fail.
 
 mutmut makes the mutants, each a copy of one function with another operator, number, name or argument, and runs on each
 the tests that reach it. A mutant that survives names a gap in the tests, or cannot matter; survivors.toml lists those,
@@ -22,7 +22,7 @@ import libcst
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGE = REPOSITORY / "build/mutation"
-PACKAGE = Path("asymgrpo_app/algorithm")
+MUTATED = (Path("asymgrpo_app/algorithm"), Path("asymgrpo_app/policy/head.py"))
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 LEAST_KILLED = 0.95
 
@@ -67,14 +67,22 @@ class Undecorated(libcst.CSTTransformer):
         return libcst.FlattenSentinel([plain, libcst.parse_statement(f"{name} = {wrapped}")])
 
 
+def mutated_files(root: Path) -> list[Path]:
+    """The files that are mutated, in a copy of the repository."""
+    paths = [root / path for path in MUTATED]
+    return sorted(file for path in paths for file in (path.glob("*.py") if path.is_dir() else [path]))
+
+
 def stage() -> None:
     """Make a copy of what the tests need, for mutmut to work in."""
     shutil.rmtree(STAGE, ignore_errors=True)
     for folder in ("asymgrpo_app", "tests/algorithm"):
         shutil.copytree(REPOSITORY / folder, STAGE / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "pyproject.toml", STAGE)
+    (STAGE / "tests/policy").mkdir()
+    for file in ("pyproject.toml", "tests/policy/test_head.py"):
+        shutil.copy(REPOSITORY / file, STAGE / file)
     (STAGE / "tests/conftest.py").write_text(CONFTEST)
-    for path in (STAGE / PACKAGE).glob("*.py"):
+    for path in mutated_files(STAGE):
         path.write_text(libcst.parse_module(path.read_text()).visit(Undecorated()).code)
 
 
@@ -88,9 +96,13 @@ def run_mutmut(processes: str) -> None:
 
 def outcomes() -> Iterator[tuple[str, str, Path]]:
     """mutmut's name, outcome and file of every mutant."""
-    for path in sorted((STAGE / "mutants" / PACKAGE).glob("*.meta")):
-        for name, code in json.loads(path.read_text())["exit_code_by_key"].items():
-            yield name, OUTCOMES.get(code, f"ended with code {code}"), PACKAGE / path.stem
+    for path in mutated_files(STAGE):
+        file = path.relative_to(STAGE)
+        results = STAGE / "mutants" / file.with_name(f"{file.name}.meta")
+        if not results.exists():
+            continue  # nothing in it to mutate
+        for name, code in json.loads(results.read_text())["exit_code_by_key"].items():
+            yield name, OUTCOMES.get(code, f"ended with code {code}"), file
 
 
 def described(name: str, path: Path) -> Mutant:

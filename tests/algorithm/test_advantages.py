@@ -14,6 +14,7 @@ from asymgrpo_app.algorithm.advantages import (
     asym_advantages,
     checked_advantages,
 )
+from asymgrpo_app.algorithm.groups import of_all_ranks
 from asymgrpo_app.errors import UserError
 
 SIZES = range(2, 65)
@@ -448,3 +449,23 @@ def test_the_first_group_without_finite_advantages_is_named_by_its_counts() -> N
     valid = torch.tensor([[True] * 4, [False, True, True, True], [True] * 4])
     with pytest.raises(UserError, match="Pole are not finite for a group with 2 of 3 right"):
         checked_advantages(Pole(), GroupRewards(rewards, valid))
+
+
+def test_groups_of_all_ranks():
+    parts = [
+        GroupRewards(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, True]]), 0.25),
+        GroupRewards(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[True, False], [True, True]]), 0.25),
+    ]
+    whole = of_all_ranks(parts[0], lambda own: parts)
+    assert whole.rewards.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    assert whole.valid.tolist() == [[True, True], [True, False], [True, True]]
+    assert whole.progress == 0.25
+
+
+def test_an_estimator_without_a_state_has_none():
+    estimator = AsymGRPO()
+    before = vars(estimator).copy()
+    estimator.observe(GroupRewards(torch.ones(1, 2), torch.ones(1, 2).bool()))
+    estimator.load_state_dict({})
+    assert estimator.state_dict() == {}
+    assert vars(estimator) == before

@@ -12,7 +12,7 @@ from asymgrpo_app.algorithm.diagnostics import (
     logprob_advantage_covariance,
 )
 from asymgrpo_app.algorithm.groups import GroupRewards
-from asymgrpo_app.algorithm.metrics import Mean
+from asymgrpo_app.algorithm.metrics import Mean, mean_of, ratio
 
 
 def share(metric: Mean) -> float:
@@ -86,3 +86,16 @@ def test_by_accuracy() -> None:
     assert [(metric.total.item(), metric.weight.item()) for metric in means] == [(1, 1), (5, 2), (9, 2), (13, 2)]
     halves = by_accuracy(torch.arange(9.0), groups, num_bins=2)
     assert [(metric.total.item(), metric.weight.item()) for metric in halves] == [(6, 3), (22, 4)]
+
+
+def test_a_mean_keeps_its_parts_and_no_gradient():
+    values = torch.tensor([[1.0, 2.0], [3.0, torch.nan]], requires_grad=True)
+    every = mean_of(values[0])
+    some = mean_of(values, torch.tensor([[True, False], [True, False]]))
+    shares = mean_of(torch.tensor([True, True, False]), torch.tensor([False, True, True]))
+    of_numbers, of_tensors = ratio(3, 4.0), ratio(values[0].sum(), torch.tensor(2))
+    parts = [(float(mean.total), float(mean.weight)) for mean in (every, some, shares, of_numbers, of_tensors)]
+    assert parts == [(3.0, 2.0), (4.0, 2.0), (1.0, 2.0), (3.0, 4.0), (3.0, 2.0)]
+    for mean in (every, some, shares, of_numbers, of_tensors):
+        for part in mean:
+            assert (part.dtype, part.shape, part.requires_grad) == (torch.float64, (), False)

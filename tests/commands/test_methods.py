@@ -21,7 +21,6 @@ from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.correction import SamplerCorrection
 from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
-from asymgrpo_app.algorithm.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConfig, LossConfig
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.cli.build import Run
@@ -29,6 +28,7 @@ from asymgrpo_app.cli.run import check_fit, prepared
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.rollout.dynamic import DynamicSampling
 from asymgrpo_app.rollout.types import RolloutBatch
+from asymgrpo_app.update.loss_config import AdaptiveEntropyConfig, EntropyAdvantageConfig, LossConfig
 from tests.support.paths import REPOSITORY
 from tests.support.table_policy import UPDATES_PER_STEP, Step, Table, judged, rollout_batch, run_steps
 

@@ -18,7 +18,6 @@ from lightning.pytorch import Callback, Trainer
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.covariance import ClipCov, KLCov
 from asymgrpo_app.algorithm.gspo import GSPO
-from asymgrpo_app.algorithm.loss_config import LossConfig
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.sharding import whole, whole_weights
@@ -29,6 +28,7 @@ from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
 from asymgrpo_app.runtime.console import quiet_libraries
 from asymgrpo_app.seeds import derive_seed
+from asymgrpo_app.update.loss_config import LossConfig
 from tests.support.paths import POLICY
 from tests.support.two_processes import on_two_processes
 
