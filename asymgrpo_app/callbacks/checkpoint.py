@@ -36,22 +36,22 @@ _MOST_FAILURES = 3  # saves that fail one after the other; then the run stops
 
 
 class RunCheckpoint(Checkpoint):
-    """Writes `<run_dir>/checkpoints/step-<RL steps>.ckpt` every n steps and at the end.
+    """Writes the checkpoint `<run_dir>/checkpoints/step-<RL steps>.ckpt` every n steps and at the end.
 
-    Lightning's own ModelCheckpoint counts optimizer updates and warns about manual optimization; this one counts RL
-    steps, and saves between steps, when the state is whole. A step that is validated is saved after its validation,
-    so a resumed run neither repeats nor misses one.
+    Lightning's own ModelCheckpoint counts optimizer updates and warns about manual optimization; this callback counts
+    RL steps, and saves between steps, when the state is whole. A step that is validated is saved after its validation,
+    so a resumed run neither repeats nor misses a validation.
 
-    A checkpoint that cannot be written leaves the older ones as they are, and training goes on; the run stops when that
-    happens three times in a row, or with the last one.
+    If a checkpoint cannot be written, the older ones stay as they are and training goes on; the run stops if that
+    happens three times in a row, or with the last checkpoint.
 
     Args:
         every_n_steps: RL steps between checkpoints, at least 1.
         keep: How many of the newest checkpoints to keep, at least 1; null keeps all.
         best: Checkpoints to keep because of a validation metric; null: none.
         layout: `full`: one file, gathered and written by the first process. `sharded`, for trainer.strategy fsdp2:
-            every process writes its own part, into a folder beside the file. Either goes on with any number of
-            processes.
+            every process writes its own part, into a folder beside the file. A run resumes from either with any number
+            of processes.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class RunCheckpoint(Checkpoint):
 
     @rank_zero_only
     def claim(self, run_dir: str) -> None:
-        """Take hold of the run's folder until the run ends, on the first rank. Safe to call twice.
+        """Lock the run's folder until the run ends, on the first rank. Safe to call twice.
 
         Raises:
-            UserError: It cannot be written, or another process trains in it.
+            UserError: The folder cannot be written, or another process trains in it.
         """
         if self._claim is None:
             self._claim = FolderClaim(run_dir)
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        """See to it that all checkpoints are written our way."""
+        """Have all checkpoints of the trainer written by `WholeCheckpointIO`."""
         if not isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO | WholeCheckpointIO):
             raise UserError(
                 f"trainer.plugins has {type(trainer.strategy.checkpoint_io).__name__}, but checkpoints are written by "
@@ -96,7 +96,7 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.sharded_checkpoints = self.layout == "sharded"
 
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        """Tidy up after a process that was killed, and leave the branch of newer checkpoints and events."""
+        """Tidy up after a process that was killed; newer checkpoints are set aside, newer events are replaced."""
         on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
 
     def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
@@ -145,17 +145,17 @@ class RunCheckpoint(Checkpoint):
         *,
         last: bool = False,
     ) -> None:
-        """Save the state after the last completed step, if that was not done already. Every rank takes part.
+        """Save the state after the last completed step, unless it is saved already. Every rank takes part.
 
         Args:
-            trainer: Of the run.
-            pl_module: Of the run.
-            validation: The values of the validation after this step, by tag; None: there was none.
-            last: The process is about to end, so that no later save makes up for this one. The last step of a run is
-                always such.
+            trainer: The run's trainer.
+            pl_module: The run's module.
+            validation: The values of the validation after this step, by tag; None: there was no validation.
+            last: Whether the process is about to end, so that no later save makes up for this one. Always so at the
+                last step of a run.
 
         Raises:
-            RunError: It cannot be written, and it was the last one or the third failure in a row.
+            RunError: The checkpoint cannot be written, and it is the last one or the third failure in a row.
         """
         label = Label(pl_module.completed_steps, validation or {})
         if label.step == self._saved_step:
@@ -183,20 +183,20 @@ class RunCheckpoint(Checkpoint):
             except OSError as error:
                 say(f"WARNING: {path} cannot be removed: {reason(error)}.")
 
-    # ---- the best ones ----
+    # ---- the best checkpoints ----
 
     def check_metric(self, known: Sequence[str]) -> None:
         """Refuse a metric that no validation of this run gives.
 
         Raises:
-            UserError: It names the ones there are.
+            UserError: Another metric is set; the message names the known ones.
         """
         if self.best is not None and self.best.metric not in known:
             there = f"there are {', '.join(known)}" if known else "data.validation is empty"
             raise UserError(f"checkpoint.best.metric is {self.best.metric}, which this run does not have: {there}.")
 
     def best_of(self, run_dir: str | Path) -> tuple[Path, float] | None:
-        """The best checkpoint there is, with its value; None without a metric to go by."""
+        """The best checkpoint with its value; None if no metric is set or no checkpoint has a value."""
         if self.best is None:
             return None
         found = labels(run_dir)
@@ -219,7 +219,7 @@ def _begin(trainer: Trainer, done: int) -> None:
 
 
 def _written(trainer: Trainer, label: Label) -> str | None:
-    """Write a checkpoint; None, or why it could not be written, on every rank."""
+    """Write a checkpoint; returns on every rank None, or why it could not be written."""
     failure = None
     if trainer.is_global_zero:
         try:
@@ -238,5 +238,5 @@ def _written(trainer: Trainer, label: Label) -> str | None:
 
 
 def run_checkpoint(trainer: Trainer) -> RunCheckpoint:
-    """The run's own, among whatever other callbacks for checkpoints a user may have added."""
-    return next(own for own in trainer.checkpoint_callbacks if isinstance(own, RunCheckpoint))
+    """The RunCheckpoint of a trainer, which may have other checkpoint callbacks added by the user."""
+    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))

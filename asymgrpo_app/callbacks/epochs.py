@@ -1,4 +1,4 @@
-"""Shares of solved groups over whole passes through the training data."""
+"""Shares of solved groups over full passes of the training data."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ _SHARES = ("solved_all", "solved_none")
 class EpochShares(Callback):
     """Writes `reward/epoch_solved_{all,none}` in the step that completes a pass over a training source that ends.
 
-    The share of a single step moves with its prompts; a pass has had every one. A step may end one pass and begin the
-    next: its groups are divided by their place in the stream. A step that completes several passes of a small source
-    writes their common mean.
+    The share of a single step varies with its prompts; a pass has had every prompt. A step may end one pass and begin
+    the next: its groups are then split by their position in the stream. A step that completes several passes of a small
+    source writes their common mean.
     """
 
     def __init__(self) -> None:
@@ -54,15 +54,15 @@ class EpochShares(Callback):
 
     def _begin(self) -> None:
         self._solved = dict.fromkeys(_SHARES, 0.0)  # groups of the unfinished pass, over all ranks
-        self._groups = 0.0  # those in which a completion counts
+        self._groups = 0.0  # of them, groups with a valid completion
 
     def _add(self, pl_module: AsymGRPOModule, chosen: Tensor) -> None:
-        """Count the step's groups that `chosen` [P] names; every rank takes part."""
+        """Count the step's groups that `chosen` ([P], bool) selects; every rank takes part."""
         assert pl_module.last_step is not None
         groups = pl_module.last_step.groups
         shares = group_shares(GroupRewards(groups.rewards[chosen], groups.valid[chosen]))
-        own = [float(shares[name].total) for name in _SHARES], float(shares["solved_all"].weight)
-        for solved, judged in gather_objects(own):
+        counts = [float(shares[name].total) for name in _SHARES], float(shares["solved_all"].weight)
+        for solved, judged in gather_objects(counts):
             self._groups += judged
             for name, number in zip(_SHARES, solved, strict=True):
                 self._solved[name] += number

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a table, `results.json`, and with `predict` every completion."""
+"""The outputs of an evaluation: a table, `results.json`, and with `predict` every completion."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +34,13 @@ PREDICTIONS_NAME = "predictions.jsonl"
 class EvaluationReport(Callback):
     """Ends `validate`, `test` and `predict` with a table and `<folder>/results.json`.
 
-    With `predict` every completion is in `<folder>/predictions.jsonl` as soon as its problem is judged; the same
-    command goes on with a file that was interrupted.
+    With `predict` every completion is written to `<folder>/predictions.jsonl` as soon as its problem is judged; the
+    same command resumes a file that was interrupted.
 
     Args:
-        folder: Where to write.
-        checkpoint: The checkpoint that is evaluated; None for the policy itself.
-        predict: Whether completions are written.
+        folder: The folder to write to.
+        checkpoint: The checkpoint that is evaluated; None: the policy as it was loaded.
+        predict: Whether the completions are written.
     """
 
     def __init__(self, folder: Path, checkpoint: str | None, *, predict: bool) -> None:
@@ -50,7 +50,7 @@ class EvaluationReport(Callback):
         self._writer: PredictionWriter | None = None
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        """Open the file of completions, and tell the data module what is in it already."""
+        """Open the file of completions, and tell the data module which problems are in it already."""
         if not self.predict:
             return
         data = data_of(trainer)
@@ -86,8 +86,8 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        own = predictions_of(batch.set_name, batch.rollouts, batch.rollouts.answers) if batch.prompts else []
-        parts = gather_objects(own)
+        predictions = predictions_of(batch.set_name, batch.rollouts, batch.rollouts.answers) if batch.prompts else []
+        parts = gather_objects(predictions)
         if self._writer is not None:
             everything = [prediction for part in parts for prediction in part]
             self._writer.write(sorted(everything, key=lambda prediction: (prediction.index, prediction.sample)))
@@ -99,9 +99,9 @@ class EvaluationReport(Callback):
         self._writer.close()
         outcomes = finished_sets(self._writer.path, self._writer.predictions, self._writer.header)
         evaluations = {}
-        for name, own in outcomes.items():
+        for name, by_uid in outcomes.items():
             evaluations[name] = data.evaluation_sets[name].metrics()
-            evaluations[name].update(list(own.values()))
+            evaluations[name].update(list(by_uid.values()))
             evaluations[name].compute()
         self._report(trainer, pl_module, evaluations)
 
@@ -128,7 +128,7 @@ class EvaluationReport(Callback):
 
 
 class FinalResults(Callback):
-    """Leaves the validation after a run's last step in `<run_dir>/results.json`, as `validate` would."""
+    """Writes the validation after a run's last step to `<run_dir>/results.json`, as `validate` would."""
 
     def __init__(self) -> None:
         self._validated_at: int | None = None
@@ -166,7 +166,7 @@ def _run(pl_module: AsymGRPOModule, data: Any, checkpoint: str | None) -> Evalua
 def _protocols(trainer: Trainer) -> dict[str, EvaluationProtocol]:
     data = data_of(trainer)
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
-    rollout = next(own for own in callbacks if isinstance(own, VLLMRolloutCallback))
+    rollout = next(callback for callback in callbacks if isinstance(callback, VLLMRolloutCallback))
     protocols = {}
     for name, chosen in data.evaluation_sets.items():
         problems = data.evaluation_problems(name)

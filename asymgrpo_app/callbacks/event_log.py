@@ -1,4 +1,4 @@
-"""TensorBoard's events and checkpoints agree, however a run ends and wherever it goes on."""
+"""Keeps TensorBoard's events in step with the checkpoints, however a run ends and from wherever it resumes."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 
 def begin_at(loggers: Sequence[Logger], step: int) -> None:
-    """Mark that events from `step` on are written anew: what is there of these steps was lost with the weights.
+    """Mark that events from `step` on are written anew: older events of these steps belong to weights that were lost.
 
     TensorBoard's own reader takes the first mark of a folder for the beginning of the run and drops nothing there, so a
     fresh run needs one, too: else the first resume would go unnoticed.
@@ -20,7 +20,7 @@ def begin_at(loggers: Sequence[Logger], step: int) -> None:
 
 
 def force_to_disk(loggers: Sequence[Logger]) -> None:
-    """Write out what loggers hold back, so that a checkpoint never knows of steps that the events do not.
+    """Flush the loggers to the disk, so that a checkpoint never has steps that the events lack.
 
     Raises:
         OSError: It cannot be written.

@@ -1,4 +1,4 @@
-"""The trained policy as a Hugging Face folder."""
+"""Exports the trained policy as a Hugging Face folder."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from asymgrpo_app.policy.export import ModelCard, write_export
 class ExportCallback(Callback):
     """Writes `<run_dir>/export` when a run ends: weights, tokenizer, generation config and a model card.
 
-    A run with adapters writes what `model.lora.export` says.
+    With adapters, `model.lora.export` says which weights are written.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if pl_module.completed_steps < pl_module.total_steps:
             return
-        # Sharded weights are put together here, which every process takes part in.
+        # Sharded weights are gathered here, which every process takes part in.
         state = gathered_state(pl_module.policy, keep=trainer.is_global_zero) if is_sharded(pl_module.policy) else None
         on_first_rank(trainer, lambda: _write(trainer, pl_module, state))
 
@@ -54,5 +54,5 @@ def _write(trainer: Trainer, module: AsymGRPOModule, state: dict[str, Tensor] | 
 
 
 def export_folder(run_dir: str | Path) -> Path:
-    """Where a run puts its exported policy."""
+    """The folder of a run's exported policy."""
     return Path(run_dir) / "export"

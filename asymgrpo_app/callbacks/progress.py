@@ -1,4 +1,4 @@
-"""What a run says on the terminal while it trains."""
+"""The progress of a run on the terminal."""
 
 import re
 import sys
@@ -54,12 +54,12 @@ class RunProgress(TQDMProgressBar):
         self.train_progress_bar.refresh()
 
     def announce(self, text: str) -> None:
-        """Show on the bar what the run waits for; nothing if empty. Where there is no terminal it is not repeated."""
+        """Show on the bar what the run waits for, nothing if `text` is empty. Without a terminal this does nothing."""
         if self.terminal and shown_progress_bar(self) is not None:
             self.train_progress_bar.set_description_str(f"{text}, " if text else "")
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Lightning would start the bar anew here; an epoch means nothing for an endless stream."""
+        """Does nothing: Lightning would restart the bar here, but an endless stream has no epochs."""
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *args: Any) -> None:
         done = pl_module.completed_steps
@@ -81,10 +81,10 @@ class RunProgress(TQDMProgressBar):
         return {label: f"{values[tag]:.3f}" for label, tag in places.items() if tag in values}
 
     def init_validation_tqdm(self) -> Tqdm:
-        """Validation is one generate call per set: a bar over it would stand at 0 and jump to 1."""
+        """No bar: validation is one generate call per set, so a bar would stand at 0 and jump to 1."""
         return Tqdm(disable=True)
 
     def _seconds_left(self, done: int, total: int) -> float:
-        """At the mean pace since training began, as tqdm has it on the bar."""
+        """Seconds left at the mean pace since this process began to train, as tqdm shows it on the bar."""
         started, first = self._started
         return (monotonic() - started) / (done - first) * (total - done)

@@ -1,4 +1,4 @@
-"""The callback that owns the sampler: it refreshes rollouts each step and keeps the sampler's weights current."""
+"""The callback that owns the sampler: it samples the rollouts of each step and keeps the sampler's weights current."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,31 +38,33 @@ Treatment = Literal["wrong", "exclude"]
 
 
 class VLLMRolloutCallback(Callback):
-    """Samples a group of completions per prompt with vLLM, has them judged, and attaches them to the batch.
+    """Samples a group of completions per prompt, has the verifiers judge them, and attaches them to the batch.
 
     The seed of a completion is a function of the run's seed, the step, the prompt and the sample's number, so any
-    number of ranks samples the same completions. The sampler's weights are renewed before any generation that needs it.
+    number of ranks samples the same completions. Outdated weights of the sampler are renewed before it generates.
 
     Args:
         group_size: Completions per training prompt, the method's G; at least 2.
         max_completion_tokens: Longest completion in tokens, the end token included.
         temperature: Sampling temperature of training, > 0.
-        top_p: Nucleus size of training, in (0, 1]. Less than 1 makes the sampler's distribution another than the
-            policy's, as do `top_k` and `min_p`: allowed only with a correction (`model.loss.correction`).
-        top_k: Most tokens to choose from in training; 0: all.
-        min_p: Least probability of a token in training, relative to the likeliest one's, in [0, 1); 0: any.
-        truncated: Whether a completion cut at the limit counts as `wrong` or is left out of its group (`exclude`).
+        top_p: Nucleus size of training, in (0, 1]. Below 1 the sampler's distribution differs from the policy's, as
+            with `top_k` and `min_p`: allowed only with a correction (`model.loss.correction`).
+        top_k: Number of likeliest tokens to sample from in training; 0: all.
+        min_p: Least probability of a token in training, relative to the likeliest token's, in [0, 1); 0: any.
+        truncated: Treatment of a completion cut at the limit: `wrong` judges it wrong, `exclude` leaves it out of its
+            group.
         verifier_failure: The same for a completion whose verifier timed out or failed.
         max_verifier_failures: Largest share of verifier failures among the verdicts of a step or of an evaluation;
             beyond it the run stops with an example.
-        dynamic_sampling: Replace degenerate groups by groups of fresh prompts; null: keep them.
-        sampler: What samples: `vllm` in this process, vLLM on a `server`, `transformers` (slow), `auto` (vllm where it
-            is installed, transformers where not), or a class of your own by `class_path`.
+        dynamic_sampling: Replace zero-advantage groups (all right or all wrong) by groups of fresh prompts; null: keep
+            them.
+        sampler: The sampler: `vllm` in this process, vLLM on a `server`, `transformers` (slow), `auto` (vllm if it is
+            installed, else transformers), or a class of your own by `class_path`.
         engine: Options of vLLM, in this process or of `asymgrpo serve`.
-        server: Where sampler servers are.
+        server: Addresses and options of sampler servers.
         transformers: Options of sampling with transformers.
-        max_engine_restarts: How often in a row vLLM in this process is started anew when it fails.
-        canary: What is checked after each push of weights to the sampler.
+        max_engine_restarts: How many times in a row vLLM in this process is restarted when it fails.
+        canary: The check after each push of weights to the sampler.
         seed: Seed of sampling; follows `seed_everything`.
     """
 
@@ -225,9 +227,10 @@ class VLLMRolloutCallback(Callback):
 
     @contextmanager
     def _alone(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch) -> Iterator[None]:
-        """What each of several ranks does without the others, given up on all when one is asked to stop.
+        """Rank-local work; a stop on any rank aborts it on all.
 
-        A single process is asked by `SafeStop`. Before and after, the ranks meet: new weights may take an exchange.
+        With a single process `SafeStop` handles stops. The ranks meet before the work, since new weights may take an
+        exchange, and after it.
         """
         if trainer.world_size == 1:
             yield
@@ -253,7 +256,7 @@ class VLLMRolloutCallback(Callback):
         settings: SamplingSettings,
         seed_of: SeedOf,
     ) -> list[list[JudgedCompletion]]:
-        """Sample and judge groups for some prompts; the seconds it took are added to the batch's metrics."""
+        """Sample and judge one group per prompt; the seconds it took are added to the batch's metrics."""
         clock = Stopwatch(batch.metrics)
         sampler = self._policy_sampler(trainer, pl_module)
         completions = sampler.sample(pl_module, prompts, group_size, settings, seed_of, clock)
@@ -295,9 +298,9 @@ class VLLMRolloutCallback(Callback):
         return self._sampler
 
     def _start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> RolloutEngine:
-        """An engine with room for the longest prompt and completion that are asked for."""
+        """Start an engine with room for the longest prompt and completion of training and evaluation."""
         sets = data_of(trainer).evaluation_sets.values()
-        limits = [self.max_completion_tokens, *(own.max_completion_tokens or 0 for own in sets)]
+        limits = [self.max_completion_tokens, *(chosen.max_completion_tokens or 0 for chosen in sets)]
         max_model_len = data_of(trainer).max_prompt_tokens + max(limits)
         dtype = self._dtype(trainer)
         if self.own_sampler is not None:
@@ -319,7 +322,7 @@ class VLLMRolloutCallback(Callback):
 
 
 def _check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) -> None:
-    """Refuse what is no way to sample.
+    """Refuse sampling settings outside their ranges.
 
     Raises:
         UserError: With the key and the value.
@@ -335,6 +338,6 @@ def _check_sampling(temperature: float, top_p: float, top_k: int, min_p: float) 
 
 
 def _announce(trainer: Trainer, text: str) -> None:
-    """Say on the progress bar what a run waits for; nothing clears it."""
+    """Show on the progress bar what a run waits for; an empty text clears it."""
     if isinstance(bar := trainer.progress_bar_callback, RunProgress):
         bar.announce(text)

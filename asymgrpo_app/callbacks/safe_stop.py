@@ -1,4 +1,4 @@
-"""Stopping a run by a signal or a time limit so that it goes on later as if nothing had happened."""
+"""Stops a run on a signal or a time limit so that it resumes later as if it had not stopped."""
 
 import time
 from typing import Any
@@ -17,20 +17,20 @@ from asymgrpo_app.runtime.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch
 
 
 class SafeStop(Callback):
-    """Decides where a run may stop, and saves what it stopped at.
+    """Decides where a run may stop, and saves the last whole step when it does.
 
     Between the end of a step and the first optimizer update of the next one, policy, optimizer and all else that a
     checkpoint holds are those of the whole step: sampling, verifying, forward and backward passes and validation change
-    none of it. There a run is given up at once, and the state of the last whole step is saved. From the first update on
-    the step is finished, which takes no more than the other updates of that step. So no state in between is ever saved.
+    none of it. There a run stops at once, and the state of the last whole step is saved. From the first update on the
+    step is finished, which takes no more than the other updates of that step. So no state in between is ever saved.
 
-    With several ranks a stop is agreed: after the rollouts, before the first update, before a validation and after each
-    of its batches every rank learns whether one of them was asked.
+    Several ranks agree on a stop: after the rollouts, before the first update, before a validation and after each of
+    its batches every rank learns whether any rank was asked to stop.
 
-    A run of one process that fails where its state is whole is saved as well.
+    If a run of one process fails where its state is whole, that state is saved as well.
 
     Args:
-        time_limit_s: Seconds from the start of the process after which it is asked to stop; None: no limit.
+        time_limit_s: Seconds from the start of the process after which the run stops; None: no limit.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
@@ -87,12 +87,12 @@ class SafeStop(Callback):
     def on_predict_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
         switch.must_finish()  # completions are written to the file
 
-    # ---- what is kept ----
+    # ---- saving ----
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
-        """Have Lightning's counters stand at the end of a step, wherever in its loop the run was stopped.
+        """Set Lightning's counters to the end of a step, wherever in its loop the run was stopped.
 
-        Its validations go by these counters. Whether one is still due after the step is our own entry.
+        Lightning validates by these counters. Whether a validation is still due after the step is an entry of ours.
         """
         self._kept = (pl_module.completed_steps, pl_module.validation_pending)
         loop = checkpoint["loops"]["fit_loop"]
@@ -113,7 +113,7 @@ class SafeStop(Callback):
         self._end_watch()
 
     def _keep(self, trainer: Trainer, pl_module: AsymGRPOModule) -> str:
-        """Save the state of the last whole step unless that is done; what there is to say about it."""
+        """Save the state of the last whole step unless it is saved; returns a sentence about it for the user."""
         step = pl_module.completed_steps
         if step == 0:
             return "No step was complete yet: with --ckpt_path last the run starts from its beginning."
@@ -126,7 +126,7 @@ class SafeStop(Callback):
         return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."
 
     def _may_stop(self, trainer: Trainer) -> None:
-        """Several ranks stop at places that they agree on."""
+        """Allow a stop at any moment in a run of one process; several ranks stop only where they agree on it."""
         if trainer.world_size == 1:
             switch.may_stop(GIVEN_UP)
 

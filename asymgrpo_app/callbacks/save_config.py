@@ -1,4 +1,4 @@
-"""Leaving the resolved config of a run in its folder and in TensorBoard."""
+"""Writes the resolved config of a run to its folder and to TensorBoard."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from asymgrpo_app.module import AsymGRPOModule
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Writes the resolved config of a `fit` into the run folder, never over another, and into TensorBoard."""
+    """Writes the resolved config of a `fit` to the run folder, never over another, and to TensorBoard."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a run that fails while its model loads leaves no config behind."""
+        """Does nothing yet: a run that fails while its model loads leaves no config behind."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if trainer.is_global_zero:
@@ -26,12 +26,12 @@ class SaveRunConfig(SaveConfigCallback):
             if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
                 # As a code block in Markdown.
                 indented = "".join(f"    {line}\n" for line in pl_module.config_text.splitlines())
-                # A resumed run's is that of its next step: if it dies and resumes there once more, its text goes, too.
+                # A resumed run writes it at its next step: if it dies and resumes there again, this text goes, too.
                 first = pl_module.completed_steps + 1 if trainer.ckpt_path else 0
                 logger.experiment.add_text("config", indented, first)
 
     def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        """The run's numbers and choices beside its final validation, for the tab HParams."""
+        """Write the settings and the final validation for TensorBoard's tab HParams."""
         settings = flat_settings(yaml.safe_load(pl_module.config_text)) if trainer.is_global_zero else {}
         final = {f"hparam/{tag}": float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("val/")}
         for logger in trainer.loggers:
@@ -40,7 +40,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested settings as `section.key: value`, without those that are not set."""
+    """Flatten nested settings to `section.key: value`; settings that are not set are left out."""
     flat: dict[str, bool | int | float | str] = {}
     for key, value in config.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a run says at its end: accuracy before and after, where the time went, and where everything is."""
+"""The summary at the end of a run: accuracy before and after, time per phase, and the paths of its outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class RunSummary(Callback):
         say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, run_checkpoint(trainer)))
 
     def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint | None = None) -> str:
-        """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` goes by a metric."""
+        """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` has a metric for it."""
         lines = ["", f"Run finished: {steps} RL steps, {run_dir}", ""]
         lines += self._accuracy() + self._time()
         checkpoints = list(list_checkpoints(run_dir).values())

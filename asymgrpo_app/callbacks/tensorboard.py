@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside scalars: layout, samples, histograms, the advantage curves, and what an update did."""
+"""TensorBoard output beside scalars: layout, samples, histograms, advantage curves, log-probability changes."""
 
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -77,17 +77,17 @@ LAYOUT = {
         "use of the GPU": [_MULTILINE, ["perf/mfu"]],
     },
 }
-"""The charts one watches, in the order of the questions one asks, and below them the rest."""
+"""The layout of TensorBoard's custom scalars: the charts to watch first, then the rest."""
 
 
 class TensorBoardDetails(Callback):
-    """Writes histograms and samples, and measures what the update did to the completions it saw.
+    """Writes histograms and samples, and measures how an update changed the log-probabilities of its completions.
 
     Args:
         every_n_steps: RL steps between two writings, at least 1; the first step is always written.
-        samples: Completions shown as text each time, right and wrong ones in turn; 0 for none.
-        change_completions: Completions that are scored once more after the update, for `method/logprob_change_*`: an
-            extra forward pass over so many. 0 for none.
+        samples: Number of completions shown as text each time, right and wrong ones in turn; 0: none.
+        change_completions: Number of completions that are scored again after the update, for `method/logprob_change_*`;
+            this takes an extra forward pass over them. 0: none.
     """
 
     def __init__(self, every_n_steps: int = 10, samples: int = 6, change_completions: int = 64) -> None:
@@ -113,15 +113,15 @@ class TensorBoardDetails(Callback):
         record = pl_module.last_step
         assert record is not None
         groups = record.groups
-        own = {
+        histograms = {
             "group_accuracy": groups.accuracy[groups.num_valid > 0],
             "response_length": record.experience.lengths,
             "advantages": record.advantages[groups.valid],
             "ratio_after_update": self._log_change(pl_module, record.experience, record.temperature),
         }
-        of_ranks = gather_objects(own)
+        of_ranks = gather_objects(histograms)
         for writer in _writers(trainer) if trainer.is_global_zero else []:
-            for name in own:
+            for name in histograms:
                 values = torch.cat([part[name] for part in of_ranks])
                 if values.numel():
                     writer.add_histogram(f"histograms/{name}", values, step)
@@ -139,11 +139,11 @@ class TensorBoardDetails(Callback):
         if self.change_completions == 0:
             return torch.zeros(0)
         known = experience.where(experience.valid & experience.scored)
-        # Chosen over all ranks, so that their number changes nothing, and spread over the step's prompts.
-        everywhere = sorted(chain.from_iterable(gather_objects([experience.identities[place] for place in known])))
+        # Chosen over all ranks, so that the number of ranks changes nothing, and spread over the step's prompts.
+        everywhere = sorted(chain.from_iterable(gather_objects([experience.identities[index] for index in known])))
         identities = set(everywhere[:: max(1, ceil(len(everywhere) / self.change_completions))])
-        chosen = [place for place in known if experience.identities[place] in identities]
-        after = pl_module.sequence_logprobs([experience.sequences[place] for place in chosen], temperature)
+        chosen = [index for index in known if experience.identities[index] in identities]
+        after = pl_module.sequence_logprobs([experience.sequences[index] for index in chosen], temperature)
         before = experience.old_logprobs.cpu()[experience.tokens(chosen)].split(experience.lengths[chosen].tolist())
         changes = [now - old for now, old in zip(after, before, strict=True)] if chosen else []
         of_completion = torch.tensor([float(change.mean()) for change in changes])
@@ -174,12 +174,12 @@ def samples_table(prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[Ju
 
 
 def _right(judged: JudgedCompletion) -> bool:
-    """As the step counts it: a completion that the limit cut is never right."""
+    """Whether a completion is right as in the step's rewards: one that the limit cut never is."""
     return judged.verdict.correct and not judged.completion.truncated
 
 
 def _cell(text: str) -> str:
-    """Model output as a table cell: shown as it is, whatever it contains, and at most 500 characters of it."""
+    """Model output escaped as a table cell, so that it is shown as it is; at most 500 characters of it."""
     shown = text if len(text) <= 500 else f"{text[:500]} ..."
     for mark in "&\\`*_|<>[]":  # the ampersand first: the others become entities
         shown = shown.replace(mark, f"&#{ord(mark)};")
@@ -197,7 +197,7 @@ def advantage_curves(estimator: AdvantageEstimator, group_size: int, progress: f
         "GRPO": (AsymGRPO(beta_pos=0.5, beta_neg=0.5), "--"),
         "this run": (estimator, "-"),
     }
-    rewards = torch.tensor([[float(place < k) for place in range(group_size)] for k in range(group_size + 1)])
+    rewards = torch.tensor([[float(index < k) for index in range(group_size)] for k in range(group_size + 1)])
     groups = GroupRewards(rewards, torch.ones_like(rewards).bool(), progress)
     p = groups.accuracy
     for name, (each, style) in curves.items():

@@ -1,1 +1,1 @@
-"""Checkpoints on disk: files that prove to be whole, the folder that holds them, and what a resume may change."""
+"""Checkpoints on disk: files that prove to be whole, their folder, and the changes that a resume allows."""

@@ -1,4 +1,4 @@
-"""What changed in the config since a checkpoint was written: refused, shown, or nobody's business."""
+"""Changes of the config since a checkpoint was written: refused, reported or ignored."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,18 @@ _SHOWN_CHARS = 100
 
 
 class Effect(Enum):
-    """What a change does to a run that goes on."""
+    """The effect of a change on a resumed run."""
 
     REFUSED = auto()  # the state in the checkpoint would mean something else
-    SHOWN = auto()  # the run goes on as another experiment
-    NONE = auto()  # the numbers stay as they are, but for rounding
+    SHOWN = auto()  # the change is reported: the run goes on as another experiment
+    NONE = auto()  # the change is ignored: results stay the same, but for rounding
 
 
 _CURSOR = "the place in the training data is counted with it"
 _TRAINED = "what is trained, and so what is saved, goes by it"
 _RESTORED = "its state comes from the checkpoint"
 
-# By the longest beginning of a key. What is not listed here is shown.
+# By the longest listed beginning of a key. Keys that are not listed are SHOWN.
 _EFFECTS: dict[str, tuple[Effect, str]] = {
     "seed_everything": (Effect.REFUSED, _CURSOR),
     "data.prompts_per_step": (Effect.REFUSED, _CURSOR),
@@ -70,11 +70,11 @@ class Change:
     """One key whose value is not the one in the checkpoint.
 
     Attributes:
-        key: With dots.
+        key: The dotted key.
         old: Value in the checkpoint.
         new: Value now.
-        one_sided: One of the two configs does not have the key at all: the other one sets more, or it was written by
-            another version.
+        one_sided: Whether only one of the two configs has the key: it sets more, or the other was written by another
+            version.
     """
 
     key: str
@@ -84,10 +84,10 @@ class Change:
 
     @property
     def rule(self) -> tuple[Effect, str]:
-        """The effect, and the reason where it is refused."""
+        """The effect, and the reason if the change is refused."""
         parts = self.key.split(".")
-        beginnings = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-        effect, why = next((_EFFECTS[own] for own in beginnings if own in _EFFECTS), (Effect.SHOWN, ""))
+        starts = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        effect, why = next((_EFFECTS[start] for start in starts if start in _EFFECTS), (Effect.SHOWN, ""))
         return (Effect.SHOWN, "") if self.one_sided and effect is Effect.REFUSED else (effect, why)
 
     def __str__(self) -> str:
@@ -100,10 +100,10 @@ def config_changes(old: str, new: str) -> list[Change]:
 
 
 def accept_changes(changes: list[Change], checkpoint: str) -> list[str]:
-    """What a user should know of the changes, one line each.
+    """The lines that report the changes to the user.
 
     Raises:
-        UserError: One of them does not go together with the state in the checkpoint.
+        UserError: A change does not go together with the state in the checkpoint.
     """
     for change in changes:
         effect, why = change.rule
@@ -128,7 +128,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Ite
 
 
 def _same_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Arguments of two different classes are not compared one by one."""
+    """Whether both name the same class; arguments of two different classes are not compared one by one."""
     return bool(old.get("class_path") == new.get("class_path"))
 
 

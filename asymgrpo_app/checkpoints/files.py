@@ -1,4 +1,4 @@
-"""A checkpoint as a file that proves to be whole.
+"""Checkpoint files that prove to be whole.
 
 The file is what `torch.save` writes, a ZIP archive, and `torch.load(weights_only=True)` reads it anywhere. The
 archive's comment, which ends the file, holds a label in JSON and then a digest of everything before the digest, the
@@ -6,12 +6,12 @@ label included. So one rename makes a checkpoint appear together with its proof,
 file could be lost or belong to another checkpoint. torch itself reads an archive without looking at its checksums.
 
 The digest is XXH3 with 128 bits: a flipped bit or a missing end goes unnoticed with probability 2^-128, at the speed of
-memory, where SHA-256 would slow reading and writing down. It is no protection against somebody who wants to deceive:
-that is `weights_only`, which builds tensors and plain values alone.
+memory, where SHA-256 would slow reading and writing down. It does not protect against forged files: `weights_only`
+does, which builds tensors and plain values alone.
 
-A sharded checkpoint is such a file without tensors, and a folder beside it in which each process put its own
-(`asymgrpo_app.checkpoints.shards`). The label then names the folder's files with their digests, and comes last: without
-the file there is no checkpoint, whatever is in the folder.
+A sharded checkpoint is such a file without tensors, and a folder beside it with the tensors of each process
+(`asymgrpo_app.checkpoints.shards`). The label then names the folder's files with their digests, and the file is written
+last: without the file there is no checkpoint, whatever is in the folder.
 """
 
 import errno
@@ -42,16 +42,16 @@ _SHARDS_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")  # as torch's distrib
 
 
 class DamagedCheckpointError(Exception):
-    """A file that is no whole checkpoint; the message says why in a few words."""
+    """A file is not a whole checkpoint; the message gives the reason in a few words."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """What can be known of a checkpoint without reading its weights.
+    """Metadata of a checkpoint that can be read without its weights.
 
     Attributes:
         step: Completed RL steps.
-        validation: Values by tag (`val/{set}/{metric}`) of the validation after this step; empty where there was none.
+        validation: Values by tag (`val/{set}/{metric}`) of the validation after this step; empty if there was none.
     """
 
     step: int
@@ -60,10 +60,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Shards:
-    """Files that belong to a checkpoint, beside it.
+    """The further files of a sharded checkpoint, in a folder beside it.
 
     Attributes:
-        folder: Name of the folder they are in.
+        folder: Name of the folder.
         files: Size in bytes and digest of each, by name.
     """
 
@@ -72,14 +72,14 @@ class Shards:
 
 
 def part_of(path: Path) -> Path:
-    """Where a checkpoint is while it is written."""
+    """The path of a checkpoint while it is being written."""
     return path.with_name(f".{path.name}{PART_SUFFIX}")
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label, shards: Shards | None = None) -> None:
     """Write a checkpoint so that `path` is, at every moment and after a power cut, absent or whole.
 
-    It is written under another name in the same folder, forced to the disk, read back and compared, and only then
+    The file is written under another name in the same folder, forced to the disk, read back and compared, and only then
     renamed. An older file of that name stays until then.
 
     Raises:
@@ -114,27 +114,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_label(path: Path) -> Label:
-    """The label of a checkpoint, by its last bytes alone; `verify` tells whether the rest is whole.
+    """Read the label of a checkpoint from its last bytes alone; `verify` tells whether the rest is whole.
 
     Raises:
-        DamagedCheckpointError: There is none.
+        DamagedCheckpointError: The file has no label.
         OSError: The file cannot be read.
     """
     return _label(_comment(path))
 
 
 def read_shards(path: Path) -> Shards | None:
-    """The further files of a checkpoint, by its last bytes alone; None if it has none.
+    """Read the further files of a checkpoint from its last bytes alone; None if it has none.
 
     Raises:
-        DamagedCheckpointError: It cannot be told.
+        DamagedCheckpointError: The entry is damaged.
         OSError: The file cannot be read.
     """
     return _shards(_comment(path))
 
 
 def digest_of(path: Path, size: int) -> str | None:
-    """The digest of a file's first so many bytes; None if it has fewer.
+    """The digest of a file's first `size` bytes; None if it has fewer.
 
     Raises:
         OSError: It cannot be read.
@@ -175,11 +175,11 @@ def _verify_shards(folder: Path, shards: Shards) -> None:
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint, after it was verified; tensors are on the CPU, those of a sharded one left out.
+    """Verify and read a checkpoint; its tensors are on the CPU, those of a sharded checkpoint are left out.
 
     Args:
         path: The file.
-        mapped: Leave tensors in the file until they are used: for who wants a few values, or to copy the tensors.
+        mapped: Leave tensors in the file until they are used; for callers that need a few values or copy the tensors.
 
     Raises:
         DamagedCheckpointError: It is not whole, or it holds more than tensors and plain values.
@@ -196,7 +196,7 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint that was verified says of its run; tensors are not read.
+    """The run's state in a checkpoint that was verified; tensors are not read.
 
     Raises:
         OSError: It cannot be read.
@@ -207,7 +207,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 class _ArchiveWriter:
-    """What `torch.save` writes to: passes bytes on, keeps their digest, and holds the archive's last record back."""
+    """The file object for `torch.save`: passes bytes on, digests them, and holds the archive's last record back."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -230,7 +230,7 @@ class _ArchiveWriter:
         return size
 
     def flush(self) -> None:
-        """Part of what torch expects of a file."""
+        """Flush the file; torch expects this method."""
         self._file.flush()
 
     def end(self, label: Label, shards: Shards | None) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: what is in it, which one a resume takes, and which ones stay."""
+"""The folder of a run's checkpoints: listing them, choosing one to resume from, and deciding which to keep."""
 
 import math
 import re
@@ -24,14 +24,14 @@ _SHOWN = 3  # damaged checkpoints that a refusal names
 
 @dataclass(frozen=True)
 class BestCheckpoints:
-    """Checkpoints that are kept because of what they reach in validation, beside the newest ones.
+    """The checkpoints that are best by a validation metric, kept beside the newest ones.
 
-    A validation that is better than those of the kept ones is saved, whether or not a checkpoint is due.
+    A step whose validation is among the best is saved, whether or not a checkpoint is due.
 
     Attributes:
         metric: A metric of an evaluation set, by its name in TensorBoard, e.g. `val/countdown/avg@8`.
         keep: How many to keep, at least 1.
-        mode: Whether the largest values are the best, or the smallest.
+        mode: `max`: the largest values are the best; `min`: the smallest.
     """
 
     metric: str
@@ -42,7 +42,7 @@ class BestCheckpoints:
         at_least_1("checkpoint.best.keep", self.keep)
 
     def ranked(self, labels: Iterable[Label]) -> list[Label]:
-        """Those with a value, best first; of equal ones the earlier is the better."""
+        """The labels with a value of the metric, best first; of equal ones the earlier is the better."""
         sign = -1 if self.mode == "max" else 1
         valued = [label for label in labels if not math.isnan(label.validation.get(self.metric, math.nan))]
         return sorted(valued, key=lambda label: (sign * label.validation[self.metric], label.step))
@@ -53,12 +53,12 @@ class BestCheckpoints:
 
 
 def checkpoint_folder(run_dir: str | Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """The folder of a run's checkpoints."""
     return Path(run_dir) / "checkpoints"
 
 
 def checkpoint_path(run_dir: str | Path, step: int) -> Path:
-    """The checkpoint of a step."""
+    """The path of a step's checkpoint."""
     return checkpoint_folder(run_dir) / f"step-{step:08d}.ckpt"
 
 
@@ -78,10 +78,10 @@ def list_checkpoints(run_dir: str | Path) -> dict[int, Path]:
 
 
 def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
-    """What `last` means: the checkpoint of the highest step that is whole, never one chosen by a metric.
+    """The checkpoint that `last` means: of the highest step that is whole, never one chosen by a metric.
 
     Returns:
-        It, or None in a run that has no checkpoint yet; and for each newer one that is not whole its name and why.
+        The checkpoint, or None in a run that has none yet; and for each newer one that is damaged its name and why.
 
     Raises:
         UserError: There are checkpoints, but none is whole.
@@ -105,10 +105,10 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
 
 
 def check_whole(path: str | Path) -> Label:
-    """The label of a checkpoint that was named by a user.
+    """Verify a checkpoint that was named by a user; returns its label.
 
     Raises:
-        UserError: It is not there, no checkpoint of this program, or damaged.
+        UserError: It does not exist, is no checkpoint of this program, or is damaged.
     """
     if "://" in str(path):
         raise UserError(f"--ckpt_path {path} is an address: copy the checkpoint to a local folder and name it there.")
@@ -132,7 +132,7 @@ def labels(run_dir: str | Path) -> dict[Path, Label]:
 
 
 def obsolete(found: Mapping[Path, Label], keep: int | None, best: BestCheckpoints | None) -> list[Path]:
-    """What may go: neither among the newest `keep` nor among the best. Oldest first."""
+    """The checkpoints that may be removed: neither among the newest `keep` nor among the best. Oldest first."""
     if keep is None:
         return []
     in_order = sorted(found, key=lambda path: found[path].step)
@@ -143,7 +143,7 @@ def obsolete(found: Mapping[Path, Label], keep: int | None, best: BestCheckpoint
 
 
 def sweep(run_dir: str | Path) -> None:
-    """Remove what a killed process left half-written.
+    """Remove checkpoints that a killed process left half-written.
 
     Raises:
         OSError: It cannot be removed.
@@ -156,12 +156,12 @@ def sweep(run_dir: str | Path) -> None:
 
 
 def set_aside(run_dir: str | Path, after: int) -> None:
-    """Rename the checkpoints beyond a step: a run that continues from there leaves their branch.
+    """Rename the checkpoints after a step, since a run that resumes from it starts another branch.
 
-    The newest goes first. If the process is killed in between, what is left is the older part of the same branch.
+    The newest is renamed first. If the process is killed in between, the older part of the same branch is left.
 
     Raises:
-        OSError: One cannot be renamed.
+        OSError: A checkpoint cannot be renamed.
     """
     for step, path in reversed(list_checkpoints(run_dir).items()):
         if step > after:
@@ -170,7 +170,7 @@ def set_aside(run_dir: str | Path, after: int) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be used, in a few words."""
+    """The reason why a file cannot be used, in a few words."""
     if isinstance(error, OSError):
         return (error.strerror or str(error)).lower()
     return str(error)

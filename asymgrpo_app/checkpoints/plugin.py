@@ -1,4 +1,4 @@
-"""The seam between Lightning's strategies and our files."""
+"""The CheckpointIO plugin, through which Lightning's strategies read and write our checkpoint files."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,38 +14,38 @@ from asymgrpo_app.errors import UserError
 
 
 class WholeCheckpointIO(CheckpointIO):
-    """Writes checkpoints that are absent or whole, and reads none that is not.
+    """Writes checkpoints that are absent or whole, and reads only whole ones.
 
     A strategy that shards the policy calls `save_sharded` and `load_mapped` where every process handles its own part.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Label | None = None) -> None:
-        """Write it.
+        """Write a checkpoint.
 
         Args:
             checkpoint: Tensors and plain values.
-            path: Its final name.
-            storage_options: Its label; without one there are no validation results in it.
+            path: Final path of the file.
+            storage_options: Label of the checkpoint; None: a label without validation values.
 
         Raises:
-            OSError: It cannot be written; what was there before still is.
+            OSError: It cannot be written; an older file of that name is kept.
         """
         write_checkpoint(checkpoint, Path(path), storage_options or _label(checkpoint))
 
     def save_sharded(
         self, tensors: Mapping[str, Tensor], checkpoint: dict[str, Any], path: Any, storage_options: Label | None
     ) -> None:
-        """Write it, every process its parts of the tensors; `state_dict` holds names of shared weights alone.
+        """Write a sharded checkpoint, each process its parts; `state_dict` has only the names of shared weights.
 
         Raises:
-            OSError: It cannot be written, on every process; what was there before still is.
+            OSError: It cannot be written; raised on every process. An older checkpoint of that name is kept.
         """
         content = {key: value for key, value in checkpoint.items() if key != "state_dict"}
         content[ALIASES] = checkpoint["state_dict"]
         write_sharded(tensors, content, Path(path), storage_options or _label(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read it, tensors on the CPU; never anything else than tensors and plain values.
+        """Read a checkpoint, tensors on the CPU; only tensors and plain values are built.
 
         Raises:
             UserError: It is not whole.
@@ -53,12 +53,12 @@ class WholeCheckpointIO(CheckpointIO):
         return _read(read_whole, path)
 
     def load_mapped(self, path: Any) -> dict[str, Any]:
-        """The same for who takes parts of the tensors: they stay in the file, those of a sharded one are left out.
+        """Read a checkpoint with tensors left in the file, for callers that need parts; those of shards are left out.
 
         Raises:
             UserError: It is not whole.
         """
-        return _read(lambda own: read_checkpoint(own, mapped=True), path)
+        return _read(lambda file: read_checkpoint(file, mapped=True), path)
 
     def remove_checkpoint(self, path: Any) -> None:
         remove_checkpoint(Path(path))

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, when a run may use it, and that only one does."""
+"""The folder of a run: its files, checks that a run may use it, and a lock for one run at a time."""
 
 import contextlib
 import errno
@@ -17,20 +17,20 @@ CONFIG_NAME = "config.yaml"
 DISK_TROUBLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
 )
-"""What a full disk, a quota, a lost mount and the like raise in the middle of a run."""
+"""Error numbers of a full disk, a quota, a lost mount and the like in the middle of a run."""
 _RESUMED = re.compile(r"config\.resumed-(\d+)\.yaml")
 
 
 def tensorboard_folder(run_dir: str | Path) -> Path:
-    """Where a run's TensorBoard events are."""
+    """The folder of a run's TensorBoard events."""
     return Path(run_dir) / "tensorboard"
 
 
 def is_used(run_dir: str | Path) -> bool:
-    """Whether the folder holds (part of) a run: one that began to train, not one that failed before.
+    """Whether the folder holds (part of) a run that began to train; a run that failed before that is ignored.
 
     Raises:
-        UserError: It is no folder, or it cannot be read.
+        UserError: The path is no folder, or it cannot be read.
     """
     folder = Path(run_dir)
     try:
@@ -51,7 +51,7 @@ def refuse_used(run_dir: str | Path) -> None:
 
 
 def refuse_unusable(run_dir: str | Path) -> None:
-    """Raise `UserError` for a folder that no run can write to, as far as that shows without writing."""
+    """Raise `UserError` for a folder that no run can write to, as far as can be told without writing."""
     if "://" in str(run_dir):
         raise UserError(
             f"run_dir {run_dir} is an address: give a local folder (a mounted one will do), and copy it from there."
@@ -69,13 +69,13 @@ def refuse_unusable(run_dir: str | Path) -> None:
 
 
 class FolderClaim:
-    """A run's hold on its folder: it can be written, and no other process trains in it.
+    """A run's lock on its folder: the folder can be written, and no other process trains in it.
 
     The lock is on the folder itself and ends with the process, however it ends; nothing is left behind. Some network
     file systems have no locks: there, nothing stops a second run.
 
     Args:
-        run_dir: The folder; it is made if it is not there.
+        run_dir: The folder; made if it does not exist.
 
     Raises:
         UserError: It cannot be written, or another process trains in it.
@@ -110,10 +110,10 @@ class FolderClaim:
 
 
 def record_config(run_dir: str | Path, text: str) -> None:
-    """Write down the resolved config of a run that starts or goes on.
+    """Write the resolved config of a run that starts or resumes.
 
-    The first one is `config.yaml`. A resumed run never overwrites what it was started with: it adds
-    `config.resumed-<n>.yaml`, if it differs from the newest one in more than the checkpoint it goes on from.
+    The first config is `config.yaml`. A resumed run never overwrites it: it adds `config.resumed-<n>.yaml` if its
+    config differs from the newest one in more than the checkpoint it resumes from.
 
     Raises:
         OSError: It cannot be written.
@@ -154,7 +154,7 @@ def sweep_configs(run_dir: str | Path) -> None:
 
 
 def _settings(text: str) -> Any:
-    """A config but for the checkpoint it goes on from; None if it cannot be read."""
+    """A config without the checkpoint it resumes from; None if it cannot be read."""
     settings: Any = None
     with contextlib.suppress(yaml.YAMLError):
         settings = yaml.safe_load(text)

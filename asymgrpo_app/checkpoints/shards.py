@@ -1,8 +1,8 @@
-"""Checkpoints whose tensors every process writes for itself, with torch's distributed checkpoints (DCP).
+"""Sharded checkpoints: every process writes its own tensors, with torch's distributed checkpoints (DCP).
 
 `step-00000003.ckpt` holds everything else and is written last. It names a folder beside it, with the digest of each
-file in there; one whose file was never written is no checkpoint, and the next run removes it. DCP cuts the tensors anew
-for any number of processes, and one process alone reads them whole.
+file in there; a folder whose `.ckpt` file was never written is no checkpoint, and the next run removes it. DCP reshards
+the tensors for any number of processes, and one process alone reads them whole.
 """
 
 import pickle
@@ -34,23 +34,23 @@ from asymgrpo_app.checkpoints.files import (
 )
 
 ALIASES = "shared_tensors"
-"""Entry of a sharded checkpoint: names of weights that are another one's as well, with that one's name."""
+"""Entry of a sharded checkpoint: names of shared weights, each with the name that its tensor is stored under."""
 
 _WEIGHT, _STATE = "weight", "state"
 
 
 def weight_key(name: str) -> str:
-    """What a weight is called among the tensors."""
+    """The key of a weight among the tensors."""
     return f"{_WEIGHT}/{name}"
 
 
 def state_key(optimizer: int, parameter: int, name: str) -> str:
-    """What a tensor of an optimizer's state is called: the optimizer's place, the parameter's number, its own name."""
+    """The key of a tensor of an optimizer's state, from the optimizer's index, the parameter's number and its name."""
     return f"{_STATE}/{optimizer}/{parameter}/{name}"
 
 
 def parse_state_key(key: str) -> tuple[int, int, str] | None:
-    """What `state_key` was given; None for the key of a weight."""
+    """The arguments of `state_key` for a key; None for the key of a weight."""
     kind, *rest = key.split("/", 3)
     return (int(rest[0]), int(rest[1]), rest[2]) if kind == _STATE else None
 
@@ -62,13 +62,13 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
     """Write a checkpoint that is, at every moment and after a power cut, absent or whole.
 
     Args:
-        tensors: By `weight_key` and `state_key`; sharded ones, or the same on every process.
-        content: All else.
-        path: The final name of the file.
-        label: What can be known without reading it.
+        tensors: Tensors by `weight_key` and `state_key`; sharded, or the same on every process.
+        content: Everything else.
+        path: Final path of the file.
+        label: Label of the checkpoint.
 
     Raises:
-        OSError: It cannot be written, on every process.
+        OSError: It cannot be written; raised on every process.
     """
     rank = distributed.get_rank()
     before = _together(lambda: _own_folder(path) if path.exists() else None, on=0)[0]
@@ -79,15 +79,15 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
         _together(lambda: shutil.rmtree(folder, ignore_errors=True), on=0)
         raise OSError(*_first_failure(error)) from error
     files: dict[str, tuple[int, str]] = {}
-    for own in _together(lambda: _digests(folder, rank)):
-        files |= own
+    for written in _together(lambda: _digests(folder, rank)):
+        files |= written
     _together(lambda: write_checkpoint(content, path, label, Shards(folder.name, files)), on=0)
     if before is not None:
         _together(lambda: shutil.rmtree(before, ignore_errors=True), on=0)
 
 
 def _new_folder(path: Path) -> Path:
-    """An empty folder beside the file; one of that name may belong to an older checkpoint of the step."""
+    """Make an empty folder beside the file; the first name may be taken by an older checkpoint of the step."""
     names = (f"{path.stem}.shards" + f"-{number}" * (number > 1) for number in range(1, 10**6))
     folder = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     folder.mkdir(parents=True)
@@ -96,17 +96,17 @@ def _new_folder(path: Path) -> Path:
 
 def _digests(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
     """Size and digest of the files that this process wrote, read back from the disk."""
-    names = [own.name for own in folder.glob(f"__{rank}_*.distcp")] + [".metadata"] * (rank == 0)
+    names = [file.name for file in folder.glob(f"__{rank}_*.distcp")] + [".metadata"] * (rank == 0)
     sizes = {name: (folder / name).stat().st_size for name in names}
     sync_folder(folder)
     return {name: (size, digest_of(folder / name, size) or "") for name, size in sizes.items()}
 
 
 def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
-    """Do something on one process or on all; the results of those that did, on every process.
+    """Run an action on one process (`on`) or on all; returns the results of all processes, on every process.
 
     Raises:
-        OSError: It failed on one of them; raised on all, so that none goes on alone.
+        OSError: The action failed on a process; raised on all, so that no process goes on alone.
     """
     outcome: tuple[Any, tuple[Any, ...] | None] = (None, None)
     if on in (None, distributed.get_rank()):
@@ -115,7 +115,7 @@ def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
         except OSError as error:
             outcome = (None, (error.errno, error.strerror or str(error)))
         except DamagedCheckpointError:
-            pass  # what is replaced need not be whole
+            pass  # the checkpoint that is replaced need not be whole
     outcomes: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(outcomes, outcome)
     failures = [failure for _, failure in outcomes if failure is not None]
@@ -126,18 +126,18 @@ def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
 
 def _first_failure(error: CheckpointException) -> tuple[int, str]:
     failure = next(iter(error.failures.values()))[0]
-    own = failure if isinstance(failure, OSError) else None
-    return (own.errno or 5, own.strerror or str(own)) if own else (5, " ".join(str(failure).split())[:200])
+    cause = failure if isinstance(failure, OSError) else None
+    return (cause.errno or 5, cause.strerror or str(cause)) if cause else (5, " ".join(str(failure).split())[:200])
 
 
 # ---- reading ----
 
 
 def read_into(tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill tensors, sharded ones on every process at the same time, from a sharded checkpoint that was verified.
+    """Fill tensors from a sharded checkpoint that was verified; sharded tensors on every process at the same time.
 
     Raises:
-        DamagedCheckpointError: They are not those of the checkpoint.
+        DamagedCheckpointError: The tensors are not those of the checkpoint.
     """
     shards = read_shards(path)
     assert shards is not None
@@ -157,11 +157,13 @@ def tensor_shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     assert shards is not None
     metadata = _Reader(path.parent / shards.folder).read_metadata()
     entries = metadata.state_dict_metadata.items()
-    return {key: (own.size, own.properties.dtype) for key, own in entries if isinstance(own, TensorStorageMetadata)}
+    return {
+        key: (entry.size, entry.properties.dtype) for key, entry in entries if isinstance(entry, TensorStorageMetadata)
+    }
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint with all of its tensors, however it was written: as one process writes it.
+    """The content of a full or sharded checkpoint with all of its tensors, in the form of a full one.
 
     Raises:
         DamagedCheckpointError: It is not whole.
@@ -172,7 +174,9 @@ def read_whole(path: Path) -> dict[str, Any]:
         return content
     tensors = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in tensor_shapes(path).items()}
     read_into(tensors, path)
-    state = {key.removeprefix(f"{_WEIGHT}/"): own for key, own in tensors.items() if key.startswith(f"{_WEIGHT}/")}
+    state = {
+        key.removeprefix(f"{_WEIGHT}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{_WEIGHT}/")
+    }
     state |= {name: state[other] for name, other in content.pop(ALIASES).items()}
     for key, tensor in tensors.items():
         if (found := parse_state_key(key)) is not None:
@@ -182,7 +186,7 @@ def read_whole(path: Path) -> dict[str, Any]:
 
 
 class _Reader(FileSystemReader):
-    """Reads DCP's table of contents, which is a pickle, without building anything but such a table."""
+    """Reads DCP's table of contents, which is a pickle, and builds no objects but those of such a table."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
@@ -227,7 +231,7 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-# ---- what belongs to whom ----
+# ---- removing ----
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -246,13 +250,13 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _own_folder(path: Path) -> Path | None:
-    """The folder with a checkpoint's shards; None if it has none.
+    """The folder of a checkpoint's shards; None if it has none.
 
-    A label may say anything: what it names is only taken for the checkpoint's own, to be removed with it, if the folder
-    is one of the same step.
+    A label may name any folder: it is only taken for the checkpoint's own, to be removed with it, if it is a folder of
+    the same step.
 
     Raises:
-        DamagedCheckpointError: It cannot be told.
+        DamagedCheckpointError: The label is damaged.
     """
     shards = read_shards(path)
     if shards is None or shards.folder.partition(".")[0] != path.name.partition(".")[0]:
@@ -261,14 +265,14 @@ def _own_folder(path: Path) -> Path | None:
 
 
 def sweep_shards(folder: Path) -> None:
-    """Remove the shards that belong to no checkpoint: a process was killed before it wrote the file, or in a removal.
+    """Remove shards without a checkpoint, left by a process that was killed before it wrote the file or in a removal.
 
     Raises:
         OSError: They cannot be removed.
     """
     if not folder.is_dir():
         return
-    found = [own for own in folder.iterdir() if own.is_dir() and SHARDS_FOLDER.fullmatch(own.name)]
+    found = [entry for entry in folder.iterdir() if entry.is_dir() and SHARDS_FOLDER.fullmatch(entry.name)]
     if not found:
         return
     known: set[str] = set()
@@ -276,8 +280,8 @@ def sweep_shards(folder: Path) -> None:
         try:
             shards = read_shards(path)
         except DamagedCheckpointError:
-            return  # whose shards these are cannot be told
+            return  # it is not known which shards belong to this checkpoint
         known |= {shards.folder} if shards else set()
-    for own in found:
-        if own.name not in known:
-            shutil.rmtree(own)
+    for entry in found:
+        if entry.name not in known:
+            shutil.rmtree(entry)

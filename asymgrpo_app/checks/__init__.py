@@ -1,1 +1,1 @@
-"""What is looked at before a run starts, and what it says about itself: sizes, memory, precision."""
+"""Checks before a run starts, and its report on batch sizes, memory and precision."""

@@ -1,7 +1,7 @@
-"""How much memory a forward and backward pass of a model takes, found without taking it.
+"""Measures the memory of a model's forward and backward pass without allocating it.
 
-The pass is run on tensors that have shapes but no contents, and what would be allocated is added up: so the figure
-follows the architecture, the precision and gradient checkpointing by itself.
+The pass runs on fake tensors, which have shapes but no contents, and their bytes are added up: so the figure follows
+the architecture, the precision and gradient checkpointing by itself.
 """
 
 import weakref
@@ -23,11 +23,11 @@ from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, hold_in_bfloat16
 
 @dataclass(frozen=True)
 class BodyMemory:
-    """Bytes beside weights and their gradients.
+    """Bytes of the passes, weights and their gradients not included.
 
     Attributes:
-        kept: Between the body's forward and backward pass, while the head works.
-        peak: At most, within the body's passes.
+        kept: Held between the body's forward and backward pass, while the head works.
+        peak: The most held at once during the body's passes.
     """
 
     kept: int
@@ -35,7 +35,7 @@ class BodyMemory:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that are alive of those that were made while this is active."""
+    """Adds up the live storages that were made while this mode is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ class _LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def ignore(self, tensors: Any) -> None:
-        """Leave what these tensors hold out of the sum."""
+        """Leave the storages of these tensors out of the sum."""
         self._known |= {tensor.untyped_storage()._cdata for tensor in tensors}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,7 +76,7 @@ def body_memory(
     gradient_checkpointing: bool,
     lora: LoRAConfig | None = None,
 ) -> BodyMemory:
-    """Memory of a forward and a backward pass of the model without its head.
+    """Memory of a forward and a backward pass of the model without its head (the body).
 
     Args:
         config: The model's configuration in transformers.
@@ -84,9 +84,9 @@ def body_memory(
         batch: The tokens; only their shape matters.
         precision: As in `trainer.precision`.
         gradient_checkpointing: As in the module.
-        lora: The adapters that alone are trained; None: all weights are.
+        lora: The adapters, which alone are trained; None: all weights are trained.
     """
-    # Every layer keeps as much as the next, and a layer's own work happens on top of what all keep.
+    # All layers keep the same amount; the temporary memory of one layer comes on top of what all of them keep.
     one, two = (
         _shallow_memory(_with_layers(config, number), attention, batch, precision, gradient_checkpointing, lora)
         for number in (1, 2)
@@ -129,7 +129,7 @@ def _shallow_memory(
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         inputs = attention_inputs(batch)
         with _LiveBytes() as memory, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-            memory.ignore([*parameters, *(own.grad for own in parameters if own.grad is not None)])
+            memory.ignore([*parameters, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
             hidden = body(input_ids=batch.input_ids, use_cache=False, **inputs).last_hidden_state
             kept = memory.live
             hidden.backward(torch.empty_like(hidden))
@@ -137,12 +137,14 @@ def _shallow_memory(
 
 
 def _fill(model: nn.Module) -> None:
-    """Move a model without contents to where tensors are made now; what several modules share stays shared."""
+    """Replace a model's meta tensors by tensors of the current mode; tensors that modules share stay shared."""
     made: dict[int, Tensor] = {}
     for module in model.modules():
-        for name, own in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            if id(own) not in made:
-                empty = torch.empty(own.shape, dtype=own.dtype)
-                trained = own.requires_grad
-                made[id(own)] = nn.Parameter(empty, requires_grad=trained) if isinstance(own, nn.Parameter) else empty
-            setattr(module, name, made[id(own)])
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            if id(tensor) not in made:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype)
+                trained = tensor.requires_grad
+                made[id(tensor)] = (
+                    nn.Parameter(empty, requires_grad=trained) if isinstance(tensor, nn.Parameter) else empty
+                )
+            setattr(module, name, made[id(tensor)])

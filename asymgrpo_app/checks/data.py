@@ -1,4 +1,4 @@
-"""A look at every row of the training data, and at the first prompts."""
+"""Checks every row of the training data, and shows the first prompts."""
 
 import sys
 
@@ -15,10 +15,10 @@ _PREVIEW_CHARS = 1_000
 
 
 def check_all_data(data: PromptDataModule) -> list[str]:
-    """Look at every row of the training data; what there is to say about them.
+    """Check every row of the training data; returns the notes for the user.
 
     Raises:
-        UserError: Some cannot be used, and the config says that this stops a run.
+        UserError: Some rows cannot be used, and the config says that this stops a run.
     """
     parts = data.train_source.finite_parts() if data.train_source else []
     notes = data.check(training=False)

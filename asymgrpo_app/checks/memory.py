@@ -1,4 +1,4 @@
-"""What a run will hold in memory, from the model's configuration and the run's settings alone."""
+"""Estimates the memory of a run from the model's configuration and the run's settings alone."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -20,14 +20,14 @@ _GIB = 1024**3
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _HOLD_A_COPY = (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam, torch.optim.RAdam)  # with foreach
 _PROGRAM = int(1.1 * _GIB)  # Python, torch, transformers and vLLM as measured, before a model is loaded
-_ROOM = 0.95  # a run that is to take more of the machine's memory than this gets a warning
+_ROOM = 0.95  # share of the device's memory beyond which a run gets a warning
 TOLERANCE = 0.25
-"""How far a measured peak may be from the estimate: tests hold it to this."""
+"""Largest relative difference between the estimate and a measured peak that tests allow."""
 
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """What decides how much memory a run takes, beside the model.
+    """The settings that the memory of a run depends on, beside the model.
 
     Attributes:
         precision: As in `trainer.precision`.
@@ -39,16 +39,16 @@ class MemorySettings:
         group_size: Completions per prompt.
         completions_per_update: Completions of one optimizer update on this process.
         optimizer_copies: Tensors of a weight's size that the optimizer keeps for each weight: 2 for Adam.
-        optimizer_works_on_all: Whether its step holds one more for each weight, see `works_on_all`.
+        optimizer_works_on_all: Whether its step holds one more such tensor for each weight, see `works_on_all`.
         reference: Whether a reference model is held.
-        sampler_dtype: What the sampler computes in, or None where it runs in another process.
-        sampler_cache: Bytes of the sampler's key-value cache; of vLLM on a GPU, all that it takes.
-        sampler_tokens: In place of such a cache, the most tokens of which the sampler holds keys and values.
+        sampler_dtype: The type that the sampler computes in, or None where it runs in another process.
+        sampler_cache: Bytes of the sampler's key-value cache; for vLLM on a GPU, all of vLLM's memory.
+        sampler_tokens: For a sampler without such a cache, the most tokens whose keys and values it holds.
         sampler_sleeps: Whether the sampler gives its memory back while the policy is updated.
-        device: Where the policy is.
-        lora: The adapters that alone are trained; None: all weights are.
+        device: Kind of the policy's device, `cpu` or `cuda`.
+        lora: The adapters, which alone are trained; None: all weights are trained.
         processes: Processes of the run on this machine; on CPU they share its memory.
-        shards: Processes that weights and optimizer state are spread over.
+        shards: Processes that weights and optimizer state are sharded over.
         ddp: Whether several processes hold all weights and exchange whole gradients.
     """
 
@@ -76,11 +76,11 @@ class MemorySettings:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes by what they are for; the parts of the update are there at the same time as all else.
+    """Estimated bytes by use; the parts of the update are held at the same time as all others.
 
     Attributes:
-        parts: By name, in the order in which they are shown.
-        available: Bytes of the device.
+        parts: Bytes by name, in the order in which they are shown.
+        available: Bytes of the device's memory.
     """
 
     parts: dict[str, int]
@@ -88,12 +88,12 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All parts together."""
+        """Sum of all parts in bytes."""
         return sum(self.parts.values())
 
     @property
     def fits(self) -> bool:
-        """Whether the device has room for it, with a little to spare."""
+        """Whether the total fits the device with a margin of 5 %."""
         return self.total <= _ROOM * self.available
 
     def lines(self) -> list[str]:
@@ -109,19 +109,19 @@ class MemoryEstimate:
 
 
 def estimate_memory(config: Any, settings: MemorySettings, available: int | None = None) -> MemoryEstimate:
-    """What a process of a run holds at its peak, in bytes.
+    """Estimate the peak memory of one process of a run, in bytes.
 
     Args:
         config: The model's configuration in transformers.
-        settings: The run's.
-        available: Bytes of the device; asked for if None.
+        settings: The run's settings.
+        available: Bytes of the device's memory for this process; None: found out here.
     """
     text = config.get_text_config()
     policy = _held(config, settings)
-    weights = sum(own.numel() for name, own in policy.named_parameters() if not is_adapter(name))
-    held = sum(own.nbytes for own in policy.parameters())
-    trained = sum(own.nbytes for own in policy.parameters() if own.requires_grad)
-    own = trained // settings.shards
+    weights = sum(parameter.numel() for name, parameter in policy.named_parameters() if not is_adapter(name))
+    held = sum(parameter.nbytes for parameter in policy.parameters())
+    trained = sum(parameter.nbytes for parameter in policy.parameters() if parameter.requires_grad)
+    trained_here = trained // settings.shards
     batch = largest_micro_batch(config, settings)
     body = body_memory(
         config,
@@ -142,13 +142,13 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
     )
     on_gpu = settings.device == "cuda"
     # Activations are gone when the optimizer makes its step.
-    step = own - body.kept if settings.optimizer_works_on_all else 0
+    step = trained_here - body.kept if settings.optimizer_works_on_all else 0
     parts = {
         "program": 0 if on_gpu else _PROGRAM,
         "weights": held // settings.shards,
         # Micro-batches add up whole gradients, which are exchanged once per update.
-        "gradients": trained + (own if settings.shards > 1 else 0),
-        "optimizer": own * settings.optimizer_copies,
+        "gradients": trained + (trained_here if settings.shards > 1 else 0),
+        "optimizer": trained_here * settings.optimizer_copies,
         # DDP exchanges gradients from a copy of its own.
         "DDP buckets": trained if settings.ddp else 0,
         "reference": held // settings.shards if settings.reference else 0,
@@ -163,7 +163,7 @@ def estimate_memory(config: Any, settings: MemorySettings, available: int | None
 
 
 def _sampler(config: Any, settings: MemorySettings, weights: int) -> dict[str, int]:
-    """Bytes of so many weights, and of keys and values."""
+    """Bytes of the sampler's weights, and of its keys and values."""
     if settings.sampler_dtype is None:
         return {"sampler's weights": 0, "sampler's cache": 0}
     size = _DTYPE_BYTES[settings.sampler_dtype]
@@ -177,7 +177,7 @@ def _sampler(config: Any, settings: MemorySettings, weights: int) -> dict[str, i
 
 
 def _one_at_a_time(parts: dict[str, int], settings: MemorySettings) -> dict[str, int]:
-    """Only the larger of what sampling and updating take, of what one lets go of before the other begins."""
+    """The parts, the smaller of sampling and updating set to 0 if each frees its memory before the other begins."""
     sampling: tuple[str, ...]
     if settings.sampler_sleeps:
         sampling = ("sampler's weights", "sampler's cache")
@@ -191,7 +191,7 @@ def _one_at_a_time(parts: dict[str, int], settings: MemorySettings) -> dict[str,
 
 
 def _put_together(model: Any) -> int:
-    """Weights that are whole at the same time where they are sharded: one transformer block, and what is in none."""
+    """Number of sharded weights that are gathered at the same time: the largest block, and all outside of blocks."""
     names = block_names(model)
     blocks: list[int] = [
         sum(parameter.numel() for parameter in module.parameters())
@@ -203,7 +203,7 @@ def _put_together(model: Any) -> int:
 
 
 def memory_lines(config: Any, settings: MemorySettings) -> list[str]:
-    """The estimate for the user; where an architecture cannot be looked at in this way, that is said and no more."""
+    """The estimate for the user; for an architecture that cannot be estimated, a line that says so."""
     try:
         return estimate_memory(config, settings).lines()
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -212,7 +212,7 @@ def memory_lines(config: Any, settings: MemorySettings) -> list[str]:
 
 
 def optimizer_copies(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> int:
-    """How many tensors of a weight's size the optimizer keeps for each weight, found by one step on a tiny one."""
+    """Number of tensors of a weight's size that the optimizer keeps for each weight, found by a step on a tiny one."""
     weight = nn.Parameter(torch.ones(3, 2))
     optimizer = make_optimizer([weight])
     weight.grad = torch.ones_like(weight)
@@ -222,7 +222,7 @@ def optimizer_copies(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.op
 
 
 def works_on_all(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], *, on_gpu: bool) -> bool:
-    """Whether the optimizer's step goes over all weights at once and holds a tensor of each one's size meanwhile.
+    """Whether the optimizer's step works on all weights at once and holds one more tensor of each weight's size.
 
     Adam and its kin do so on a GPU unless they are told `fused: true` or `foreach: false`.
     """
@@ -253,11 +253,11 @@ def largest_micro_batch(config: Any, settings: MemorySettings) -> MicroBatch:
     else:
         lengths = [len(sequence) for sequence in sequences]
         batch = build(sequences, cut_by_tokens(lengths, settings.micro_batch_tokens)[0])
-    return replace(batch, input_ids=torch.zeros_like(batch.input_ids))  # they were told apart by prompts no model knows
+    return replace(batch, input_ids=torch.zeros_like(batch.input_ids))  # ids told prompts apart; a model may lack them
 
 
 def _held(config: Any, settings: MemorySettings) -> Any:
-    """The policy of the run without contents, in the types that its weights are held in."""
+    """The policy of the run without contents, its weights in the types that the run holds them in."""
     policy: Any = empty_policy(config)
     policy.to(torch.float32)
     if settings.lora is not None:

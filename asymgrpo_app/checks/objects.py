@@ -1,4 +1,4 @@
-"""What shows only where the sections of a config meet: checks of the objects of a run, before a model is loaded."""
+"""Checks of a run's objects across the sections of its config, before a model is loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _STRATEGIES = (SingleDeviceStrategy, DDPStrategy, FSDP2Strategy)
 
 
 def check_training(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, section: Any) -> None:
-    """Everything a training run needs beside its data and its lengths.
+    """Check all that a training run needs, except its data and its lengths.
 
     Raises:
         UserError: With the keys that do not go together.
@@ -44,7 +44,7 @@ def check_training(module: AsymGRPOModule, data: PromptDataModule, trainer: Trai
 
 
 def check_processes(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, section: Any) -> None:
-    """Strategy, number of processes, and what these leave open for optimizer, sampler and checkpoints."""
+    """Check strategy and number of processes, and whether optimizer, sampler and checkpoints go with them."""
     if not isinstance(trainer.strategy, _STRATEGIES):
         raise other_strategy(type(trainer.strategy).__name__)
     share = data.prompts_per_step // module.updates_per_step
@@ -65,7 +65,7 @@ def check_processes(module: AsymGRPOModule, data: PromptDataModule, trainer: Tra
 
 
 def check_method(module: AsymGRPOModule, rollout: Any) -> None:
-    """Sampling against the method; a variant of the user's own is tried on every group there is."""
+    """Check the sampling settings against the method, and try the advantage on every number of right completions."""
     cuts = [f"rollout.{name} ({rollout[name]})" for name, value in _CUTS_NOTHING.items() if rollout[name] != value]
     if cuts and module.loss.correction.mode == "off":
         raise UserError(
@@ -81,7 +81,7 @@ def check_method(module: AsymGRPOModule, rollout: Any) -> None:
     if buffer is not None and buffer > limit:
         raise UserError(f"model.loss.overlong_buffer is {buffer}, longer than rollout.max_completion_tokens, {limit}.")
     size = rollout.group_size
-    rewards = torch.tensor([[float(place < k) for place in range(size)] for k in range(size + 1)])
+    rewards = torch.tensor([[float(index < k) for index in range(size)] for k in range(size + 1)])
     for progress in (0.0, 1.0):
         try:
             checked_advantages(module.advantage, GroupRewards(rewards, torch.ones_like(rewards).bool(), progress))
@@ -90,10 +90,10 @@ def check_method(module: AsymGRPOModule, rollout: Any) -> None:
 
 
 def check_lengths(module: AsymGRPOModule, data: PromptDataModule, rollout: Any) -> None:
-    """The tokenizer and the longest sequence against what the architecture takes."""
-    own = (chosen.max_completion_tokens or 0 for chosen in data.evaluation_sets.values())
+    """Check the tokenizer and the longest sequence against the limits of the architecture."""
+    limits = (chosen.max_completion_tokens or 0 for chosen in data.evaluation_sets.values())
     prompt = data.max_prompt_tokens
-    completion = max(rollout.max_completion_tokens, *own, 0)
+    completion = max(rollout.max_completion_tokens, *limits, 0)
     config = load_config(module.policy_path)
     known, rows = len(data.tokenizer), getattr(config, "vocab_size", None)
     if rows is not None and known > rows:
@@ -116,7 +116,7 @@ def check_lengths(module: AsymGRPOModule, data: PromptDataModule, rollout: Any) 
 
 
 def check_adapters(module: AsymGRPOModule, trainer: Trainer, checkpoint: str | None) -> list[str]:
-    """What is trained, in a line, if that is adapters; a checkpoint must be of the same kind as the run."""
+    """Check a checkpoint's adapters against the run's; returns a line on what is trained if that is adapters."""
     if checkpoint is not None:
         check_settings(read_state(Path(checkpoint)), module.lora, checkpoint)
     if module.lora is None:

@@ -1,4 +1,4 @@
-"""Trying out an optimizer and its schedule before a model is loaded."""
+"""Tries an optimizer and its schedule before a model is loaded."""
 
 import inspect
 import math
@@ -18,8 +18,8 @@ def check_optimization(
     """Make one update of a small matrix, so that settings which cannot work are refused now and not hours later.
 
     Args:
-        optimizer: Makes the optimizer.
-        lr_scheduler: Makes the schedule; None: constant.
+        optimizer: Makes the optimizer from parameters.
+        lr_scheduler: Makes the schedule from the optimizer; None: constant.
         settings: The section `model` of the config, for messages.
 
     Raises:
@@ -50,8 +50,9 @@ def _tried(settings: Mapping[str, Any], key: str, make: Callable[[], Any]) -> An
     try:
         return make()
     except (ValueError, TypeError, ArithmeticError) as error:
-        own = settings[key]
-        given = ", ".join(f"{name}: {value}" for name, value in (own.get("init_args") or {}).items())
+        section = settings[key]
+        given = ", ".join(f"{name}: {value}" for name, value in (section.get("init_args") or {}).items())
         raise UserError(
-            f"model.{key} {own['class_path']} does not take its settings ({given}): {one_line(str(error)).rstrip('.')}."
+            f"model.{key} {section['class_path']} does not take its settings ({given}): "
+            f"{one_line(str(error)).rstrip('.')}."
         ) from error

@@ -1,4 +1,4 @@
-"""Options that mean something else here, or nothing: refused before any object is built."""
+"""Refuses options that have another meaning here, or none, before any object is built."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ _DERIVED = {
     "barebones": (False, "leave it out"),
 }
 _PRECISIONS = ("32-true", "bf16-mixed")
-_SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of them
+_SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of the two above
 # FSDP's first version fails in manual optimization; model_parallel alone would leave each process its own gradients.
 _OTHER_STRATEGIES = ("fsdp", "deepspeed", "model_parallel")
 
 
 def check_options(section: Any) -> None:
-    """Look at the parsed config of a subcommand.
+    """Check the parsed config of a subcommand.
 
     Raises:
         UserError: With the key, the value and what to set instead.
@@ -54,7 +54,7 @@ def check_options(section: Any) -> None:
 
 
 def check_trainer_options(options: Any) -> None:
-    """Look at the section `trainer`.
+    """Check the section `trainer`.
 
     Raises:
         UserError: With the key, the value and what to set instead.
@@ -83,5 +83,5 @@ def check_trainer_options(options: Any) -> None:
 
 
 def other_strategy(name: str) -> UserError:
-    """What is said of a strategy that is not supported."""
+    """The error for a strategy that is not supported."""
     return UserError(f"trainer.strategy {name} is not supported: use ddp, or fsdp2 to shard weights.")

@@ -1,4 +1,4 @@
-"""What bfloat16 costs on a CPU: without AVX-512 torch has no kernels for its products of matrices."""
+"""Warns of bfloat16 on a CPU without AVX-512, for which torch has no kernels for matrix products in bfloat16."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ import torch
 
 
 def calculates_bfloat16() -> bool:
-    """Whether this machine's CPU has a kernel for products in bfloat16; not known of others than x86-64: yes.
+    """Whether this machine's CPU has kernels for matrix products in bfloat16; True if it is not x86-64 (not known).
 
-    oneDNN has them from AVX-512 on, fast ones with AVX512-BF16 or AMX. Without one torch falls back to plain loops: on
-    two cores with AVX2 1.3 GFLOP/s, where float32 reaches 110.
+    oneDNN has them from AVX-512 on, fast ones with AVX512-BF16 or AMX. Without them torch falls back to plain loops:
+    1.3 GFLOP/s on two cores with AVX2, where float32 reaches 110.
     """
     found = torch.cpu.get_capabilities()
     return found.get("architecture") != "x86_64" or bool(found.get("avx512_bw"))
@@ -20,9 +20,9 @@ def bfloat16_lines(*, precision: str, sampler: Mapping[str, str], device: str) -
 
     Args:
         precision: As in `trainer.precision`.
-        sampler: The key of the sampler's type with its value, where `auto` follows the precision; none if it is
-            elsewhere.
-        device: `cpu`, or another kind, about which nothing is said.
+        sampler: The key of the sampler's type with its value, where `auto` follows the precision; empty if the sampler
+            runs elsewhere.
+        device: Kind of the device; only `cpu` gets a warning.
     """
     keys = ["trainer.precision: 32-true"] if "bf16" in precision else []
     keys += [f"{key}: auto" for key, dtype in sampler.items() if dtype == "bfloat16"]

@@ -1,4 +1,4 @@
-"""What a run says about itself before it starts: batch sizes and memory."""
+"""The report of a run before it starts: batch sizes and memory."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from asymgrpo_app.rollout.vllm_engine import resolve_dtype
 
 
 def arithmetic(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, section: Any) -> str:
-    """The batch sizes."""
+    """The run's folder, batch sizes, processes and precision as text."""
     group_size = section.rollout.group_size
     updates = module.updates_per_step * module.passes_per_step
     return (
@@ -29,11 +29,11 @@ def arithmetic(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer,
 
 
 def memory(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, rollout: Any) -> list[str]:
-    """What the run will hold in memory, with a warning where that does not fit or its precision is very slow."""
+    """Lines on the run's memory, with a warning if it does not fit or if its precision is very slow."""
     precision, device = str(trainer.precision), trainer.strategy.root_device.type
     on_gpu = device == "cuda"
     kind = installed_sampler(rollout.sampler)
-    sampler = {"vllm": rollout.engine, "transformers": rollout.transformers}.get(kind)  # none if elsewhere
+    sampler = {"vllm": rollout.engine, "transformers": rollout.transformers}.get(kind)  # None if elsewhere
     cache = int(rollout.engine.kv_cache_gib * 2**30)
     if on_gpu:
         cache = int(rollout.engine.gpu_memory_utilization * device_memory(device))

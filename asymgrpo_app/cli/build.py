@@ -1,4 +1,4 @@
-"""From a parsed config to the objects of a run."""
+"""Builds the objects of a run from a parsed config."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ from asymgrpo_app.runtime.stopping import seconds_of
 
 @dataclass(frozen=True)
 class Run:
-    """The objects of a command.
+    """The objects that a command works with.
 
     Attributes:
         command: fit, validate, test or predict.
         section: Its config.
         module: The policy and its training.
         data: Prompts and verifiers.
-        trainer: Lightning's.
+        trainer: The Lightning trainer.
     """
 
     command: str
@@ -49,10 +49,10 @@ class Run:
 
 
 def build(parser: RunParser) -> Run:
-    """Seed, and make the objects of a config; what a constructor refuses is the user's input.
+    """Seed the process and build the objects of a config.
 
     Raises:
-        UserError: With the key, as far as it can be told.
+        UserError: A constructor refuses its arguments; the message names the key where it is known.
     """
     command, section = parser.config["subcommand"], parser.section
     seed_everything(section.seed_everything, workers=True)
@@ -62,7 +62,7 @@ def build(parser: RunParser) -> Run:
         "callbacks": _callbacks(command, section),
     }
     if section.trainer.logger in (None, True):
-        # Only a training run writes events: an evaluation must not touch those of the run it evaluates.
+        # Only a training run writes events: an evaluation must not touch the events of the run it evaluates.
         options["logger"] = _tensorboard(section.run_dir) if command == "fit" else False
     try:
         module, data, trainer = parser.build(**options)
@@ -81,7 +81,7 @@ def build(parser: RunParser) -> Run:
 
 
 def refuse_nulls(parser: RunParser) -> None:
-    """The parser takes null for every key; only optional ones may have it.
+    """Refuse null for keys that are not optional: the parser takes null for every key.
 
     Raises:
         UserError: With the key and its default.
@@ -93,20 +93,20 @@ def refuse_nulls(parser: RunParser) -> None:
 
 
 def _callbacks(command: str, section: Any) -> list[Callback]:
-    """Those that every run has."""
+    """The callbacks of every run; for an evaluation also its report."""
     limit = section.time_limit
-    own: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
+    callbacks: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
     if section.trainer.enable_progress_bar is not False:
-        own.append(RunProgress())  # before the summary is printed, so that the bar is closed
-    own += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
+        callbacks.append(RunProgress())  # before the summary is printed, so that the bar is closed
+    callbacks += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
     if command != "fit":
         folder = output_folder(command, section)
-        own.append(EvaluationReport(folder, section.ckpt_path, predict=command == "predict"))
-    return own
+        callbacks.append(EvaluationReport(folder, section.ckpt_path, predict=command == "predict"))
+    return callbacks
 
 
 def _ordered(callbacks: list[Callback]) -> list[Callback]:
-    """Whether to stop is asked before all else, then rollouts; checkpoints stay last, as Lightning has them."""
+    """The callbacks in order: SafeStop, rollouts, then all others as given; checkpoints stay last, as in Lightning."""
     first = (SafeStop, VLLMRolloutCallback)
     return sorted(callbacks, key=lambda callback: next((n for n, k in enumerate(first) if isinstance(callback, k)), 9))
 
@@ -117,7 +117,7 @@ def _tensorboard(run_dir: str) -> TensorBoardLogger:
 
 
 def output_folder(command: str, section: Any) -> Path:
-    """Where an evaluation writes; nothing that is there is written over."""
+    """The folder that an evaluation writes to; existing results are not overwritten."""
     checkpoint = Path(section.ckpt_path).stem if section.ckpt_path else "base"
     folder = Path(section.output or Path(section.run_dir) / "evaluations" / checkpoint)
     if command == "predict":
@@ -125,17 +125,17 @@ def output_folder(command: str, section: Any) -> Path:
     if section.output:
         refuse_existing(folder / RESULTS_NAME, option="--output")
         return folder
-    return next(own for own in _numbered(folder) if not (own / RESULTS_NAME).exists())
+    return next(candidate for candidate in _numbered(folder) if not (candidate / RESULTS_NAME).exists())
 
 
 def _numbered(folder: Path) -> Iterator[Path]:
-    """The folder, and then with a number added to its name: 2, 3, ..."""
+    """Yield the folder, then the folder with `-2`, `-3`, ... added to its name."""
     yield folder
     for number in count(2):
         yield folder.with_name(f"{folder.name}-{number}")
 
 
 def _shown(options: Any) -> str:
-    """What an error of the trainer may come from."""
+    """The trainer options that are likely causes of the trainer's error, for its message."""
     chosen = {name: options.get(name) for name in ("accelerator", "devices", "strategy", "profiler")}
     return f" with {', '.join(f'trainer.{name}: {value}' for name, value in chosen.items() if value is not None)}"

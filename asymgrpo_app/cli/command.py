@@ -27,7 +27,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with switch.handling_signals():
             code = _run(arguments)
-            # What went wrong while the command was stopping has been said; a scheduler should know of the stop.
+            # A failure during the stop has been reported already; the exit code tells a scheduler of the stop.
             return switch.cause.exit_code if code != ExitCode.OK and switch.cause is not None else code
     except StopRun as stop:
         if _is_started_rank():
@@ -72,7 +72,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _is_started_rank() -> bool:
-    """Whether this process is one that Lightning started beside the first."""
+    """Whether this process is a further rank that Lightning's launcher started."""
     return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 

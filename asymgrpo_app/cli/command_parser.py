@@ -1,4 +1,4 @@
-"""The parser of the commands that stand beside LightningCLI's."""
+"""The argument parser of the commands that are not LightningCLI's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from asymgrpo_app.errors import UserError
 
 
 class CommandParser(ArgumentParser):
-    """A parser whose complaints are one line and go through `UserError`."""
+    """An argument parser that raises its errors as a one-line `UserError`."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise UserError(plain(message)) from ex

@@ -16,7 +16,7 @@ not blur their difference; its 95 % interval treats the problem as the unit."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compare files, print a table, and write what was asked for; returns the exit code.
+    """Compare files, print a table, and write the outputs that were asked for; returns the exit code.
 
     Raises:
         UserError: The arguments or a file cannot be used.

@@ -14,9 +14,9 @@ _SECTIONS = ("model", "data", "rollout", "checkpoint", "tensorboard", "trainer")
 def config_paths(arguments: Sequence[str]) -> list[Path]:
     """The files given with `--config` or `-c`, in order."""
     paths = []
-    for place, argument in enumerate(arguments):
-        if argument in ("--config", "-c") and place + 1 < len(arguments):
-            paths.append(Path(arguments[place + 1]))
+    for index, argument in enumerate(arguments):
+        if argument in ("--config", "-c") and index + 1 < len(arguments):
+            paths.append(Path(arguments[index + 1]))
         elif argument.startswith("--config="):
             paths.append(Path(argument.removeprefix("--config=")))
     return paths

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code.
 
     Raises:
-        UserError: Bad input, before a model is loaded where that can be told.
+        UserError: Bad input; raised before a model is loaded where possible.
         RunError: The folder cannot be written, or the hub does not take it.
     """
     options = _parser().parse_args(list(arguments))
@@ -121,14 +121,14 @@ def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *
     }
     train = (settings.get("data") or {}).get("train") or {}
     source = str(train.get("class_path", "not known")).rpartition(".")[2]
-    place = next(
+    origin = next(
         (train["init_args"][key] for key in ("path", "name", "task") if key in train.get("init_args", {})), None
     )
     return ModelCard(
         base_model=settings["model"]["policy"],
         method=str(advantage.get("class_path", "AsymGRPO")).rpartition(".")[2],
         settings=numbers,
-        data=f"{source} ({place})" if place else source,
+        data=f"{source} ({origin})" if origin else source,
         steps=steps,
         results=results,
         adapter=adapter,
@@ -141,15 +141,15 @@ def _results(path: str | None) -> dict[str, str]:
     content = read_results(Path(path))
     return {
         f"{name}/{metric}": " ".join(shown(metric, estimate))
-        for name, own in content.sets.items()
-        for metric, estimate in own.metrics.items()
+        for name, result in content.sets.items()
+        for metric, estimate in result.metrics.items()
     }
 
 
 def _export(folder: Path, checkpoint: Path, card: ModelCard) -> None:
     policy, tokenizer = load_policy(card.base_model, "sdpa"), load_tokenizer(card.base_model)
     content = read_whole(checkpoint)
-    state = {name.removeprefix(_PREFIX): own for name, own in content["state_dict"].items() if _PREFIX in name}
+    state = {name.removeprefix(_PREFIX): tensor for name, tensor in content["state_dict"].items() if _PREFIX in name}
     try:
         if (label := content["asymgrpo"].get("lora")) is not None:
             load_adapters(policy, label, state)

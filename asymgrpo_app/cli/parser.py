@@ -33,10 +33,10 @@ _TRAINER_DEFAULTS = {
 
 
 class RunParser(LightningCLI):
-    """LightningCLI that parses, and leaves checking, building and running to functions.
+    """LightningCLI as a parser only; checking, building and running are functions in other modules.
 
     Attributes:
-        config: The parsed config; its section `config[config["subcommand"]]` is what a run is made of.
+        config: The parsed config; its section `config[config["subcommand"]]` holds the settings of the run.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -82,13 +82,13 @@ class RunParser(LightningCLI):
         return str(self.section_parser.dump(self.section, skip_none=False))
 
     def build(self, **trainer_options: Any) -> tuple[AsymGRPOModule, PromptDataModule, Trainer]:
-        """The objects of the config; a trainer's option that is given goes before the config's."""
+        """Build the objects of the config; `trainer_options` override the trainer options of the config."""
         self._trainer_options = trainer_options
         super().instantiate_classes()
         return self.model, self.datamodule, self.trainer
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """With the options of `build`."""
+        """Build the trainer with the options given to `build`."""
         self.builds_trainer = True
         configured = self.config_init[self.config["subcommand"]].trainer.callbacks or []
         callbacks = configured if isinstance(configured, list) else [configured]
@@ -109,7 +109,7 @@ class RunParser(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         if self.arguments and self.arguments[0] in self.subcommands() and subcommand != self.arguments[0]:
-            # Known by its name alone: the options of the three others take most of the time of parsing.
+            # Registered by name only: the options of the three other subcommands take most of the parsing time.
             self._subcommand_method_arguments[subcommand] = []
             return self.init_parser(**kwargs)
         parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -161,29 +161,29 @@ class RunParser(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
 
-    # ---- what LightningCLI's constructor would go on with ----
+    # ---- later steps of LightningCLI's constructor, left out ----
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint's settings are not the config's."""
+        """Does nothing: settings in a checkpoint do not change the config."""
 
     def _set_seed(self) -> None:
-        """A run is seeded when it is built."""
+        """Does nothing: a run is seeded when it is built."""
 
     def instantiate_classes(self) -> None:
-        """Nothing: see `build`."""
+        """Does nothing: see `build`."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing: see `asymgrpo_app.cli.run`."""
+        """Does nothing: see `asymgrpo_app.cli.run`."""
 
 
 class _Parser(LightningArgumentParser):
-    """A parser whose complaints are one line and go through `UserError`."""
+    """An argument parser that raises its errors as a one-line `UserError`."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise UserError(plain(message)) from ex
 
 
 def find_own_classes() -> None:
-    """Let `class_path` name a user's own classes in the working directory; at the end, so they shadow no package."""
+    """Append the working directory to `sys.path`: `class_path` finds a user's classes there, and shadows no package."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

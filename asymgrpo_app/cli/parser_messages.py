@@ -1,4 +1,4 @@
-"""The parser's complaints as sentences for people who write configs and not Python."""
+"""Rewrites the parser's errors as sentences for people who write configs, not Python."""
 
 import re
 
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def plain(message: str) -> str:
-    """The message as one sentence with the dotted key and the value; its first reason where its form is not known."""
+    """The message as one sentence with the dotted key and the value; its first reason if its form is not known."""
     text = " ".join(message.split())
     keys: list[str] = []
     kind = ""
@@ -42,7 +42,7 @@ def plain(message: str) -> str:
         else:
             break
         text = text[found.end() :]
-    if keys and (inner := _PLAIN.match(text)):  # the parser of a class within this one has spoken already
+    if keys and (inner := _PLAIN.match(text)):  # already rewritten by the parser of a nested class
         return one_line(f"{'.'.join(keys)}.{inner[1]} {inner[2]}")
     reason = _FURTHER.split(text, maxsplit=1)[0]
     complaint = _complaint(reason, kind)
@@ -53,7 +53,7 @@ def plain(message: str) -> str:
 
 
 def _complaint(text: str, kind: str) -> str | None:
-    """What is wrong with the key, from the first of the parser's reasons."""
+    """The fault of the key, from the parser's first reason; None if its form is not known."""
     if found := re.match(r"Expected a (?:typing\.)?Literal\[(.*?)\]", text):
         return f"must be one of {found[1].replace(chr(39), '')}"
     if found := re.match(r"Expected a <class '(\w+)'>", text):
@@ -68,7 +68,7 @@ def _complaint(text: str, kind: str) -> str | None:
 
 
 def _value(text: str) -> str | None:
-    """The value that was seen, if the message says it."""
+    """The refused value; None if the message does not give it."""
     for pattern in _VALUES:
         if found := re.search(pattern, text):
             named = re.match(r"Namespace\(class_path='(.*?)'", found[1])

@@ -1,4 +1,4 @@
-"""Which folder and which checkpoint a run works with, looked at before anything expensive."""
+"""Resolves the folder and the checkpoint of a run before anything expensive."""
 
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ def _newest(run_dir: str, *, fitting: bool) -> str | None:
 
 
 def compare_with_checkpoint(section: Any, config_text: str) -> None:
-    """Say what the config changes in the run that goes on.
+    """Report the changes of the config since the checkpoint that the run resumes from.
 
     Raises:
-        UserError: It changes what may not change.
+        UserError: A change that a resume does not allow.
     """
     state = read_checkpoint(Path(section.ckpt_path), mapped=True)["asymgrpo"]
     done = int(state["completed_steps"])

@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def check(arguments: Sequence[str]) -> int:
-    """`asymgrpo check`: everything `fit` does before it loads a model, and a look at every row of the training data."""
+    """`asymgrpo check`: all that `fit` does before it loads a model, and a check of every row of the training data."""
     quiet_libraries()
     made = prepared(["fit", *arguments])
     try:
@@ -47,10 +47,10 @@ def check(arguments: Sequence[str]) -> int:
 
 
 def prepared(arguments: Sequence[str]) -> Run:
-    """Parse a config, look at it and at the run folder, and build its objects.
+    """Parse a config, check it and the run folder, and build its objects.
 
     Raises:
-        UserError: Something is wrong with it.
+        UserError: The config or the folder cannot be used.
     """
     parser = RunParser(arguments)
     section, fitting = parser.section, parser.config["subcommand"] == "fit"
@@ -63,7 +63,7 @@ def prepared(arguments: Sequence[str]) -> Run:
 
 
 def check_fit(made: Run, *, dry_run: bool) -> None:
-    """Everything that may stand in the way of a training run, then what it says about itself.
+    """Check all that a training run needs, then print its batch sizes, memory and first prompts.
 
     Raises:
         UserError: With what is wrong.
@@ -79,7 +79,7 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
 
 
 def check_evaluation(made: Run) -> None:
-    """Everything that may stand in the way of an evaluation.
+    """Check all that an evaluation needs.
 
     Raises:
         UserError: With what is wrong.
@@ -93,7 +93,7 @@ def check_evaluation(made: Run) -> None:
 
 
 def _check_best(made: Run) -> None:
-    """The metric that checkpoints are kept by is one that validation gives."""
+    """Check that the validation computes the metric that the best checkpoints are chosen by."""
     run_checkpoint(made.trainer).check_metric(
         [
             f"val/{name}/{key}"
@@ -105,7 +105,7 @@ def _check_best(made: Run) -> None:
 
 
 def _start(made: Run) -> None:
-    """Run the command; what a weight file does not fit is the user's input.
+    """Run the command; weights that do not fit the model are reported as the user's error.
 
     Raises:
         UserError: The checkpoint is one of another model.

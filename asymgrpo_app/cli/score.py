@@ -33,13 +33,13 @@ there are of each. Nothing is written if a line cannot be used."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command judges.
+    """Settings of the command.
 
     Attributes:
-        path: The completions.
-        output: Where the verdicts go.
-        completion_field: As named on the command line.
-        answer_field: As named on the command line.
+        path: The file of completions.
+        output: The file that the verdicts are written to.
+        completion_field: Field of the completion, from the command line.
+        answer_field: Field of the right answer, from the command line.
     """
 
     path: Path
@@ -102,7 +102,7 @@ def _parser() -> CommandParser:
 
 
 def _table(settings: Settings) -> JsonTable:
-    """The lines, once all of them were looked at: judging may take hours, so what is wrong has to show before."""
+    """The lines of the file, all checked first: judging may take hours, so a bad line has to show before."""
     if not settings.path.is_file():
         raise UserError(f"--input {settings.path}: there is no such file.")
     if settings.output is not None:
@@ -140,7 +140,7 @@ def _refuse(line: Row, option: str, field: str, kind: str) -> Any:
 
 
 def _chunks(table: JsonTable, settings: Settings) -> Iterator[list[Item]]:
-    """The items in portions that bound what is held in memory."""
+    """The items in chunks, which bounds the memory they take."""
     chunk: list[Item] = []
     chars = 0
     for index in range(len(table)):
@@ -156,7 +156,7 @@ def _chunks(table: JsonTable, settings: Settings) -> Iterator[list[Item]]:
 def _score(
     table: JsonTable, settings: Settings, verifier: Verifier, pool: VerifierPool, file: TextIO | None
 ) -> "_Tally":
-    """Judge everything, chunk by chunk, writing as it goes."""
+    """Judge all items chunk by chunk, and write each chunk's verdicts at once."""
     tally = _Tally()
     with tqdm(total=len(table), unit=" completions", disable=not sys.stderr.isatty()) as bar:
         for chunk in _chunks(table, settings):
@@ -185,7 +185,7 @@ def _check_rows(chunk: Sequence[Item], verifier: Verifier, pool: VerifierPool) -
 
 @contextlib.contextmanager
 def _new_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A file that has its name only once it is whole, and replaces no other."""
+    """A file under a temporary name that is renamed once it is whole; it never replaces another file."""
     if path is None:
         yield None
         return

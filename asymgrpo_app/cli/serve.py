@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check everything, then become the server."""
+    """Check options, config and port, then replace this process by the server (`exec`)."""
     quiet_libraries()
     parser = _Parser(
         prog="asymgrpo serve",
@@ -47,14 +47,14 @@ def run(arguments: Sequence[str]) -> int:
         help="File with the token; made, with a fresh one, if it is not there. Default: $ASYMGRPO_TOKEN.",
     )
     parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
-    own, rest = parser.parse_known_args(arguments)
-    _check_address(own.host, own.port, allow_public=own.allow_public)
+    options, rest = parser.parse_known_args(arguments)
+    _check_address(options.host, options.port, allow_public=options.allow_public)
     require_vllm()
     settings = _settings(rest)
     rollout = settings.rollout
     server = rollout.get("server")
     nccl = server is not None and server.transfer == "nccl"
-    folder = None if nccl else _weights_folder(own.weights_folder or (server.weights_folder if server else None))
+    folder = None if nccl else _weights_folder(options.weights_folder or (server.weights_folder if server else None))
     config = VLLMEngineConfig(**rollout.engine.as_dict())
     command = server_arguments(
         settings.model.policy,
@@ -63,12 +63,15 @@ def run(arguments: Sequence[str]) -> int:
         _longest(settings),
         nccl=nccl,
     )
-    token = _token(own.token_file)
-    _check_port(own.host, own.port)
+    token = _token(options.token_file)
+    _check_port(options.host, options.port)
     os.environ.update(server_environment(command, token, folder))
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
-    say(f"Starting vLLM on http://{own.host}:{own.port} for {settings.model.policy}; every route asks for the token.")
-    words = server_command(command, own.host, own.port)
+    say(
+        f"Starting vLLM on http://{options.host}:{options.port} for {settings.model.policy}; "
+        "every route asks for the token."
+    )
+    words = server_command(command, options.host, options.port)
     os.execv(words[0], words)  # signals and the exit code are the server's own from here on
 
 
@@ -87,10 +90,10 @@ def _settings(arguments: Sequence[str]) -> Any:
 
 
 def _longest(settings: Any) -> int:
-    """Longest prompt plus completion that the run asks for."""
+    """Longest prompt plus completion of the run, in tokens."""
     sets = (settings.data.validation or {}).values()
-    own = [limit for chosen in sets if (limit := chosen.get("max_completion_tokens"))]
-    return int(settings.data.max_prompt_tokens + max([settings.rollout.max_completion_tokens, *own]))
+    limits = [limit for chosen in sets if (limit := chosen.get("max_completion_tokens"))]
+    return int(settings.data.max_prompt_tokens + max([settings.rollout.max_completion_tokens, *limits]))
 
 
 def _check_address(host: str, port: int, *, allow_public: bool) -> None:

@@ -25,12 +25,12 @@ _RESULTS_NAME = "results.json"
 
 @dataclass(frozen=True)
 class ProblemTable:
-    """One metric of one set, problem by problem.
+    """The values of one metric on one set, problem by problem.
 
     Attributes:
-        metric: Its name in this set.
-        values: By the name of the problem; NaN where there is none.
-        protocol: How the set was evaluated; None if that is not known.
+        metric: Name of the metric in this set.
+        values: Value by the name of the problem; NaN where there is none.
+        protocol: Settings of the set's evaluation; None if not known.
     """
 
     metric: str
@@ -40,12 +40,12 @@ class ProblemTable:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One of the files that are compared.
+    """One of the evaluations that are compared.
 
     Attributes:
-        label: What it is called in tables and plots.
-        path: Where it is.
-        sets: The metric of each set.
+        label: Its name in tables and plots.
+        path: Its file.
+        sets: The metric's values by name of the set.
     """
 
     label: str
@@ -55,11 +55,11 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Difference:
-    """One evaluation against the baseline on one set, or on the mean over sets.
+    """The difference of one evaluation from the baseline on one set, or on the mean over sets.
 
     Attributes:
         set: Name of the set; `mean of N sets` for the mean.
-        label: The evaluation.
+        label: Label of the evaluation.
         metric: Name of the metric.
         baseline: The baseline's value.
         value: The evaluation's value.
@@ -75,7 +75,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """`higher` or `lower` if the interval excludes 0, else `undecided`."""
         if self.difference.low > 0:
             return "higher"
         return "lower" if self.difference.high < 0 else "undecided"
@@ -83,13 +83,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations against the first of them.
+    """The differences of evaluations from the first of them.
 
     Attributes:
         metric: The metric that was asked for.
-        baseline: Label of the first.
-        differences: Set by set, evaluation by evaluation; then those of the mean.
-        notes: What stands in the way of reading the differences as those of the models alone, one sentence each.
+        baseline: Label of the first evaluation.
+        differences: Set by set, evaluation by evaluation; then the differences of the mean.
+        notes: Reasons why the differences may not be those of the models alone, one sentence each.
     """
 
     metric: str
@@ -103,8 +103,8 @@ def compare(paths: Sequence[Path], metric: str = ACCURACY, only_set: str | None 
 
     Args:
         paths: Two or more results files, folders with a `results.json`, or prediction files; the first is the baseline.
-        metric: What is compared, e.g. `avg@8`, `pass@4`, `length`; `accuracy` is each set's `avg@n` or `greedy`.
-        only_set: Compare on this set alone; None: on all that the files share.
+        metric: The metric, e.g. `avg@8`, `pass@4`, `length`; `accuracy` is each set's `avg@n` or `greedy`.
+        only_set: Compare on this set alone; None: on all sets that the files share.
 
     Raises:
         UserError: A file cannot be used, it has no such metric or set, or the problems are not the same.
@@ -126,11 +126,11 @@ def compare(paths: Sequence[Path], metric: str = ACCURACY, only_set: str | None 
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart, without `results.json`."""
+    """Labels: the shortest ends of the paths, without `results.json`, that tell the evaluations apart."""
     parts = [path.parent.parts if path.name == _RESULTS_NAME else path.with_suffix("").parts for path in paths]
     longest = max(map(len, parts))
     for depth in range(1, longest + 1):
-        labels = ["/".join(own[-depth:]) or str(path) for own, path in zip(parts, paths, strict=True)]
+        labels = ["/".join(names[-depth:]) or str(path) for names, path in zip(parts, paths, strict=True)]
         if len(set(labels)) == len(labels):
             return labels
     return [f"{path} ({number})" for number, path in enumerate(paths, start=1)]
@@ -148,11 +148,13 @@ def _load(path: Path, label: str, metric: str, only_set: str | None) -> Evaluate
 
 def _from_results(path: Path, metric: str) -> dict[str, ProblemTable]:
     tables = {}
-    for name, own in read_results(path).sets.items():
-        chosen = accuracy_name(own.values) if metric == ACCURACY else metric
-        if chosen is None or chosen not in own.values:
-            raise UserError(f"{path}: set {name} has no metric {metric!r}, it has {', '.join(own.values)}.")
-        tables[name] = ProblemTable(chosen, dict(zip(own.uids, values_of(own, chosen), strict=True)), own.protocol)
+    for name, result in read_results(path).sets.items():
+        chosen = accuracy_name(result.values) if metric == ACCURACY else metric
+        if chosen is None or chosen not in result.values:
+            raise UserError(f"{path}: set {name} has no metric {metric!r}, it has {', '.join(result.values)}.")
+        tables[name] = ProblemTable(
+            chosen, dict(zip(result.uids, values_of(result, chosen), strict=True)), result.protocol
+        )
     return tables
 
 
@@ -170,7 +172,7 @@ def _from_predictions(path: Path, metric: str) -> dict[str, ProblemTable]:
 def _values(
     where: str, outcomes: Mapping[str, ProblemOutcome], protocol: EvaluationProtocol | None, metric: str
 ) -> tuple[str, dict[str, float]]:
-    """A metric from completions: any k up to their number can be had."""
+    """The metric's name and its values by problem, from completions; k may be any number up to theirs."""
     samples = next(iter(outcomes.values())).samples
     greedy = protocol is not None and protocol.temperature == 0 and samples == 1
     kind, _, number = metric.partition("@")
@@ -182,21 +184,21 @@ def _values(
     chosen = accuracy_name(names) if metric == ACCURACY else metric
     if chosen not in names:
         raise UserError(f"{where} has no metric {metric!r}, it has {', '.join(names)} and pass@k and maj@k.")
-    place = names.index(chosen)
-    values = {uid: choice.values(outcome)[place] for uid, outcome in outcomes.items()}
+    index = names.index(chosen)
+    values = {uid: choice.values(outcome)[index] for uid, outcome in outcomes.items()}
     if all(map(isnan, values.values())):
         raise UserError(f"{where} has no metric {metric!r}: its completions have no answer_class.")
     return chosen, values
 
 
-# ---- whether they can be compared ----
+# ---- checks that evaluations can be compared ----
 
 
 def _shared_sets(evaluated: Sequence[Evaluated]) -> list[str]:
-    """Names of the sets that all have, after a look at whether these are the same problems."""
-    names = [name for name in evaluated[0].sets if all(name in own.sets for own in evaluated)]
+    """Names of the sets that all evaluations have, checked to hold the same problems."""
+    names = [name for name in evaluated[0].sets if all(name in evaluation.sets for evaluation in evaluated)]
     if not names:
-        listed = "; ".join(f"{own.path} has {', '.join(own.sets)}" for own in evaluated)
+        listed = "; ".join(f"{evaluation.path} has {', '.join(evaluation.sets)}" for evaluation in evaluated)
         raise UserError(f"the files have no set in common: {listed}.")
     for name in names:
         for other in evaluated[1:]:
@@ -223,11 +225,11 @@ def _check_same_problems(name: str, first: Evaluated, other: Evaluated) -> None:
 
 def _notes(evaluated: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     notes = []
-    for own in evaluated:
-        if unused := [name for name in own.sets if name not in names]:
-            notes.append(f"Not compared, since not all have it: {', '.join(unused)} of {own.label}.")
-        if any(own.sets[name].protocol is None for name in names):
-            notes.append(f"The sampling settings of {own.label} are not known: there is no .run.json beside it.")
+    for evaluation in evaluated:
+        if unused := [name for name in evaluation.sets if name not in names]:
+            notes.append(f"Not compared, since not all have it: {', '.join(unused)} of {evaluation.label}.")
+        if any(evaluation.sets[name].protocol is None for name in names):
+            notes.append(f"The sampling settings of {evaluation.label} are not known: there is no .run.json beside it.")
     first = evaluated[0]
     for name in names:
         for other in evaluated[1:]:
@@ -270,7 +272,7 @@ def _difference(name: str, first: Evaluated, other: Evaluated, notes: list[str])
 
 
 def _mean(metric: str, differences: Sequence[Difference]) -> Difference:
-    """The mean over sets, each of which counts the same."""
+    """The mean over sets, all with the same weight."""
     names = {difference.metric for difference in differences}
     return Difference(
         f"mean of {len(differences)} sets",
@@ -288,8 +290,8 @@ def _mean(metric: str, differences: Sequence[Difference]) -> Difference:
 def comparison_table(content: Comparison) -> str:
     """A table for the terminal: one line per set and evaluation, and the notes below."""
     rows = [("set", "metric", "evaluation", content.baseline, "value", "difference", "95 % interval", "")]
-    for own in content.differences:
-        value, interval = shown(own.metric, own.difference, signed=True)
-        before, after = shown(own.metric, own.baseline)[0], shown(own.metric, own.value)[0]
-        rows.append((own.set, own.metric, own.label, before, after, value, interval, own.verdict))
+    for entry in content.differences:
+        value, interval = shown(entry.metric, entry.difference, signed=True)
+        before, after = shown(entry.metric, entry.baseline)[0], shown(entry.metric, entry.value)[0]
+        rows.append((entry.set, entry.metric, entry.label, before, after, value, interval, entry.verdict))
     return "\n".join([aligned(rows, left=3), *(f"Note: {note}" for note in content.notes)])

@@ -30,9 +30,9 @@ def maj_at_k(answers: Sequence[int | None], correct: Sequence[bool], k: int) -> 
     """Unbiased estimate of the chance that the majority of k samples is right: the mean over all draws of k of the n.
 
     Samples with equal answers vote together. A sample without an answer has no vote: it never forms a majority, however
-    many of its kind there are, and a draw without any answer is wrong. Among the largest classes of a draw one is
-    chosen uniformly at random, and the result is the expectation over that choice. Where the samples of a class
-    disagree about being right (an equality that is looser than the verdict), it counts with its share of right ones.
+    many such samples there are, and a draw without any answer is wrong. Among the largest classes of a draw one is
+    chosen uniformly at random, and the result is the expectation over that choice. If only some samples of a class are
+    right (an equality that is looser than the verdict), the class is right to the share of its right samples.
 
     Args:
         answers: [n] class of each sample's answer, None without an answer.
@@ -62,7 +62,7 @@ def maj_at_k(answers: Sequence[int | None], correct: Sequence[bool], k: int) -> 
 
 @lru_cache(maxsize=65536)  # most problems of a set have one of few patterns
 def _majority(classes: tuple[tuple[int, int], ...], unanswered: int, k: int) -> float:
-    """See `maj_at_k`.
+    """`maj_at_k` of classes in a form that can be cached.
 
     Args:
         classes: Size and number of right samples of each class.
@@ -71,8 +71,8 @@ def _majority(classes: tuple[tuple[int, int], ...], unanswered: int, k: int) -> 
     """
     draws = comb(unanswered + sum(size for size, _ in classes), k)
     parts = []
-    for place, (size, right) in enumerate(classes):
-        others = [other for index, (other, _) in enumerate(classes) if index != place]
+    for number, (size, right) in enumerate(classes):
+        others = [other for index, (other, _) in enumerate(classes) if index != number]
         for votes in range(1, min(size, k) + 1 if right else 0):
             for ties, ways in _rivals(others, votes, unanswered, k - votes).items():
                 parts.append(comb(size, votes) * ways * right / (draws * size * (ties + 1)))
@@ -80,7 +80,7 @@ def _majority(classes: tuple[tuple[int, int], ...], unanswered: int, k: int) -> 
 
 
 def _rivals(others: Sequence[int], votes: int, unanswered: int, drawn: int) -> dict[int, int]:
-    """Ways to draw `drawn` samples outside a class with `votes` so that none beats it, by the number of ties with it.
+    """Ways to draw `drawn` samples outside a class with `votes` votes so that no class beats it, by number of ties.
 
     Args:
         others: Sizes of the other classes.
@@ -92,9 +92,9 @@ def _rivals(others: Sequence[int], votes: int, unanswered: int, drawn: int) -> d
     for size in others:
         longer: dict[tuple[int, int], int] = {}
         for (total, ties), number in ways.items():
-            for own in range(min(size, votes, drawn - total) + 1):
-                state = total + own, ties + (own == votes)
-                longer[state] = longer.get(state, 0) + number * comb(size, own)
+            for rival_votes in range(min(size, votes, drawn - total) + 1):
+                state = total + rival_votes, ties + (rival_votes == votes)
+                longer[state] = longer.get(state, 0) + number * comb(size, rival_votes)
         ways = longer
     by_ties: dict[int, int] = {}
     for (total, ties), number in ways.items():

@@ -1,4 +1,4 @@
-"""JSON on disk: written whole or not at all, and read into dataclasses with a sentence about what does not fit."""
+"""JSON files: written whole or not at all, and read into dataclasses with an error message for what does not fit."""
 
 import contextlib
 import dataclasses
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def refuse_existing(path: Path, *, overwrite: bool = False, option: str = "") -> None:
-    """Raise `UserError` if a file cannot be made at `path`: before the work whose outcome it is to hold.
+    """Raise `UserError` if a file cannot be made at `path`; called before the work whose result it will hold.
 
     Args:
-        path: Where the file goes.
+        path: Path of the file.
         overwrite: Whether another file may be replaced.
-        option: How the user named the path, e.g. `--output`.
+        option: The option that named the path, e.g. `--output`; for messages.
     """
     where = f"{option} {path}".strip()
     if path.is_dir():
@@ -34,7 +34,7 @@ def refuse_existing(path: Path, *, overwrite: bool = False, option: str = "") ->
 
 
 def write_whole(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write a file that has its name only once it is whole.
+    """Write a file under a temporary name, and rename it once it is whole.
 
     Raises:
         UserError: The file exists, and `overwrite` is not set.
@@ -74,25 +74,25 @@ def _refuse_constant(name: str) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Dataclasses and named tuples as dictionaries."""
+    """Convert dataclasses and named tuples to dictionaries, also those that are nested."""
     if dataclasses.is_dataclass(value):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return to_plain(value._asdict())
     if isinstance(value, Mapping):
-        return {key: to_plain(own) for key, own in value.items()}
+        return {key: to_plain(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [to_plain(own) for own in value]
+        return [to_plain(entry) for entry in value]
     return value
 
 
 def from_plain(kind: type[T], data: Any, where: str) -> T:
-    """Dictionaries as a dataclass (or named tuple) of exactly these fields and types, whatever is nested in it.
+    """Convert dictionaries to a dataclass (or named tuple) of exactly these fields and types, also nested ones.
 
     Args:
         kind: The type; its fields may be such types, str, int, float, bool, `list[X]`, `dict[str, X]` and `X | None`.
-        data: What `json` read.
-        where: What it is, for messages.
+        data: Output of `json.loads`.
+        where: Name of the data, for messages.
 
     Raises:
         UserError: Something is missing, unknown, or of another type.
@@ -107,10 +107,10 @@ def _convert(kind: Any, data: Any, where: str) -> Any:
         return None if data is None else _convert(inner, data, where)
     if origin is list:
         _expect(isinstance(data, list), where, "a list", data)
-        return [_convert(arguments[0], own, f"{where}[{number}]") for number, own in enumerate(data)]
+        return [_convert(arguments[0], entry, f"{where}[{number}]") for number, entry in enumerate(data)]
     if origin is dict:
         _expect(isinstance(data, dict), where, "an object", data)
-        return {key: _convert(arguments[1], own, f"{where}.{key}") for key, own in data.items()}
+        return {key: _convert(arguments[1], entry, f"{where}.{key}") for key, entry in data.items()}
     if kind in (str, int, float, bool):
         return _convert_scalar(kind, data, where)
     _expect(isinstance(data, dict), where, "an object", data)
@@ -139,9 +139,9 @@ def _expect(fits: bool, where: str, wanted: str, data: Any) -> None:
 
 
 def readable_json(value: Any, indent: str = "") -> str:
-    """JSON with one line per field, but lists of plain values on one line: they have an entry per problem."""
+    """JSON with one line per field, but lists of plain values on one line, since they have an entry per problem."""
     if isinstance(value, dict) and value:
         inner = f"{indent}  "
-        lines = [f"{inner}{json.dumps(key)}: {readable_json(own, inner)}" for key, own in value.items()]
+        lines = [f"{inner}{json.dumps(key)}: {readable_json(entry, inner)}" for key, entry in value.items()]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
     return json.dumps(value, allow_nan=False)

@@ -1,8 +1,8 @@
-"""95 % intervals with the problem as the unit: shares, other means, paired differences, and means over sets.
+"""95 % intervals over problems: for shares, other means, paired differences, and means over sets.
 
 The completions of one problem are not independent of each other, so a set of 100 problems with 8 completions each has
-100 observations and not 800. Everything here takes one value per problem and speaks about the problems that the set is
-a sample of. docs/evaluation.md has the rules in words and the simulated coverage.
+100 observations and not 800. Everything here takes one value per problem; intervals are for the population of problems
+that the set is a sample of. docs/evaluation.md has the rules in words and the simulated coverage.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from math import atan, cos, fsum, inf, isclose, pi, sin, sqrt
 from typing import NamedTuple
 
 _LEVEL = 0.95
-_PRIOR = 0.2  # how much it takes, in sums of squares over problems, to steady a ratio of variances; by simulation
+_PRIOR = 0.2  # added to sums of squares over problems to steady a ratio of variances; chosen by simulation
 
 
 class Estimate(NamedTuple):
@@ -118,10 +118,10 @@ def difference_interval(differences: Sequence[float]) -> Estimate:
 
 
 def mean_over_sets(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean over sets, each of which counts the same; the sets are fixed, their problems are the sample.
+    """The mean over sets, all with the same weight; the sets are fixed, their problems are the sample.
 
-    The distances from value to end are what each set's variance comes down to on its side, so they add up in squares
-    (Zou and Donner 2008, Statistics in Medicine 27, 1693: MOVER). `n` counts the problems of all sets.
+    The distance from the value to an end stands for each set's standard error on that side, so distances add up in
+    squares (Zou and Donner 2008, Statistics in Medicine 27, 1693: MOVER). `n` is the number of problems of all sets.
 
     Args:
         estimates: One per set, at least one.

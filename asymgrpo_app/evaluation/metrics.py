@@ -16,9 +16,9 @@ class ProblemValues:
     """The values behind an evaluation, for all problems of all ranks.
 
     Attributes:
-        indices: [P] places of the problems in their set, ascending.
+        indices: [P] indices of the problems in their set, ascending.
         samples: Completions per problem.
-        values: [P] for each metric; NaN where a problem has none.
+        values: [P] values by metric; NaN where a problem has none.
     """
 
     indices: list[int]
@@ -34,8 +34,8 @@ class SetMetrics(Metric):
 
     Args:
         ks: The k of each pass@k, at most the number of samples.
-        majority_ks: The k of each maj@k, likewise.
-        greedy: The set is sampled once at temperature 0; see `MetricChoice`.
+        majority_ks: The k of each maj@k, at most the number of samples.
+        greedy: Whether the set is sampled once at temperature 0; see `MetricChoice`.
     """
 
     full_state_update = False
@@ -51,13 +51,13 @@ class SetMetrics(Metric):
         self.problems: ProblemValues | None = None
 
     def update(self, outcomes: Sequence[ProblemOutcome]) -> None:
-        """Add problems; none is fine."""
+        """Add the outcomes of problems; the sequence may be empty."""
         rows = [[outcome.index, outcome.samples, *self.choice.values(outcome)] for outcome in outcomes]
         state: list[Tensor] = self.rows  # type: ignore[assignment]  # a tensor only between gathering and computing
         state.append(torch.tensor(rows, dtype=torch.float64, device=self.device).flatten())
 
     def compute(self) -> dict[str, Estimate]:
-        """The means over all problems of all ranks with their intervals; nothing without problems.
+        """The means over all problems of all ranks with their intervals; empty without problems.
 
         Afterwards `problems` has the values behind them.
 

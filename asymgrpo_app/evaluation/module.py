@@ -1,4 +1,4 @@
-"""The part of the LightningModule that evaluates: what validate, test, predict and a run's validations share."""
+"""The evaluating part of the LightningModule, shared by validate, test, predict and a run's validations."""
 
 from collections.abc import Mapping
 from time import perf_counter
@@ -13,11 +13,11 @@ from asymgrpo_app.rollout.types import PromptBatch
 
 
 class EvaluatingModule(LightningModule):
-    """Measures sets of problems, and publishes scalars on an axis that counts completed RL steps.
+    """Evaluates sets of problems, and publishes scalars over completed RL steps.
 
     Attributes:
         total_steps: Length of the run in RL steps.
-        completed_steps: RL steps that the policy was trained for.
+        completed_steps: Number of RL steps that the policy was trained for.
         validation_pending: Whether a validation of this policy is still due.
         evaluations: The metrics of the last evaluation, by name of the set.
     """
@@ -42,7 +42,7 @@ class EvaluatingModule(LightningModule):
         self.evaluations = {name: chosen.metrics().to(self.device) for name, chosen in data.evaluation_sets.items()}
 
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Take up what is known of each problem."""
+        """Add the outcomes of the batch's problems to the metrics of their set."""
         rollouts = batch.require_rollouts() if batch.prompts else None
         self.evaluations[batch.set_name].update(outcomes_of(rollouts, rollouts.answers) if rollouts else [])
 
@@ -61,11 +61,11 @@ class EvaluatingModule(LightningModule):
     on_test_epoch_end = on_validation_epoch_end
 
     def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
-        """The completions are attached to the batch; the number of problems that have some."""
+        """Return the number of problems in the batch; their completions are attached to the batch."""
         return len(batch.prompts)
 
     def publish(self, values: Mapping[str, float], *, write: bool = True) -> None:
-        """Hand values to callbacks by their name, in `trainer.callback_metrics`, and to the loggers.
+        """Put values under their names in `trainer.callback_metrics`, and hand them to the loggers if `write`.
 
         Lightning's `log` would put them in the same place, but prepares each for a mean over batches and ranks first,
         which takes longer than all the rest of logging.

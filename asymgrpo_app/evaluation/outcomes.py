@@ -1,4 +1,4 @@
-"""What an evaluation knows about one problem, and the values that follow from it."""
+"""The outcome of an evaluation on one problem, and the metrics computed from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # compare needs no torch
     from asymgrpo_app.rollout.types import RolloutBatch
 
 UNBOUNDED = ("length", "entropy_estimate")
-"""Metrics that are no shares: tokens and nats."""
+"""Metrics in tokens and nats, which are not shares."""
 ACCURACIES = ("avg", "greedy", "pass", "maj")
 """Metrics of right and wrong, without their `@k`."""
 
@@ -23,11 +23,11 @@ class ProblemOutcome:
     """The n completions of one problem.
 
     Attributes:
-        index: Place of the problem in its set; what is added twice under one index counts once.
-        correct: [n] right ones; a truncated completion is never right.
-        statuses: [n] how each verdict came about.
-        truncated: [n] completions that the length limit cut.
-        lengths: [n] tokens, the end token included; at least 1.
+        index: Index of the problem in its set; an outcome that is added twice under one index counts once.
+        correct: [n] whether each completion is right; a truncated one never is.
+        statuses: [n] status of each verdict.
+        truncated: [n] whether the length limit cut each completion.
+        lengths: [n] length in tokens, the end token included; at least 1.
         logprob_sums: [n] sum of the sampler's log-probabilities of the sampled tokens, in nats.
         answers: [n] classes of equal answers, None for a completion without an answer. None where the verifier has no
             notion of equal answers.
@@ -73,22 +73,22 @@ def outcomes_of(
             truncated=[judged.completion.truncated for judged in group],
             lengths=[len(judged.completion.token_ids) for judged in group],
             logprob_sums=[fsum(judged.completion.logprobs) for judged in group],
-            answers=own,
+            answers=answer_classes,
         )
-        for prompt, group, own in zip(rollouts.prompts, rollouts.groups, classes, strict=True)
+        for prompt, group, answer_classes in zip(rollouts.prompts, rollouts.groups, classes, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """Which metrics a set gets beside the ones every set has.
+    """The metrics of a set beside those of every set.
 
     Attributes:
         pass_ks: The k of each pass@k, at most the number of samples.
-        majority_ks: The k of each maj@k, likewise.
-        greedy: The set is sampled once at temperature 0. Its accuracy is then called `greedy`; pass@k and maj@k would
-            be the same number again, and the log-probability of the likeliest token tells nothing about entropy, so
-            they are left out.
+        majority_ks: The k of each maj@k, at most the number of samples.
+        greedy: Whether the set is sampled once at temperature 0. Its accuracy is then called `greedy`; pass@k and maj@k
+            would be the same number again, and the log-probability of the likeliest token tells nothing about entropy,
+            so they are left out.
     """
 
     pass_ks: tuple[int, ...] = ()
@@ -135,5 +135,5 @@ def estimate(name: str, values: Sequence[float]) -> Estimate | None:
 
 def estimates(values: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
     """The mean of every metric that has a value for some problem."""
-    found = {name: estimate(name, own) for name, own in values.items()}
-    return {name: own for name, own in found.items() if own is not None}
+    found = {name: estimate(name, per_problem) for name, per_problem in values.items()}
+    return {name: mean for name, mean in found.items() if mean is not None}

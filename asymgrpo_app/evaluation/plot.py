@@ -17,8 +17,8 @@ def comparison_png(content: Comparison) -> bytes:
     """Differences with their intervals, one line per set and evaluation, as a PNG file."""
     from matplotlib.figure import Figure  # a second to import, and not needed for the table
 
-    labels = list(dict.fromkeys(own.label for own in content.differences))
-    sets = list(dict.fromkeys(own.set for own in content.differences))
+    labels = list(dict.fromkeys(difference.label for difference in content.differences))
+    sets = list(dict.fromkeys(difference.set for difference in content.differences))
     figure = Figure(figsize=(8.0, 1.7 + 0.42 * len(sets) * max(1.0, 0.55 * len(labels))), layout="constrained")
     axes = figure.add_subplot()
     _draw(axes, content, labels, sets)
@@ -33,14 +33,14 @@ def _draw(axes: "Axes", content: Comparison, labels: list[str], sets: list[str])
     scale = 1.0 if unbounded else 100.0
     unit = {"length": "tokens", "entropy_estimate": "nats"}.get(metric, "percentage points")
     for number, label in enumerate(labels):
-        own = [difference for difference in content.differences if difference.label == label]
-        found = [difference.difference for difference in own]
+        differences = [difference for difference in content.differences if difference.label == label]
+        found = [difference.difference for difference in differences]
         values = [scale * estimate.value for estimate in found]
         # An interval without an end is not drawn.
         below = [scale * (estimate.value - estimate.low) if isfinite(estimate.low) else nan for estimate in found]
         above = [scale * (estimate.high - estimate.value) if isfinite(estimate.high) else nan for estimate in found]
         shift = 0.22 * (number - (len(labels) - 1) / 2)
-        places = [sets.index(difference.set) + shift for difference in own]
+        places = [sets.index(difference.set) + shift for difference in differences]
         color = _COLORS[number % len(_COLORS)]
         axes.errorbar(
             values,

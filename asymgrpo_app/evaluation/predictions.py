@@ -2,7 +2,7 @@
 
 Beside `predictions.jsonl` lies `predictions.run.json`, which says what was evaluated and how; a file is only continued
 by the run that began it. A line belongs to the file once its line feed is written: what an interruption left behind the
-last one is dropped, and comes again.
+last line feed is dropped, and written again.
 """
 
 import json
@@ -34,11 +34,11 @@ class Prediction:
     Attributes:
         set: Name of the evaluation set.
         uid: Name of the problem.
-        index: Place of the problem in the set.
+        index: Index of the problem in the set.
         sample: Number of the completion, from 0.
         completion: Its text.
         correct: Whether it is right; a truncated one never is.
-        status: How the verdict came about: `ok`, `no_answer`, `timeout` or `error`.
+        status: Status of the verdict: `ok`, `no_answer`, `timeout` or `error`.
         truncated: Whether the length limit cut it.
         length: Tokens, the end token included.
         logprob_sum: Sum of the sampler's log-probabilities of its tokens, in nats.
@@ -60,17 +60,17 @@ class Prediction:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells it from all others of the file."""
+        """The set, index and sample, which identify it within the file."""
         return self.set, self.index, self.sample
 
 
 @dataclass(frozen=True)
 class PredictionHeader:
-    """What the predictions of a file are.
+    """The description of a prediction file.
 
     Attributes:
-        run: What was evaluated.
-        sets: How, by the name of the set.
+        run: The policy, seed and program of the evaluation.
+        sets: How each set was evaluated, by its name.
     """
 
     run: EvaluationRun
@@ -80,7 +80,7 @@ class PredictionHeader:
 def predictions_of(
     set_name: str, rollouts: "RolloutBatch", answers: Sequence[Sequence[int | None] | None] | None = None
 ) -> list[Prediction]:
-    """The lines of judged rollouts, problem by problem; `outcomes_of` the same rollouts says the same.
+    """The lines of judged rollouts, problem by problem; they hold the same values as `outcomes_of`.
 
     Args:
         set_name: Name of the evaluation set.
@@ -109,7 +109,7 @@ def predictions_of(
 
 
 def header_path(path: Path) -> Path:
-    """Where the description of a prediction file is."""
+    """The path of a prediction file's description."""
     return path.with_suffix(".run.json")
 
 
@@ -125,7 +125,7 @@ def read_header(path: Path) -> PredictionHeader | None:
     """The description beside a prediction file, if there is one.
 
     Raises:
-        UserError: It is broken.
+        UserError: The description is broken.
     """
     beside = header_path(path)
     if not beside.exists():
@@ -193,7 +193,7 @@ def finished_sets(
     Args:
         path: For messages.
         predictions: All of the file.
-        header: What is beside the file; without it a problem has as many completions as the one with most.
+        header: The file's description; without it, all problems have as many completions as the one with most.
 
     Raises:
         UserError: A problem or a completion is missing, or there is one too many.
@@ -213,10 +213,10 @@ def finished_sets(
             raise UserError(
                 f"{path} is not finished: set {name} has {len(problems)} of {size} problems; resume the prediction."
             )
-        for index, own in problems.items():
-            if sorted(own) != list(range(samples)):
+        for index, completions in problems.items():
+            if sorted(completions) != list(range(samples)):
                 raise UserError(
-                    f"{path}: problem {index} of set {name} has {len(own)} completions instead of number 0 to "
+                    f"{path}: problem {index} of set {name} has {len(completions)} completions instead of number 0 to "
                     f"{samples - 1}; resume the prediction."
                 )
         outcomes[name] = _outcomes(problems)
@@ -225,23 +225,23 @@ def finished_sets(
 
 def _outcomes(problems: Mapping[int, Mapping[int, Prediction]]) -> dict[str, ProblemOutcome]:
     """Outcomes by uid. A set whose verifier finds answers but no class has no notion of equal answers."""
-    everything = [prediction for own in problems.values() for prediction in own.values()]
+    everything = [prediction for by_sample in problems.values() for prediction in by_sample.values()]
     any_class = any(prediction.answer_class is not None for prediction in everything)
     has_classes = any_class or not any(prediction.status == Status.OK for prediction in everything)
     found: dict[str, ProblemOutcome] = {}
     again: Counter[str] = Counter()
     for index in sorted(problems):
-        own = [problems[index][sample] for sample in sorted(problems[index])]
-        uid = own[0].uid
+        predictions = [problems[index][sample] for sample in sorted(problems[index])]
+        uid = predictions[0].uid
         again[uid] += 1
         found[uid if again[uid] == 1 else f"{uid}#{again[uid]}"] = ProblemOutcome(
             index=index,
-            correct=[prediction.correct for prediction in own],
-            statuses=[Status(prediction.status) for prediction in own],
-            truncated=[prediction.truncated for prediction in own],
-            lengths=[prediction.length for prediction in own],
-            logprob_sums=[prediction.logprob_sum for prediction in own],
-            answers=[prediction.answer_class for prediction in own] if has_classes else None,
+            correct=[prediction.correct for prediction in predictions],
+            statuses=[Status(prediction.status) for prediction in predictions],
+            truncated=[prediction.truncated for prediction in predictions],
+            lengths=[prediction.length for prediction in predictions],
+            logprob_sums=[prediction.logprob_sum for prediction in predictions],
+            answers=[prediction.answer_class for prediction in predictions] if has_classes else None,
         )
     return found
 
@@ -254,7 +254,7 @@ class PredictionWriter:
 
     Args:
         path: The file.
-        header: What is evaluated, and how.
+        header: The description of the evaluation.
         resume: Go on with a file that this very run began; without it an existing file is refused. A file that does not
             exist is begun.
 
@@ -282,11 +282,11 @@ class PredictionWriter:
             raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
     def is_complete(self, set_name: str, index: int) -> bool:
-        """For a resumed run: whether all completions of a problem are written."""
+        """Whether all completions of a problem are written, for a resumed run."""
         return all((set_name, index, sample) in self.done for sample in range(self.header.sets[set_name].samples))
 
     def write(self, predictions: Iterable[Prediction]) -> None:
-        """Append completions, those that are there already left out; each line is handed to the system at once."""
+        """Append the completions that are not in the file yet; each line is handed to the system at once."""
         try:
             for prediction in predictions:
                 if prediction.key not in self.done:
@@ -325,7 +325,7 @@ class PredictionWriter:
                 _refuse_change(self.path, f"{field.name} of set {set_name}", then, now)
 
     def _take_up(self) -> None:
-        """Read what is there, and drop a half-written last line."""
+        """Read the existing file, and drop a half-written last line."""
         if not self.path.exists():
             return
         for prediction in read_predictions(self.path):

@@ -1,4 +1,4 @@
-"""`results.json`: what was evaluated, how, and what came out, problem by problem."""
+"""`results.json`: the run, the settings and the results of an evaluation, problem by problem."""
 
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class EvaluationProtocol:
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus size in (0, 1].
         max_tokens: Longest completion in tokens.
-        template: How the problems were put to the policy, in words or as a class name; empty if not known.
+        template: The template of the prompts, in words or as a class name; empty if not known.
         digest: `problems_digest` of the set; empty if not known.
     """
 
@@ -44,7 +44,7 @@ class EvaluationProtocol:
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """What was evaluated, and by what.
+    """The policy that was evaluated, and the program and seed that did it.
 
     Attributes:
         model: Folder or hub id of the policy.
@@ -67,7 +67,7 @@ class SetResult:
 
     Attributes:
         protocol: How it was evaluated.
-        metrics: Means over problems by the metric's name.
+        metrics: Mean over problems by the metric's name.
         uids: Names of the problems.
         values: For each metric, its value for every problem in the order of `uids`; None where there is none.
     """
@@ -80,12 +80,12 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Results:
-    """One evaluation.
+    """The results of one evaluation.
 
     Attributes:
-        run: What was evaluated.
-        sets: By name.
-        mean: Means over sets of the metrics that all of them have, each set counting the same.
+        run: The policy, seed and program of the evaluation.
+        sets: Result of each set by its name.
+        mean: Means over sets of the metrics that all of them have, all sets with the same weight.
     """
 
     run: EvaluationRun
@@ -98,25 +98,25 @@ def set_result(protocol: EvaluationProtocol, uids: Sequence[str], values: Mappin
 
     Args:
         protocol: How it was evaluated; the number of problems is taken from `uids`.
-        uids: [P] names of the problems. A name that comes again gets a number, as in `a#2`.
-        values: [P] for each metric; NaN where a problem has none.
+        uids: [P] names of the problems. A repeated name gets a number, as in `a#2`.
+        values: [P] values by metric; NaN where a problem has none.
     """
-    stored = {name: [None if isnan(value) else value for value in own] for name, own in values.items()}
+    stored = {name: [None if isnan(value) else value for value in per_problem] for name, per_problem in values.items()}
     return SetResult(replace(protocol, problems=len(uids)), estimates(values), distinct(uids), stored)
 
 
 def results(run: EvaluationRun, sets: Mapping[str, SetResult]) -> Results:
     """The results of one evaluation, with the means over its sets (at least one)."""
-    return Results(run, dict(sets), _means([own.metrics for own in sets.values()]))
+    return Results(run, dict(sets), _means([result.metrics for result in sets.values()]))
 
 
 def _means(sets: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    shared = [name for name in sets[0] if all(name in own for own in sets)]
-    means = {name: mean_over_sets([own[name] for own in sets]) for name in shared}
-    accuracies = [accuracy_name(own) for own in sets]
+    shared = [name for name in sets[0] if all(name in metrics for metrics in sets)]
+    means = {name: mean_over_sets([metrics[name] for metrics in sets]) for name in shared}
+    accuracies = [accuracy_name(metrics) for metrics in sets]
     if None in accuracies or len(set(accuracies)) == 1:
         return means
-    chosen = [own[name] for own, name in zip(sets, accuracies, strict=True) if name is not None]
+    chosen = [metrics[name] for metrics, name in zip(sets, accuracies, strict=True) if name is not None]
     return {ACCURACY: mean_over_sets(chosen), **means}
 
 
@@ -126,7 +126,7 @@ def accuracy_name(names: Iterable[str]) -> str | None:
 
 
 def distinct(uids: Sequence[str]) -> list[str]:
-    """Names of problems, a number added to those that come again."""
+    """Names of problems, with a number added to repeated ones."""
     seen: dict[str, int] = {}
     names = []
     for uid in uids:
@@ -136,7 +136,7 @@ def distinct(uids: Sequence[str]) -> list[str]:
 
 
 def problems_digest(texts: Iterable[str]) -> str:
-    """16 hexadecimal digits that stand for a set of problems, whatever their order, template or file."""
+    """Digest of a set of problems in 16 hexadecimal digits; it does not depend on their order, template or file."""
     marks = sorted(sha256(" ".join(text.split()).encode(errors="surrogatepass")).digest() for text in texts)
     return sha256(b"".join(marks)).hexdigest()[:16]
 
@@ -171,9 +171,9 @@ def write_results(path: Path, content: Results, *, overwrite: bool = False) -> N
 
 
 def _without_infinities(value: Any) -> Any:
-    """JSON has no infinity: an end that nothing bounds is null."""
+    """Replace infinite numbers by null: JSON has no infinity, and an interval may have an unbounded end."""
     if isinstance(value, dict):
-        return {key: _without_infinities(own) for key, own in value.items()}
+        return {key: _without_infinities(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
@@ -188,7 +188,7 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path} is no results file of asymgrpo: it has no field 'format'.")
     if data.pop("format") != _FORMAT:
         raise UserError(f"{path} was written by another version of asymgrpo: evaluate again, or read it with that one.")
-    for estimates_of in (data.get("mean"), *(own.get("metrics") for own in _objects(data.get("sets")))):
+    for estimates_of in (data.get("mean"), *(result.get("metrics") for result in _objects(data.get("sets")))):
         for estimate in _objects(estimates_of):
             for end, infinite in (("low", -inf), ("high", inf)):
                 if end in estimate and estimate[end] is None:
@@ -196,13 +196,13 @@ def read_results(path: Path) -> Results:
     content = from_plain(Results, data, str(path))
     if not content.sets:
         raise UserError(f"{path} has no sets.")
-    for name, own in content.sets.items():
-        _check_lengths(own, f"{path}, set {name}")
+    for name, result in content.sets.items():
+        _check_lengths(result, f"{path}, set {name}")
     return content
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [own for own in value.values() if isinstance(own, dict)] if isinstance(value, dict) else []
+    return [entry for entry in value.values() if isinstance(entry, dict)] if isinstance(value, dict) else []
 
 
 def _check_lengths(own: SetResult, where: str) -> None:
@@ -222,8 +222,8 @@ def _check_lengths(own: SetResult, where: str) -> None:
 def table(content: Results) -> str:
     """The results as a table for the terminal: one line per set and metric, shares in percent."""
     rows = [("set", "metric", "value", "95 % interval", "")]
-    for name, own in content.sets.items():
-        rows += _block(name, _description(own.protocol), own.metrics)
+    for name, result in content.sets.items():
+        rows += _block(name, _description(result.protocol), result.metrics)
     if len(content.sets) > 1:
         rows += _block(f"mean of {len(content.sets)} sets", ["each set counts the same"], content.mean)
     return aligned(rows)
@@ -239,7 +239,7 @@ def _description(protocol: EvaluationProtocol) -> list[str]:
 
 
 def _block(name: str, remarks: Sequence[str], metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str, str, str]]:
-    """Lines of one set: its name beside the first metric, remarks about it beside the first few."""
+    """Table rows of one set: its name beside the first metric, remarks beside the first few metrics."""
     lines = []
     for number, (metric, estimate) in enumerate(metrics.items()):
         remark = remarks[number] if number < len(remarks) else ""
@@ -248,12 +248,12 @@ def _block(name: str, remarks: Sequence[str], metrics: Mapping[str, Estimate]) -
 
 
 def shown(metric: str, estimate: Estimate, *, signed: bool = False) -> tuple[str, str]:
-    """Value and interval as they are printed: percent for shares, else the metric's own unit.
+    """Value and interval as text: in percent for shares, else in the metric's own unit.
 
     Args:
         metric: Its name.
         estimate: Its value.
-        signed: For differences: write a sign, and percentage points (pp).
+        signed: Write a sign, and percentage points (pp); for differences.
     """
     scale, unit, digits = 100.0, " pp" if signed else " %", 1
     if metric in UNBOUNDED:
@@ -266,7 +266,7 @@ def shown(metric: str, estimate: Estimate, *, signed: bool = False) -> tuple[str
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> str:
-    """Columns of text, the first row as the head; flush right between the first `left` columns and the last."""
+    """Rows as aligned columns of text, the first row as the head; the first `left` columns and the last flush left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     last = len(widths) - 1
     lines = []

@@ -1,4 +1,4 @@
-"""Sums of two numbers: work on which a small chat model on a laptop learns within minutes."""
+"""Sums of two numbers: a task that a small chat model on a laptop learns within minutes."""
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import Prompt
@@ -7,14 +7,14 @@ from asymgrpo_app.rewards.numeric import NumericMatch
 
 
 class Addition(ProceduralSource):
-    """Endless sums `What is A + B?` of two numbers with so many digits each; right is the sum as the last number.
+    """Endless sums `What is A + B?` of two numbers with `digits` digits; right if the last number is the sum.
 
     A hash of the unordered pair puts about one problem in ten on the validation side, so the two splits share none, not
     even with A and B exchanged. Rows are `{"a": 47, "b": 85, "answer": "132"}`.
 
     Args:
-        split: Which side of the split the problems come from.
-        digits: Of each number, 1 to 9; there is no leading zero.
+        split: The side of the split that the problems come from, `train` or `validation`.
+        digits: Digits of each number, 1 to 9; there is no leading zero.
         format: The problem's text, with `{a}` and `{b}`.
     """
 

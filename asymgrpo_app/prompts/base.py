@@ -1,4 +1,4 @@
-"""What a prompt is, and where prompts come from."""
+"""Prompts, and the interface of their sources."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class Prompt:
     Attributes:
         uid: Stable name of the problem within its source, e.g. `countdown/0/17`.
         text: The problem as it stands in the source, before any template.
-        row: What the verifier gets beside the completion; has at least `answer`.
+        row: The row that the verifier gets beside the completion; has at least `answer`.
         verifier: Judges the completions.
-        place: Where it stands, for messages, e.g. `data/mine.jsonl, line 17`; the uid if left empty.
+        place: Its file and line or row, for messages, e.g. `data/mine.jsonl, line 17`; empty: the uid is shown.
     """
 
     uid: str
@@ -40,8 +40,8 @@ class EncodedPrompt:
         prompt: The problem.
         rendered: The text after the template.
         token_ids: Its tokens; at least one.
-        index: Place of the problem in its step (training) or set (evaluation), counted over all ranks.
-        update: Which optimizer update of its step it belongs to, 0 in evaluation.
+        index: Index of the problem in its step (training) or set (evaluation), counted over all ranks.
+        update: Number of the optimizer update of its step that it belongs to, 0 in evaluation.
     """
 
     prompt: Prompt
@@ -52,7 +52,7 @@ class EncodedPrompt:
 
 
 class PromptSource(ABC):
-    """A place prompts come from, together with the verifier that knows its right answers.
+    """A source of prompts, together with the verifier that knows the right answers.
 
     Subclasses are configured by `class_path` and `init_args`; their constructor checks what it can cheaply and raises
     `UserError`.
@@ -75,7 +75,7 @@ class PromptSource(ABC):
         """
 
     def nth(self, index: int) -> Prompt:
-        """The prompt `index` (from 0, below `size`) in the source's own order. Only sources that end have it.
+        """The prompt `index` (from 0, below `size`) in the source's own order; for sources that end only.
 
         Raises:
             BadRow: The row cannot be used.
@@ -83,7 +83,7 @@ class PromptSource(ABC):
         raise NotImplementedError(f"{type(self).__name__} is endless")
 
     def finite_parts(self) -> "list[PromptSource]":
-        """The sources that end among those this one is made of: what can be looked through before a run."""
+        """The sources that end among those this one is made of; these can be inspected in full before a run."""
         return [] if self.size is None else [self]
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Files that are costly to make and cheap to keep: indexes of lines, Parquet in a form that can be read row by row."""
+"""The cache of files made from data files: indexes of lines, and Parquet in a form that can be read row by row."""
 
 import atexit
 import os
@@ -14,19 +14,19 @@ from asymgrpo_app.prompts.files import SourceFile
 
 
 def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path:
-    """The file made from `source` by `build`, made now unless it is there.
+    """The file that `build` makes from `source`, made now unless it is in the cache.
 
     It lies in `$ASYMGRPO_CACHE`, or `~/.cache/asymgrpo`, under a name of the source's path, size and time of change, so
     a source that changed gets a new one. It appears at once and whole: several processes may make it at the same time.
     Where the cache cannot be written, it lies in a temporary folder that ends with this process.
 
     Args:
-        source: What it is made from.
+        source: The file it is made from.
         kind: Ending of the name; has to change when `build` does.
         build: Writes the file at the path it is given.
 
     Raises:
-        UserError: No place for it can be written.
+        UserError: No folder for it can be written.
     """
     identity = f"{source.path}\0{source.size}\0{source.mtime_ns}"
     name = f"{blake2b(identity.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.{kind}"
@@ -62,7 +62,7 @@ def _make(path: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _cache_folder() -> Path:
-    """Where the files are kept."""
+    """The folder of the cache."""
     return Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
 
 
@@ -75,7 +75,7 @@ def _is_readable(path: Path) -> bool:
 
 @cache
 def _temporary_folder() -> Path:
-    """One for this process and those it forks; it ends with this process."""
+    """A temporary folder for this process and those it forks; it is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="asymgrpo-"))
     owner = os.getpid()
 

@@ -25,7 +25,7 @@ class Countdown(ProceduralSource):
     "<one right expression>"}`.
 
     Args:
-        split: Which side of the split the problems come from.
+        split: The side of the split that the problems come from, `train` or `validation`.
     """
 
     def __init__(self, split: Split = "train") -> None:
@@ -56,7 +56,7 @@ class Countdown(ProceduralSource):
 
 
 def split_of(numbers: Sequence[int], target: int) -> Split:
-    """The side a problem is on, whatever the order of its numbers: about one in ten is for validation."""
+    """The split of a problem, whatever the order of its numbers: about one in ten is for validation."""
     return split_by_hash(f"countdown split {sorted(numbers)} {target}")
 
 

@@ -1,4 +1,4 @@
-"""Files of rows: which ones a user means, and reading pieces of them."""
+"""Files of rows: finding the ones a user names, and reading parts of them."""
 
 import os
 import stat
@@ -13,12 +13,12 @@ from typing import Self
 from asymgrpo_app.errors import UserError
 
 _KEPT_OPEN = 128
-"""Files that a process keeps open: far below the usual limit of 1,024 for sources with thousands of files."""
+"""Most files that a process keeps open: far below the usual limit of 1,024, for sources with thousands of files."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file as it was when it was looked at first. A plain value: it can be pickled, forked and shared by threads.
+    """A file as it was when it was found. A plain value: it can be pickled, forked and shared by threads.
 
     Attributes:
         path: Absolute path.
@@ -34,10 +34,10 @@ class SourceFile:
 
     @classmethod
     def find(cls, path: str) -> Self:
-        """Look at a file.
+        """Find a file, and note its size and time of change.
 
         Raises:
-            UserError: There is none, it is not a regular file, or it may not be read.
+            UserError: The file does not exist, is not a regular file, or may not be read.
         """
         absolute = str(Path(path).absolute())
         try:
@@ -72,7 +72,7 @@ class SourceFile:
 
 
 class _Opened:
-    """An open file, closed when nobody needs it any more."""
+    """An open file, closed when the last reference to it is gone."""
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -121,7 +121,7 @@ def expand(path: str | Sequence[str]) -> list[str]:
 
 
 def unique_names(paths: Sequence[str]) -> list[str]:
-    """A short name for each of several different files: their own, or from the folder they share on if those repeat."""
+    """A short name for each of several files: the file name, or the path below their common folder if names repeat."""
     names = [Path(path).name for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -131,7 +131,7 @@ def unique_names(paths: Sequence[str]) -> list[str]:
 
 
 def shown(path: str | Sequence[str]) -> str:
-    """What the user named, short enough for a message."""
+    """The path or paths that the user named, short enough for a message."""
     if isinstance(path, str):
         return path
     return path[0] if len(path) == 1 else f"{path[0]} (and {len(path) - 1} more)"

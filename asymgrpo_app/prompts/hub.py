@@ -20,13 +20,13 @@ class HubDataset(RowSource):
 
     Args:
         name: The data set's id, e.g. `openai/gsm8k`, or a folder.
-        split: Which split, e.g. `train`; a part of one is written `train[:1000]` or `train[10%:]`.
+        split: The split, e.g. `train`; a part of one is written `train[:1000]` or `train[10%:]`.
         revision: Branch, tag or commit; the main branch if left out. Name a commit to get the same rows for ever.
-        config: Which of the data set's configurations; the default one if left out.
+        config: One of the data set's configurations; the default one if left out.
         prompt_field: The column of the prompt, a string that is not empty (or a list with one chat message of the role
             `user`); for a field within a column, names joined by dots, e.g. `extra_info.question`.
         answer_field: The column of the right answer, a string that is not empty or a number; named likewise.
-        verifier: What judges the completions; exact match if left out.
+        verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
         UserError: The data set, split, revision, configuration or a field is not there or cannot be reached.
@@ -66,12 +66,12 @@ class HubTable:
 
     Args:
         name: The data set's id or a folder.
-        split: Which split.
+        split: The split.
         revision: Branch, tag or commit, or None.
-        config: Which configuration, or None.
+        config: The configuration, or None.
 
     Raises:
-        UserError: It cannot be loaded.
+        UserError: The split cannot be loaded.
     """
 
     def __init__(self, name: str, split: str, revision: str | None, config: str | None) -> None:
@@ -126,8 +126,8 @@ def _builder(name: str, revision: str | None, config: str | None) -> "DatasetBui
             builder = None
         if builder is not None and not isinstance(builder, Cache):
             return builder
-    # Without the hub, the library would take the data set that it prepared last, whatever its revision. What the hub's
-    # own cache holds is filed by revision, so it is taken from there.
+    # Without the hub, the library would take the data set that it prepared last, whatever its revision. The hub's own
+    # cache is filed by revision, so the data set is taken from there.
     folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
     return datasets.load_dataset_builder(folder, config)
 
@@ -142,7 +142,7 @@ def _called(name: str, split: str, revision: str | None, config: str | None) -> 
 
 
 def _reason(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """The message of an exception in one line."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError):

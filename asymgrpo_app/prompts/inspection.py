@@ -1,4 +1,4 @@
-"""Looking through a source before a run: broken rows, prompts that are too long, problems of evaluation sets."""
+"""Inspects a source before a run: broken rows, prompts that are too long, problems that are in evaluation sets."""
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,14 +13,14 @@ from asymgrpo_app.prompts.screening import Encoder, Reason, Rejected, Tally, scr
 from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 SHOWN = 5
-"""How many faults of a kind are told with their place."""
+"""Most faults of a kind that are reported with their place."""
 
 _CHUNK = 1_000
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How much of a source is looked at.
+    """The number of rows of a source that are inspected.
 
     Attributes:
         read: Rows that are read, checked for their fields, and compared with the evaluation sets; None: all.
@@ -39,15 +39,15 @@ EVERYTHING = Depth()
 
 @dataclass
 class Inspection:
-    """What was found in the rows of a source.
+    """The findings on the rows of a source.
 
     Attributes:
-        size: Rows that the source has.
-        seen: Rows that were looked at.
-        judged: Rows among them that were also tokenized and shown to their verifier.
-        tally: What became of those.
+        size: Number of rows of the source.
+        seen: Number of rows that were read.
+        judged: Number of rows among them that were also tokenized and checked by their verifier.
+        tally: Outcomes of the judged rows.
         faults: The first messages about rows that cannot be used, at most `SHOWN` of each reason.
-        repeated: Rows whose prompt an earlier row has, too.
+        repeated: Number of rows whose prompt an earlier row has, too.
         shared: Place of the first rows that are also in an evaluation set, with the set's name; at most `SHOWN`.
     """
 
@@ -61,11 +61,11 @@ class Inspection:
 
     @property
     def usable(self) -> int:
-        """Rows among those that were looked at that a run can use."""
+        """Number of rows among those that were read that a run can use."""
         return self.seen - sum(self.tally.rejected.values())
 
     def notes(self) -> list[str]:
-        """What a user should know, one sentence each; none if all is well."""
+        """Notes for the user, one sentence each; none if all is well."""
         lines = []
 
         def note(count: int, one: str, more: str, looked_at: int = self.seen) -> None:
@@ -102,14 +102,14 @@ def fingerprint(text: str) -> int:
 def inspect(
     source: PromptSource, encoder: Encoder, pool: VerifierPool, validation: Mapping[int, str], depth: Depth
 ) -> Iterator[Inspection]:
-    """Look through the rows of a source that ends, in its own order.
+    """Inspect the rows of a source that ends, in its own order.
 
     Args:
-        source: Has a size.
+        source: A source with a size.
         encoder: Renders and tokenizes.
-        pool: Where verifiers check their rows.
+        pool: The pool that verifiers check their rows in.
         validation: Name of the evaluation set by the fingerprint of a problem.
-        depth: How far to look.
+        depth: Number of rows to inspect.
 
     Yields:
         The findings so far (always the same object), after every chunk of rows.

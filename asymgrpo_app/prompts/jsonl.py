@@ -22,7 +22,7 @@ from asymgrpo_app.rewards.base import Verifier
 MEGABYTE = 2**20
 
 _INDEXED_FROM = MEGABYTE
-"""Bytes from which on a file's index is kept on disk; below, it is made anew each time and stays in memory."""
+"""Size in bytes from which a file's index is kept on disk; below, it is made anew each time and stays in memory."""
 
 _LONGEST_LINE = 64 * MEGABYTE
 _CHUNK = 2 * MEGABYTE
@@ -52,7 +52,7 @@ class JsonLines(RowSource):
         prompt_field: The field of the prompt, a string that is not empty (or a list with one chat message of the role
             `user`); for a field within a field, names joined by dots, e.g. `extra_info.question`.
         answer_field: The field of the right answer, a string that is not empty or a number; named likewise.
-        verifier: What judges the completions; exact match if left out.
+        verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
         UserError: A file cannot be read, or there is no line.
@@ -77,7 +77,7 @@ class JsonLines(RowSource):
 
 @dataclass(frozen=True)
 class LineIndex:
-    """Where the lines of a file are that are not blank.
+    """The positions of the lines of a file that are not blank.
 
     The entries are pairs (first byte, line number from 1), and at last (size of the file, number of lines + 1): in
     memory, or in a file that is read entry by entry. A mapped file would be simpler, but all of its pages would soon
@@ -108,7 +108,7 @@ class JsonTable:
         paths: The files.
 
     Raises:
-        UserError: One of them cannot be read.
+        UserError: A file cannot be read.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:

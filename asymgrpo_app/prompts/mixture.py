@@ -20,11 +20,11 @@ _FIXED_SEED = 0
 
 @dataclass
 class WeightedSource:
-    """A source and its share.
+    """A source and its weight in a mixture.
 
     Attributes:
-        source: Where the prompts come from.
-        weight: How many of its prompts there are in proportion to the other sources' weights, above 0.
+        source: The source of the prompts.
+        weight: Its share of the prompts, relative to the other sources' weights, above 0.
     """
 
     source: PromptSource
@@ -32,7 +32,7 @@ class WeightedSource:
 
 
 class Mixture(PromptSource):
-    """Prompts from several sources, which may be mixtures, too.
+    """Prompts from several sources in fixed proportions; the sources may be mixtures, too.
 
     The proportions are exact, not drawn: the stream is a sequence of blocks, the shortest in which the weights come out
     as whole numbers, e.g. 3 prompts of one source and 1 of the other for the weights 0.75 and 0.25, in an order drawn
@@ -71,9 +71,9 @@ class Mixture(PromptSource):
         self.size = None if None in sizes else self._ends[-1]
 
     def at(self, position: int, seed: int) -> Prompt:
-        """The prompt at `position`: the block says which source, and how many of its prompts came before."""
-        block, place = divmod(position, self._block_length)
-        number, earlier = _deal(self._shares, seed, block)[place]
+        """The prompt at `position`; its block gives the source and the number of the source's earlier prompts."""
+        block, index = divmod(position, self._block_length)
+        number, earlier = _deal(self._shares, seed, block)[index]
         prompt = self._parts[number].at(block * self._shares[number] + earlier, _seed_of(number, seed))
         return _renamed(prompt, number)
 
@@ -91,10 +91,10 @@ class Mixture(PromptSource):
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
         """The first `limit` prompts, dealt in the same proportions from each source's own fixed prompts.
 
-        A source that has no more is left out from there on. All prompts of all sources for None.
+        A source without further prompts is left out from there on. None: all prompts of all sources.
 
         Raises:
-            UserError: `limit` is None and a source endless, or not positive, or a source has no such prompts.
+            UserError: `limit` is None and a source endless, `limit` is not positive, or a source has no fixed prompts.
         """
         if limit is None and self.size is None:
             raise UserError("A mixture with an endless source needs a limit for evaluation.")
@@ -108,7 +108,7 @@ class Mixture(PromptSource):
         return [_renamed(next(streams[number]), number) for number in numbers]
 
     def _fixed_numbers(self, limit: int | None) -> list[int]:
-        """Which source each of the fixed prompts is from."""
+        """The number of the source of each of the fixed prompts."""
         left = [math.inf if part.size is None else part.size for part in self._parts]
         wanted = sum(left) if limit is None else min(limit, sum(left))
         pattern = [number for number, _ in _deal(self._shares, _FIXED_SEED, 0)]
@@ -123,7 +123,7 @@ class Mixture(PromptSource):
 
 
 def _shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """How many prompts of a block each source has, at least 1."""
+    """Prompts of each source in a block, at least 1 each."""
     exact = [Fraction(str(weight)) for weight in weights]  # 0.1 as it is written, not as it is stored
     unit = Fraction(math.gcd(*(part.numerator for part in exact)), math.lcm(*(part.denominator for part in exact)))
     shares = [int(part / unit) for part in exact]
@@ -131,7 +131,8 @@ def _shares(weights: Sequence[float]) -> tuple[int, ...]:
         return tuple(shares)
     scaled = [part * _LONGEST_BLOCK / sum(exact) for part in exact]
     shares = [max(1, math.floor(part)) for part in scaled]
-    # What rounding down left over goes to the largest remainders; what the minimum of 1 took is the largest's loss.
+    # Prompts left over by rounding down go to the largest remainders; those added by the minimum of 1 are taken from
+    # the largest share.
     by_remainder = sorted(range(len(scaled)), key=lambda number: shares[number] - scaled[number])
     for number in by_remainder[: max(0, _LONGEST_BLOCK - sum(shares))]:
         shares[number] += 1
@@ -141,7 +142,7 @@ def _shares(weights: Sequence[float]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4)
 def _deal(shares: tuple[int, ...], seed: int, block: int) -> tuple[tuple[int, int], ...]:
-    """For each place of a block its source, and how many places before it in the block have the same source."""
+    """Source number of each prompt of a block, and the number of that source's earlier prompts in it."""
     ends = list(accumulate(shares))
     seen = [0] * len(shares)
     dealt = []

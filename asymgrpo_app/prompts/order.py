@@ -1,18 +1,18 @@
-"""The order of rows: an exact shuffle that needs no memory and can start anywhere."""
+"""The order of rows: an exact shuffle with random access that needs no memory."""
 
 from functools import lru_cache
 from hashlib import blake2b
 from math import isqrt
 
 _SORTED_UP_TO = 256
-"""Up to this many rows the order is drawn as a whole; a Feistel network on so few values would show its structure."""
+"""Up to this many rows the order is drawn as a whole: a Feistel network on so few values would show its structure."""
 
 _ROUNDS = 8
 _KEY_BYTES = 16
 
 
 def shuffled(index: int, count: int, seed: int, epoch: int) -> int:
-    """The row at place `index` of an epoch: for fixed `count`, `seed` and `epoch` a bijection of range(count).
+    """The row at position `index` of an epoch: for fixed `count`, `seed` and `epoch` a bijection of range(count).
 
     A pure function that depends on no library's generator, so it is the same in every version. It takes constant time
     and memory: large counts go through a Feistel network whose two halves are digits in base ceil(sqrt(count)), as in
@@ -44,7 +44,7 @@ def shuffled(index: int, count: int, seed: int, epoch: int) -> int:
 
 @lru_cache(maxsize=8)
 def sorted_order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """A whole permutation of range(count), drawn alike from all; for counts that fit well into memory."""
+    """A permutation of range(count), drawn uniformly from all, as a whole; for counts that fit well into memory."""
     key = _key(seed, epoch)
     return tuple(sorted(range(count), key=lambda value: _digest(key, _ROUNDS, value)))
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyarrow import parquet
 
 _ROWS_PER_BATCH = 128
-"""A batch is read for a row, so it must be small; much smaller ones make the file larger and not faster."""
+"""A whole batch is read for a row, so it must be small; much smaller batches make the file larger and not faster."""
 
 _ROWS_CONVERTED_AT_ONCE = 8_192
 _READ_AT_ONCE = 2**20  # bytes of a column
@@ -42,7 +42,7 @@ class ParquetFiles(RowSource):
         prompt_field: The column of the prompt, a string that is not empty (or a list with one chat message of the role
             `user`); for a field within a column, names joined by dots, e.g. `extra_info.question`.
         answer_field: The column of the right answer, a string that is not empty or a number; named likewise.
-        verifier: What judges the completions; exact match if left out.
+        verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
         UserError: A file cannot be read, or there is no row.
@@ -72,7 +72,7 @@ class ParquetTable:
         paths: The files.
 
     Raises:
-        UserError: One of them cannot be read.
+        UserError: A file cannot be read.
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -169,8 +169,8 @@ def _batch(path: Path, number: int) -> "pa.RecordBatch":
         raise UserError(f"Cannot read {str(path)!r}, a copy of Parquet rows: {error}.") from error
 
 
-# Read and not mapped: every page of a mapped file that was touched would count as this process's memory. A reader has
-# no position, so threads can share it; each process opens its own.
+# Read and not mapped: every touched page of a mapped file would count as this process's memory. A reader has no
+# position, so threads can share it; each process opens its own.
 @lru_cache(maxsize=_KEPT_OPEN)
 def _reader(path: Path) -> "pa.ipc.RecordBatchFileReader":
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What sources that make up their problems have in common: two splits by a hash, and a fixed set for evaluation."""
+"""The base of sources that generate their problems: two splits by a hash, and a fixed set for evaluation."""
 
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
@@ -21,7 +21,7 @@ def hash_of(text: str) -> int:
 
 
 def split_by_hash(identity: str) -> Split:
-    """The side that a problem is on: about one in ten is for validation."""
+    """The split of a problem by the hash of its identity: about one in ten is for validation."""
     return "validation" if hash_of(identity) % 10 == 0 else "train"
 
 
@@ -29,8 +29,8 @@ class ProceduralSource(PromptSource):
     """An endless source with two splits that share no problem.
 
     Args:
-        split: Which side of the split the problems come from.
-        most: There are not more distinct problems than that.
+        split: The side of the split that the problems come from, `train` or `validation`.
+        most: Upper bound on the number of distinct problems.
     """
 
     def __init__(self, split: Split, most: int) -> None:
@@ -41,10 +41,10 @@ class ProceduralSource(PromptSource):
 
     @abstractmethod
     def identity(self, prompt: Prompt) -> Hashable:
-        """What makes a problem the same as another one."""
+        """A key that two problems share if and only if they are the same."""
 
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
-        """The first `limit` problems of a constant seed that are not the same.
+        """The first `limit` distinct problems of a constant seed.
 
         Raises:
             UserError: `limit` is None, not positive, or (nearly) more than the problems the split has.

@@ -26,13 +26,13 @@ _EXAMPLE_KEYS = {
     "propositional_logic": "example_answer",
     "rubiks_cube": "example_correct_answer",
 }
-"""Tasks with many right answers leave the answer empty; this is where one of them stands in the metadata."""
+"""Metadata key of one right answer, for tasks that have many and leave the answer empty."""
 
 _DRAWN_AT_ONCE = ("acre", "gsm_symbolic")
 """Tasks that draw for all their problems when they are built, so each problem needs a data set of its own ..."""
 
 _DRAWN_SIZE = 10
-"""... of so many problems: acre makes its kinds in shares of 6, 2 and 2."""
+"""... with this many problems: acre makes its kinds in shares of 6, 2 and 2."""
 
 _FIXED_SEED = 0
 _TRIES = 400  # a problem is on the validation side with probability 1/10, so all of these fail in 1 of 10^18 cases
@@ -49,10 +49,10 @@ class ReasoningGym(PromptSource):
     Args:
         task: The name of the task, e.g. `chain_sum`.
         config: Settings of the task, e.g. `{min_terms: 2, max_terms: 4}`; the library's own if left out.
-        split: Which side of the split the problems come from.
+        split: The side of the split that the problems come from, `train` or `validation`.
         answer: Where the verifier looks for an answer without `<answer>` tags: `tags`: nowhere; `boxed`: in the last
             \boxed{}; `last_line`: in the last line; `whole`: the whole completion is the answer.
-        instruction: Put behind every question, after an empty line; null: what fits `answer`; an empty string: nothing.
+        instruction: Text after every question and an empty line; null: one that fits `answer`; an empty string: none.
 
     Raises:
         UserError: The task is unknown or refused, a setting is wrong, or reasoning-gym is not installed.
@@ -99,7 +99,7 @@ class ReasoningGym(PromptSource):
         )
 
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
-        """The first `limit` problems of a constant seed that differ in their question.
+        """The first `limit` problems of a constant seed with distinct questions.
 
         Raises:
             UserError: `limit` is None, not positive, or (nearly) more than the problems the split has.
@@ -120,11 +120,11 @@ class ReasoningGym(PromptSource):
         )
 
     def _draw(self, index: int) -> dict[str, Any] | None:
-        """The row of the problem with this index of 63 bits, or None if it is of no use to this split."""
+        """The row of the problem with this index of 63 bits, or None if this split cannot use it."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # some print while they work
                 item = self._item(index)
-        except Exception as error:  # a generator that finds no problem raises one or another
+        except Exception as error:  # generators that find no problem raise various exceptions
             self._last_failure = f"{type(error).__name__}: {error}"
             return None
         if split_of(self.task, item["question"]) != self.split:
@@ -151,12 +151,12 @@ class ReasoningGym(PromptSource):
 
 
 def split_of(task: str, question: str) -> Split:
-    """The side a problem is on: about one in ten is for validation."""
+    """The split of a problem by the hash of its question: about one in ten is for validation."""
     return "validation" if _hash(f"reasoning-gym split {task} {question}") % 10 == 0 else "train"
 
 
 def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """The problem as it comes out of a JSON file: tuples are lists, keys are strings, other objects their names."""
+    """The problem as read back from JSON: tuples become lists, keys strings, other objects their text."""
     shown = {key: item[key] for key in ("question", "answer", "metadata")}
     plain: dict[str, Any] = json.loads(json.dumps(shown, default=str))
     return plain

@@ -1,4 +1,4 @@
-"""Prompts made of rows: which field is the problem, which the answer, and in what order they come."""
+"""Prompts made of rows: the fields of the problem and of the answer, and the order of the rows."""
 
 import json
 import math
@@ -20,9 +20,9 @@ class Row:
     """One row of a table.
 
     Attributes:
-        uid: Its stable name, e.g. `mine.jsonl/17`.
-        place: Where it stands, for messages, e.g. `data/mine.jsonl, line 17`.
-        fields: What it holds by name.
+        uid: Stable name of the row, e.g. `mine.jsonl/17`.
+        place: Its file and line or row, for messages, e.g. `data/mine.jsonl, line 17`.
+        fields: Values by the name of the field.
     """
 
     uid: str
@@ -40,21 +40,21 @@ class Table(Protocol):
         """The row `index`, from 0.
 
         Raises:
-            BadRow: It cannot be read.
+            BadRow: The row cannot be read.
         """
 
 
 class RowSource(PromptSource):
-    """Prompts from a table that ends. Rows are read and checked when they are asked for, one at a time.
+    """Prompts from a finite table. Rows are read and checked when they are asked for, one at a time.
 
     The verifier finds all fields of the row, and the answer as a string under `answer`.
 
     Args:
-        table: Where the rows are.
+        table: The rows.
         prompt_field: The field of the problem; for a field within a field, names joined by dots, e.g. `extra.question`.
             Its value is a string that is not empty, or a list with one chat message of the role `user`.
         answer_field: The field of the right answer, named likewise; a string that is not empty or a number.
-        verifier: What judges the completions; exact match if left out.
+        verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
         UserError: A field has no name.
@@ -151,7 +151,7 @@ class RowSource(PromptSource):
 
 
 def shown_value(value: object) -> str:
-    """The value as it goes into an error message: one short line of printable characters."""
+    """The value as text for an error message: one short line of printable characters."""
     if isinstance(value, str | bytes):
         text = ascii(value[: _SHOWN_CHARS + 1])
     else:
@@ -163,7 +163,7 @@ def shown_value(value: object) -> str:
 
 
 def _only_message(messages: Sequence[Mapping[str, Any]]) -> object:
-    """The text of a chat that is a single message of the user, otherwise None."""
+    """The text of a chat that is a single message of the user, else None."""
     if len(messages) == 1 and messages[0].get("role") == "user":
         return messages[0].get("content")
     return None

@@ -1,4 +1,4 @@
-"""From rows to encoded prompts: what cannot be used is set aside with its reason, never cut or repaired."""
+"""Turns rows into encoded prompts; prompts that cannot be used are rejected with a reason, never cut or repaired."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 
 class Reason(StrEnum):
-    """Why a prompt was set aside."""
+    """The reason why a prompt was rejected."""
 
     TOO_LONG = "too_long"
     BAD_ROW = "bad_row"
@@ -20,10 +20,10 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A prompt that was set aside.
+    """A prompt that cannot be used.
 
     Attributes:
-        reason: Which kind of fault.
+        reason: Kind of the fault.
         message: One sentence that names the place, the field and the value.
     """
 
@@ -36,8 +36,8 @@ class Encoder:
     """Renders and tokenizes prompts.
 
     Attributes:
-        tokenizer: The policy's.
-        template: What stands around the problem.
+        tokenizer: The policy's tokenizer.
+        template: The template that the problem is put into.
         max_tokens: Longest prompt in tokens, after the template.
     """
 
@@ -46,7 +46,7 @@ class Encoder:
     max_tokens: int
 
     def encode(self, prompt: Prompt) -> EncodedPrompt | Rejected:
-        """One prompt, with index and update 0, or the reason why it cannot be used."""
+        """Encode one prompt, with index and update 0, or return the reason why it cannot be used."""
         place = prompt.place or prompt.uid
         try:
             rendered = self.template.render(prompt.text, self.tokenizer)
@@ -73,7 +73,7 @@ def screen(
     Args:
         reads: Each reads one prompt and may raise `BadRow`.
         encoder: Renders and tokenizes.
-        pool: Where verifiers check their rows.
+        pool: The pool that verifiers check their rows in.
 
     Returns:
         N outcomes, in order.
@@ -84,13 +84,13 @@ def screen(
             outcomes.append(encoder.encode(read()))
         except BadRow as error:
             outcomes.append(Rejected(Reason.BAD_ROW, str(error)))
-    encoded = [(place, outcome) for place, outcome in enumerate(outcomes) if isinstance(outcome, EncodedPrompt)]
+    encoded = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, EncodedPrompt)]
     prompts = [outcome.prompt for _, outcome in encoded]
     faults = pool.check([prompt.verifier for prompt in prompts], [prompt.row for prompt in prompts])
-    for (place, outcome), fault in zip(encoded, faults, strict=True):
+    for (index, outcome), fault in zip(encoded, faults, strict=True):
         if fault is not None:
             prompt = outcome.prompt
-            outcomes[place] = Rejected(
+            outcomes[index] = Rejected(
                 Reason.BAD_ROW,
                 f"{prompt.place or prompt.uid}: {type(prompt.verifier).__name__} cannot judge this row: {fault}.",
             )
@@ -99,12 +99,12 @@ def screen(
 
 @dataclass
 class Tally:
-    """How many prompts were drawn, and what became of them.
+    """Counts of drawn and rejected prompts.
 
     Attributes:
-        drawn: All of them.
-        rejected: Number by reason.
-        in_validation: How many of the accepted ones are in an evaluation set, too.
+        drawn: Number of all prompts drawn.
+        rejected: Number of rejected prompts by reason.
+        in_validation: Number of accepted prompts that are in an evaluation set, too.
         first: The first message by reason.
     """
 

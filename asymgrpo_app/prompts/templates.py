@@ -1,4 +1,4 @@
-"""How a problem is put to the policy: through the tokenizer's chat template, or as plain text for a base model."""
+"""Templates of prompts: the tokenizer's chat template, or plain text for a base model."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -15,21 +15,21 @@ class Template(ABC):
     """Renders the text of a problem. Configured by `class_path` and `init_args`."""
 
     adds_special_tokens: ClassVar[bool] = False
-    """Whether the tokenizer puts its own special tokens (a token of the beginning) around what was rendered."""
+    """Whether the tokenizer adds its own special tokens (such as a begin-of-text token) to the rendered text."""
 
     @abstractmethod
     def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The text that is tokenized and completed."""
+        """Render a problem's text into the text that is tokenized and completed."""
 
     def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise `UserError` if this tokenizer cannot render it."""
+        """Raise `UserError` if this tokenizer cannot render the template."""
 
 
 class PlainTemplate(Template):
     """Plain text, for base models.
 
     Args:
-        format: The text around the problem; `{prompt}` stands for the problem, all other braces for themselves.
+        format: The text around the problem; `{prompt}` is replaced by the problem, all other braces are left as is.
     """
 
     adds_special_tokens: ClassVar[bool] = True
@@ -48,8 +48,8 @@ class ChatTemplate(Template):
 
     Args:
         system: The system message; null: none (a template may then add its own).
-        format: The user's message; `{prompt}` stands for the problem, all other braces for themselves.
-        chat_template_kwargs: What the template takes beside the messages, e.g. `{enable_thinking: false}` for Qwen3.
+        format: The user's message; `{prompt}` is replaced by the problem, all other braces are left as is.
+        chat_template_kwargs: Further arguments of the chat template, e.g. `{enable_thinking: false}` for Qwen3.
     """
 
     def __init__(
@@ -88,11 +88,11 @@ class ChatTemplate(Template):
 
 
 class MathChat(ChatTemplate):
-    r"""For mathematics with a chat model: asks for reasoning and for the final answer in \boxed{}.
+    r"""Mathematics with a chat model: asks for reasoning and for the final answer in \boxed{}.
 
     Args:
         system: The system message; null: none (a template may then add its own).
-        chat_template_kwargs: What the template takes beside the messages, e.g. `{enable_thinking: false}` for Qwen3.
+        chat_template_kwargs: Further arguments of the chat template, e.g. `{enable_thinking: false}` for Qwen3.
     """
 
     def __init__(self, system: str | None = None, chat_template_kwargs: dict[str, Any] | None = None) -> None:
@@ -100,7 +100,7 @@ class MathChat(ChatTemplate):
 
 
 class MathPlain(PlainTemplate):
-    r"""For mathematics with a base model: problem and solution as paragraphs, the answer asked for in \boxed{}."""
+    r"""Mathematics with a base model: problem and solution as paragraphs, the answer asked for in \boxed{}."""
 
     def __init__(self) -> None:
         super().__init__(f"Problem:\n{PLACEHOLDER}\n{MATH_INSTRUCTION}\n\nSolution:\n")

@@ -1,4 +1,4 @@
-"""Which completions give the same answer."""
+"""Classes of completions with equal answers."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,8 +11,8 @@ def answer_classes(answers: Sequence[T | None], equal: Callable[[T, T], bool]) -
 
     Args:
         answers: [n] answers, None for a sample without one.
-        equal: The verifier's notion of equality. Each answer is compared with the first of every class, so that it need
-            not be transitive.
+        equal: The verifier's equality of answers. Each answer is compared with the first of every class, so equality
+            need not be transitive.
 
     Returns:
         [n] classes from 0 on, None where there is no answer.

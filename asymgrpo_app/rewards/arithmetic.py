@@ -18,7 +18,7 @@ class Arithmetic:
 
     Attributes:
         numbers: The numbers in the order they were written.
-        value: What the expression is worth, exactly.
+        value: The exact value of the expression.
     """
 
     numbers: tuple[int, ...]
@@ -44,7 +44,7 @@ def parse_arithmetic(text: str) -> Arithmetic | None:
 
 
 class _Parser:
-    """Recursive descent; raises SyntaxError where the tokens are no expression."""
+    """A recursive-descent parser; raises SyntaxError where the tokens are no expression."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = [*tokens, ""]

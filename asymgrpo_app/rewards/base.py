@@ -1,4 +1,4 @@
-"""Verifiers: what judges a completion, and what a judgement is."""
+"""The interface of verifiers, and their verdicts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 
 class Status(StrEnum):
-    """How a verdict came about."""
+    """Status of a verdict: an answer was judged, none was found, or the verifier failed."""
 
     OK = "ok"
     NO_ANSWER = "no_answer"
@@ -17,16 +17,16 @@ class Status(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the verifier itself failed, so that nothing is known about the completion."""
+        """Whether the verifier itself failed, so that the completion was not judged."""
         return self in (Status.TIMEOUT, Status.ERROR)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judgement of one completion.
+    """The judgement of one completion.
 
     Attributes:
-        correct: Whether the answer is right. Binary: it alone decides the group accuracy p.
+        correct: Whether the answer is right. Binary; the group accuracy p depends on it alone.
         status: `ok` if an answer was found and judged, `no_answer` if none was found (then `correct` is False),
             `timeout` or `error` if the verifier itself failed.
         detail: Why the verifier failed, in one line; empty otherwise.
@@ -40,17 +40,17 @@ class Verdict:
 class Verifier(ABC):
     """Judges completions. Model output is untrusted: a verifier parses text, it never evaluates it.
 
-    Verifiers travel to worker processes, so they must be picklable: keep plain settings on `self`, and build what is
-    costly on first use.
+    Verifiers are sent to worker processes, so they must be picklable: keep plain settings on `self`, and build costly
+    objects on first use.
     """
 
     isolated: ClassVar[bool] = True
-    """Whether it runs in a worker process under a time limit. Only a verifier whose work is bounded by its own lines
-    (no library, no regular expression that can backtrack) may say False and run in the training process."""
+    """Whether the verifier runs in a worker process under a time limit. Only a verifier whose work is bounded by its
+    own lines (no library, no regular expression that can backtrack) may say False and run in the training process."""
 
     @classmethod
     def prepare(cls) -> None:
-        """Do once per process what every answer needs, such as importing a library.
+        """Prepare a process for judging, once, e.g. by importing a library.
 
         Worker processes call it before the first answer, outside its time limit.
         """
@@ -60,12 +60,12 @@ class Verifier(ABC):
         """Judge the text of one completion against its row (a mapping with at least `answer`)."""
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
-        """The answer that a completion gives, None if it gives none.
+        """Extract the answer of a completion; None if it has none.
 
-        With `equal_answers` this is the verifier's notion of equal answers, which a majority (maj@k) is taken over.
+        With `equal_answers` this defines equal answers, over which a majority (maj@k) is taken.
 
         Raises:
-            NotImplementedError: The verifier has no such notion; evaluations then have no maj@k.
+            NotImplementedError: The verifier does not define equal answers; evaluations then have no maj@k.
         """
         raise NotImplementedError
 

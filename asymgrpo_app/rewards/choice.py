@@ -18,14 +18,15 @@ class MultipleChoice(Verifier):
     r"""Accepts a completion that chooses the letter in `row["answer"]`.
 
     The letter is looked for in this order, and the first place that names any letter decides; if it names several
-    different ones (`A or B`), or if there is no such place, the status is `no_answer`:
+    different letters (`A or B`), or if there is no such place, the status is `no_answer`:
 
     1. the last complete \boxed{} in the last 20,000 characters: `C`, `(C)`, `\text{C}`, `C. Paris`;
     2. the last `answer is`, `answer:`, `option` or `choice` that a letter follows, in the last 2,000 characters:
        `Answer: (C)`;
     3. the last line that is not empty, where the letter stands alone: `C`, `(C)`, `**C**`, `C. Paris`.
 
-    In a box and in brackets small letters count, too; elsewhere they are words. A box without a letter is no answer.
+    In a box and in brackets small letters are accepted, too; elsewhere they are words. A box without a letter is no
+    answer.
 
     Args:
         choices: The letters to choose from, e.g. `ABCD`; two or more different capital letters.
@@ -73,7 +74,7 @@ class MultipleChoice(Verifier):
         return self._named(lines[-1]) if lines else set()
 
     def _named(self, line: str, *, any_case: bool = False) -> set[str]:
-        """The different letters that a line names. After `C.` or `C:` at its start the rest explains the choice."""
+        """The different letters that a line names; after `C.` or `C:` at its start, the rest is an explanation."""
         line = line.strip().strip("*$ ")
         if any_case and len(line.strip("().")) == 1:
             line = line.upper()
@@ -83,7 +84,7 @@ class MultipleChoice(Verifier):
         return {(match[1] or match[2]).upper() for match in self._standing(line).finditer(line)}
 
     def _standing(self, line: str) -> re.Pattern[str]:
-        """A letter that stands alone: in brackets, or a capital that is no part of a word nor the word A or I."""
+        """Pattern of a letter alone: in brackets, or a capital that is neither part of a word nor the word A or I."""
         small = self.choices.lower()
         bracketed = rf"\(([{self.choices}{small}])\)"
         bare = rf"(?<![A-Za-z0-9_'\\(])([{self.choices}])(?![A-Za-z0-9_'])(?!(?<=[AI]) (?!or |and )[a-z])"

@@ -1,4 +1,4 @@
-"""The verifier of Countdown: is the completion an expression that uses each number once and reaches the target?"""
+"""The verifier of Countdown: accepts expressions that use each number once and reach the target."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 
 MAX_EXPRESSION_CHARS = 256
-"""Longer completions are no answer. Bounds the work a hostile completion can cause; 16 numbers below 10,000 fit."""
+"""Longer completions are no answer. This bounds the work on hostile completions; 16 numbers below 10,000 fit."""
 
 MAX_NUMBERS = 16
 MAX_NUMBER = 9_999
@@ -26,7 +26,7 @@ class Expression:
 
     Attributes:
         numbers: The numbers in the order they were written.
-        value: What the expression is worth, with * before + and -.
+        value: The value of the expression, with * before + and -.
     """
 
     numbers: tuple[int, ...]
@@ -62,7 +62,7 @@ def parse_expression(text: str) -> Expression | None:
 
 
 class CountdownVerifier(Verifier):
-    """Accepts every expression with + - * that uses each of `row["numbers"]` exactly once and equals `row["target"]`.
+    """Accepts an expression with + - * that uses each of `row["numbers"]` exactly once and equals `row["target"]`.
 
     A completion that is no expression at all has the status `no_answer`; an expression with the wrong numbers or the
     wrong value is an answer that is not correct.

@@ -9,13 +9,14 @@ from asymgrpo_app.rewards.extraction import last_boxed
 
 
 class ExactMatch(Verifier):
-    r"""Accepts a completion that equals `row["answer"]`, white space around both left out.
+    r"""Accepts a completion that equals `row["answer"]`; white space around both is ignored.
 
     An empty completion, or one without a box where a box is asked for, has the status `no_answer`.
 
     Args:
         case_sensitive: Whether `Paris` and `paris` are different answers.
-        extract: What must equal the answer: `whole`, the completion; `boxed`, what its last complete \boxed{} holds.
+        extract: The text that must equal the answer: `whole`, the completion; `boxed`, the content of its last complete
+            \boxed{}.
     """
 
     isolated: ClassVar[bool] = False

@@ -5,10 +5,10 @@ import re
 from asymgrpo_app.rewards.numbers import NUMBER
 
 TAIL_CHARS = 20_000
-"""An answer stands at the end: nothing before the last so many characters is looked at."""
+"""Number of last characters that are searched: an answer stands at the end."""
 
 FORMULA_TAIL_CHARS = 2_000
-"""As `TAIL_CHARS`, where there is no box to go by."""
+"""As `TAIL_CHARS`, for completions without a box."""
 
 _FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ANSWER_IS = re.compile(r"answer[^$\n]{0,30}$", re.IGNORECASE)
@@ -25,7 +25,7 @@ def tail(text: str, limit: int = TAIL_CHARS) -> str:
 def last_boxed(text: str) -> str | None:
     r"""The content of the last complete `\boxed{...}` (or `\fbox{...}`) in the tail, or None.
 
-    Boxes that only white space, commas, `and` or `or` stand between are one answer, joined by commas: `\boxed{1}` and
+    Boxes with only white space, commas, `and` or `or` between them are one answer, joined by commas: `\boxed{1}` and
     `\boxed{2}` give `1, 2`. A box that never closes is not an answer.
     """
     text = tail(text)
@@ -43,7 +43,7 @@ def last_boxed(text: str) -> str | None:
 
 
 def _outer_boxes(text: str) -> list[tuple[int, int, int]]:
-    """Start of the command, start and end of the content of every closed box that is in no other closed box."""
+    """Start of the command, and start and end of the content, of every closed box that is in no other closed box."""
     boxes: list[tuple[int, int, int]] = []
     open_braces: list[int | None] = []  # for each open brace the start of its box command, None for other braces
     pending: tuple[int, int] | None = None  # a box command whose brace must come next, white space aside
@@ -64,7 +64,7 @@ def _outer_boxes(text: str) -> list[tuple[int, int, int]]:
 
 
 def _close(boxes: list[tuple[int, int, int]], start: int, end: int) -> None:
-    """Note the end of the box that began at `start`, and forget the boxes inside it."""
+    """Set the end of the box that began at `start`, and remove the boxes inside it."""
     while boxes[-1][0] != start:
         boxes.pop()
     boxes[-1] = (start, boxes[-1][1], end)
@@ -73,7 +73,7 @@ def _close(boxes: list[tuple[int, int, int]], start: int, end: int) -> None:
 def last_formula(text: str) -> str | None:
     r"""The last number in the tail, together with the formula between dollars, `\(` or `\[` that it stands in, or None.
 
-    A formula without digits after the last number counts only if the word "answer" stands shortly before it.
+    A formula without digits after the last number is taken only if the word "answer" stands shortly before it.
     """
     text = tail(text, FORMULA_TAIL_CHARS)
     number = formula = None

@@ -1,4 +1,4 @@
-r"""One spelling for answers in LaTeX, and the guard that says what a parser of mathematics may be given.
+r"""Normalizes answers in LaTeX to one spelling, and guards which ones a parser of mathematics may be given.
 
 Everything here works on text, evaluates nothing and takes time linear (or close to it) in a text that
 `MAX_ANSWER_CHARS` bounds.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_ANSWER_CHARS: Final = 1_000
-"""Longer answers are not looked at."""
+"""Longer answers are not read."""
 
 MAX_FORMULA_CHARS: Final = 400
 """Longer formulas are not given to a parser, which takes seconds for some of them."""
@@ -24,13 +24,13 @@ _SIGNS_TABLE = str.maketrans(_SIGNS)
 
 
 def _repeating(match: re.Match[str]) -> str:
-    r"""The fraction that 0.1\overline{6} is."""
+    r"""The fraction of a repeating decimal such as 0.1\overline{6}."""
     fixed, period = match[1] + match[2] or "0", match[3]
     top = int(fixed + period) - int(fixed)
     return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(match[2])}}}"
 
 
-# In this order. Each replacement keeps the value of the answer.
+# Applied in this order. Each replacement keeps the value of the answer.
 _SPELLINGS: Final = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -109,8 +109,8 @@ class Answer:
     Attributes:
         text: LaTeX without outer dollars, unit, currency and percent sign; spaces only where they matter.
         kind: `words` (a name, a choice), `time` (2:30), `based` (a number with its base, 4210_5), `formula` (all else,
-            numbers included). The first three are right if and only if they are spelled the same.
-        unit: A unit that is known, in one spelling (with its power); empty if there is none or it is not known.
+            numbers included). The first three are right if and only if they are spelled like the reference.
+        unit: The unit in one spelling (with its power); empty if there is none or it is not known.
         percent: Whether a percent sign follows.
     """
 
@@ -121,7 +121,7 @@ class Answer:
 
 
 def read_answer(text: str) -> Answer:
-    r"""Bring an answer of at most `MAX_ANSWER_CHARS` characters into one spelling."""
+    r"""Normalize an answer of at most `MAX_ANSWER_CHARS` characters to one spelling."""
     text = _unwrap(text.translate(_SIGNS_TABLE))
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
@@ -147,7 +147,7 @@ def read_answer(text: str) -> Answer:
 
 
 def _unwrap(text: str) -> str:
-    r"""Without what stands around the whole: white space, dollars, braces, `\(`, `\[`, `\boxed`, a final full stop."""
+    r"""Strip what encloses the whole: white space, dollars, braces, `\(`, `\[`, `\boxed`, a final full stop."""
     while True:
         text = text.strip().rstrip(".,;").strip() if not text.rstrip().endswith("\\") else text.strip()
         for opening, closing in (
@@ -174,7 +174,7 @@ def _unwrap(text: str) -> str:
 
 
 def _balanced(text: str) -> bool:
-    """Whether every closing brace has its opening brace before it, and the other way round."""
+    """Whether all braces are matched."""
     depth = 0
     for token in re.finditer(r"\\.|[{}]", text, re.DOTALL):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
@@ -184,7 +184,7 @@ def _balanced(text: str) -> bool:
 
 
 def _split_unit(text: str) -> tuple[str, str]:
-    """The answer without its unit, and the unit in one spelling if it is known."""
+    """Split off the unit; returns the rest, and the unit in one spelling if it is known."""
     match = _TEXT_UNIT.search(text)
     if not match:
         match = _BARE_UNIT.search(text)
@@ -201,13 +201,13 @@ def _split_unit(text: str) -> tuple[str, str]:
 
 
 def _approximated(text: str) -> str:
-    r"""The exact side of `a \approx b`, or what follows a leading `\approx`."""
+    r"""The exact side of `a \approx b`, or the text after a leading `\approx`."""
     left, sign, right = text.partition(r"\approx")
     return left if left.strip() or not sign else right
 
 
 def _braced_arguments(text: str) -> str:
-    r"""With braces around what TeX takes for the arguments of `\frac` and `\sqrt`, as in `\frac 59` and `\sqrt3`."""
+    r"""Put braces around the arguments that TeX reads for `\frac` and `\sqrt`, as in `\frac 59` and `\sqrt3`."""
     for command, arguments in ((r"\frac", 2), (r"\sqrt", 1)):
         head, *parts = re.split(rf"{re.escape(command)}(?![A-Za-z])", text)
         text = head + "".join(command + _brace(part, arguments) for part in parts)
@@ -234,7 +234,7 @@ def _brace(text: str, arguments: int) -> str:
 
 
 def _group_end(text: str) -> int:
-    """Where the brace group ends that a text starts with (white space and an optional [...] aside); 0 if none does."""
+    """End of the brace group at the start of a text (after white space and an optional [...]); 0 if there is none."""
     depth = 0
     start = re.match(r"\s*(?:\[[^\[\]]*\]\s*)?\{", text)
     if not start:
@@ -247,13 +247,13 @@ def _group_end(text: str) -> int:
 
 
 def _spaces(text: str) -> str:
-    """Without the spaces that do not part two letters or digits, nor tell the list 1, 234 from the number 1,234."""
+    """Remove spaces, except between two letters or digits, and where they tell the list 1, 234 from 1,234."""
     text = re.sub(r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))", ", ", text.strip())
     return re.sub(r"(?<![A-Za-z0-9,])\s+|(?<=,)\s+(?![0-9]{3}(?![0-9]))|\s+(?![A-Za-z0-9])", "", " ".join(text.split()))
 
 
 def _as_words(text: str) -> str | None:
-    r"""The words of an answer that is a name or a choice (\text{...}, (A), CD, Monday) and no product of variables."""
+    r"""The words of a name or choice (\text{...}, (A), CD, Monday); None for others, such as products of variables."""
     plain = _TEXT_GROUP.sub(r"\1", text).strip("() .,")
     if not (_PHRASE if r"\text" in text else _WORDS).fullmatch(plain):
         return None
@@ -265,7 +265,7 @@ def _as_words(text: str) -> str | None:
     return ",".join(sorted(parts) if all(len(part) == 1 for part in parts) else parts)
 
 
-# What the parser may be given. Letters of a formula are variables; no command here computes, loops or names a function.
+# The commands the parser may be given. Letters are variables; no command here computes, loops or names a function.
 _COMMANDS: Final = frozenset(
     [
         *(
@@ -337,7 +337,7 @@ _MAX_CONNECTIVES = 12
 
 
 def refusal(text: str) -> str | None:
-    """Why a formula (from `read_answer`) is not given to a parser of mathematics, or None if it may be."""
+    """The reason why a formula (from `read_answer`) is not given to a parser of mathematics; None if it may be."""
     if not _ALLOWED.fullmatch(text):
         return "it holds characters that are not mathematics"
     unknown = next((name for name in _COMMAND.findall(text) if name not in _COMMANDS), None)
@@ -382,10 +382,10 @@ _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 
 
 def parser_spelling(text: str) -> str:
-    r"""The formula as the parser reads it without mistakes.
+    r"""The formula in a spelling that the parser reads without mistakes.
 
-    Left alone it rounds decimals, adds where `2(3)`, `2\binom{3}{1}` or `2\frac{7}{3}` multiply (only `2\frac{1}{3}`
-    is a mixed number), and takes i for a variable.
+    Otherwise the parser rounds decimals, adds where `2(3)`, `2\binom{3}{1}` or `2\frac{7}{3}` multiply (only
+    `2\frac{1}{3}` is a mixed number), and takes i for a variable.
     """
     text = _DECIMAL.sub(_as_fraction, text)
     text = _MIXED.sub(lambda match: "" if int(match[1]) < int(match[2]) else r"\cdot ", text)

@@ -17,14 +17,14 @@ MAX_VALUE_DIGITS: Final = 5_000
 """Powers and factorials of more digits (9^9^9) are never worked out."""
 
 MIN_ROUNDED_DIGITS: Final = 6
-"""A decimal stands for a number that it is a rounding of (0.333333 for 1/3) from so many significant digits on."""
+"""Significant digits from which a decimal equals a number that it is a rounding of (0.333333 for 1/3)."""
 
 MAX_EXPANDED_POWER: Final = 40
 """Sums of variables to higher powers are not multiplied out."""
 
 MAX_SOLVED_POWER: Final = 4
 MAX_SOLVED_OPERATIONS: Final = 60
-"""Equations beyond that are not solved: they are right only as a multiple of the reference."""
+"""Equations beyond this are not solved: they are right only as a multiple of the reference."""
 
 _SEVERAL = re.compile(r",|;|\\cup|\\infty|\\begin|\\leq|\\geq|[<>]")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -191,7 +191,7 @@ def _equal_values(reference: Answer, left: Any, given: Answer, right: Any) -> bo
 
 
 def _agree_at_a_point(left: Any, right: Any) -> bool | None:
-    """Whether two formulas have the same value for some arbitrary values of their variables; None if none is found."""
+    """Whether two formulas have the same value at an arbitrary point of their variables; None if it cannot be told."""
     return _close(*_at_a_point(left, right))
 
 
@@ -205,7 +205,7 @@ def _at_a_point(left: Any, right: Any, shift: int = 0) -> tuple[Any, Any]:
 
 
 def _is_costly(equation: Any) -> bool:
-    """Whether an equation is beyond what the library should be asked to solve: only small polynomials are not."""
+    """Whether an equation is too costly for the library to solve: all but small polynomials are."""
     from sympy import Pow
 
     sides = (
@@ -265,7 +265,7 @@ def _parsed(text: str) -> Any | None:
 
 
 def _with_natural_logarithms(expression: Any) -> Any:
-    """Logarithms to a base as quotients: sympy forgets the base of a logarithm that it has not worked out."""
+    """Replace logarithms to a base by quotients: sympy forgets the base of a logarithm that it has not worked out."""
     from sympy import log
 
     return expression.replace(
@@ -282,7 +282,7 @@ def _exceeds(expression: Any) -> bool:
 
 
 def _digits(expression: Any) -> float:
-    """An upper bound of the digits that the expression, or any part of it, has when it is worked out."""
+    """Upper bound on the digits of the value of the expression and of any part of it."""
     from sympy import Add, Expr, Pow, Rational, exp, factorial
 
     if isinstance(expression, Rational):

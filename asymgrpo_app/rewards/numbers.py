@@ -21,7 +21,7 @@ _FRACTION = (
     rf"\\[dtc]?frac\s?\{{\s?(?P<top>[-+]?{_PLAIN})\s?\}}\s?\{{\s?(?P<bottom>{_PLAIN})\s?\}}"
 )
 _SLASH = rf"(?P<left>{_SCALED})\s?/\s?(?P<right>[-+]?{_SCALED})"
-# In 5-3 and 5 - 3 the last number is 3, in "is -3" and "= - 3" it is -3.
+# In `5-3` and `5 - 3` the last number is 3, in `is -3` and `= - 3` it is -3.
 _SIGN = r"(?P<sign>(?<![0-9A-Za-z)\]}.])(?:[-+−]|(?<![0-9)\]}] )[-+−]\s))?"
 NUMBER: Final = re.compile(
     rf"(?<![0-9A-Za-z_.]){_SIGN}(?:{_FRACTION}|{_SLASH}|(?P<scaled>{_SCALED}))(?P<percent>\s?\\?%)?"
@@ -34,7 +34,7 @@ class WrittenNumber:
     """A number as it was written.
 
     Attributes:
-        value: What it is worth; of `5%` 5, see `percent`.
+        value: Its value; 5 for `5%`, see `percent`.
         percent: Whether a percent sign follows.
         decimals: Digits after the decimal point; None if it is not written with one.
     """
@@ -44,7 +44,7 @@ class WrittenNumber:
     decimals: int | None = None
 
     def candidates(self) -> tuple[Fraction, ...]:
-        """The values it may stand for: 5% is 0.05, but an answer in percent is often written without its sign."""
+        """The values it may mean: 5% is 0.05, but an answer in percent is often written without its sign."""
         return (self.value, self.value / 100) if self.percent else (self.value,)
 
 
@@ -63,7 +63,7 @@ def parse_number(text: str) -> WrittenNumber | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number in a text as it stands there, or None. Takes time linear in the text for any realistic text."""
+    """The last number in a text as it is written, or None. Takes time linear in the length of any realistic text."""
     last = None
     for match in NUMBER.finditer(text):
         last = match

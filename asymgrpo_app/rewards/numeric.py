@@ -11,7 +11,7 @@ from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed, tail
 from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number, parse_number
 
-# What may stand around the number in a box: a currency sign, `x =`, a unit of at least two letters.
+# Text allowed around the number in a box: a currency sign, `x =`, a unit of at least two letters.
 _SPACING = re.compile(r"\\[!,;: ]|\s+")
 _DECORATION = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\^\{?\\circ\}?|\\?\$|[€£¥]")
 _NAMED = re.compile(r"\s?[A-Za-z]\s?=\s?")

@@ -11,8 +11,8 @@ from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 class RegexMatch(Verifier):
     r"""Accepts a completion in which a group of the pattern's last match equals `row["answer"]`.
 
-    White space around both is left out. Without a match, or if the group is empty or took no part in it, the status is
-    `no_answer`.
+    White space around both is ignored. Without a match, or if the group is empty or took no part in the match, the
+    status is `no_answer`.
 
     Args:
         pattern: A regular expression of Python, e.g. `<answer>(.*?)</answer>`; it is searched for from the left, and

@@ -1,4 +1,4 @@
-"""Judging many completions."""
+"""Judges many completions with one verifier."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def score(
         verifier: Judges each completion against its row.
         completions: N texts.
         rows: N mappings with at least `answer`.
-        pool: Where isolated verifiers run; a pool for this call alone if left out.
+        pool: The pool that isolated verifiers run in; a pool for this call alone if left out.
 
     Raises:
         ValueError: The two sequences differ in length.

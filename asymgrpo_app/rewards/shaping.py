@@ -6,22 +6,22 @@ from asymgrpo_app.errors import UserError
 
 
 class ShapingTerm(ABC):
-    """Adds to the advantage of a completion, after p and the sign were taken from correctness alone.
+    """A term added to the advantage of a completion; p and the sign come from correctness alone.
 
     It is evaluated in the training process, on untrusted text: keep its work linear in the length of the text.
     """
 
     @abstractmethod
     def value(self, completion: str) -> float:
-        """What is added to the advantage, in units of the advantage."""
+        """The amount added to the advantage, in units of the advantage."""
 
 
 class FormatPenalty(ShapingTerm):
-    """Takes something off completions that do not keep to a form.
+    """Subtracts a penalty from the advantage of completions that do not keep to a form.
 
     Args:
         required: Texts that must occur, in this order, e.g. `["<think>", "</think>"]`.
-        penalty: How much a completion without them loses, > 0.
+        penalty: The amount that a completion without them loses, > 0.
     """
 
     def __init__(self, required: list[str], penalty: float = 0.5) -> None:
@@ -33,10 +33,10 @@ class FormatPenalty(ShapingTerm):
         self.penalty = penalty
 
     def value(self, completion: str) -> float:
-        place = 0
+        start = 0
         for text in self.required:
-            found = completion.find(text, place)
+            found = completion.find(text, start)
             if found < 0:
                 return -self.penalty
-            place = found + len(text)
+            start = found + len(text)
         return 0.0

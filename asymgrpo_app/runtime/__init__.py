@@ -1,1 +1,1 @@
-"""The process and its surroundings: signals, console, environment variables, memory of the allocator."""
+"""The process and its environment: signals, console, environment variables, memory of the allocator."""

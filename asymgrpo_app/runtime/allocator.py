@@ -1,4 +1,4 @@
-"""How the C library hands out memory on a CPU."""
+"""Settings of the C library's memory allocator, for runs on a CPU."""
 
 import ctypes
 import sys
@@ -9,12 +9,11 @@ _KEPT_BYTES = 2**31 - 1
 
 
 def reuse_freed_memory(device: str = "cpu") -> bool:
-    """Let glibc keep up to 2 GiB of freed memory for what is asked for next, large blocks included.
+    """Let glibc keep up to 2 GiB of freed memory for later allocations, large blocks included.
 
-    Left to itself it returns every large block to the system, which clears each page of it when it is asked for again:
-    7 to 13 % of the time of a policy update were measured, against 2 % more memory. Does nothing, and returns False, on
-    systems without glibc
-    or where tensors are on another `device`.
+    By default glibc returns every large block to the system, which clears each of its pages when it is allocated again:
+    that was measured to take 7 to 13 % of the time of a policy update, against 2 % more memory. Does nothing, and
+    returns False, on systems without glibc or where tensors are on another `device`.
     """
     if device != "cpu" or not sys.platform.startswith("linux"):
         return False
@@ -34,11 +33,11 @@ class _MallocInfo(ctypes.Structure):
 
 
 def return_freed_memory(device: str = "cpu") -> bool:
-    """Give freed memory back to the system where 512 MiB or more of it lie about.
+    """Give freed memory back to the system if it is 512 MiB or more.
 
-    What sampling freed lies in pieces that the update cannot use, and the other way round; kept, the peak of a run
-    would be nearly the sum of the two. Does nothing, and returns False, with little of it, a glibc before 2.33, or
-    where tensors are on another `device`.
+    Memory freed by sampling is in pieces that the update cannot use, and the other way round; if it were kept, the peak
+    of a run would be nearly the sum of the two. Does nothing, and returns False, with less freed memory, a glibc before
+    2.33, or where tensors are on another `device`.
     """
     if device != "cpu" or not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Every private part of a library that this package touches: with the release it was read in, and why.
+"""Every private part of a library that this package uses, with the release it was read in and the reason.
 
 `tests/runtime/test_compat.py` fails when one of them changes. The subclass of LightningCLI in `asymgrpo_app.cli.parser`
 overrides private methods of it as well, which that test compares too.
@@ -19,7 +19,7 @@ def leave_signals_alone(trainer: Any) -> None:
 
 
 def _nothing() -> None:
-    """Registers no signal handlers."""
+    """Do nothing, in place of registering signal handlers."""
 
 
 def shown_progress_bar(bar: Any) -> Any:
@@ -33,13 +33,13 @@ def shown_progress_bar(bar: Any) -> Any:
 def unwrapped(optimizer: Any) -> Any:
     """The optimizer within Lightning's wrapper.
 
-    Lightning 2.6.6, `LightningOptimizer._optimizer`: `optimizer` is public, but makes the wrapper count.
+    Lightning 2.6.6, `LightningOptimizer._optimizer`: `optimizer` is public, but makes the wrapper count a step.
     """
     return optimizer._optimizer
 
 
 def common_store() -> Any:
-    """The key-value store that the processes of a run met in.
+    """The key-value store that the processes of a run share.
 
     torch 2.13, `distributed_c10d._get_default_store`: a store of our own would need a port of its own.
     """
@@ -67,7 +67,7 @@ def attention_of(model: Any) -> str:
 def came_with_adapter(model: Any) -> bool:
     """Whether transformers followed an adapter to its base model, and loaded both.
 
-    transformers 5.19, `_hf_peft_config_loaded`: set by `from_pretrained`, and nowhere else to be seen.
+    transformers 5.19, `_hf_peft_config_loaded`: set by `from_pretrained`; nothing public shows it.
     """
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
@@ -83,10 +83,10 @@ def options_of(parser: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def key_of(error: BaseException) -> str | None:
-    """The key of the config whose object jsonargparse was making when this was raised, as far as it can be told.
+    """The config key whose object jsonargparse was making when the error was raised; None if it cannot be told.
 
-    jsonargparse 4.53, the variable `component` of `instantiate_classes`: what a constructor raises does not say for
-    which key it was called.
+    jsonargparse 4.53, the variable `component` of `instantiate_classes`: a constructor's error does not say for which
+    key it was called.
     """
     frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
     keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)

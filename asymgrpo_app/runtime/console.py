@@ -1,4 +1,4 @@
-"""What is said on the terminal, and what is kept quiet."""
+"""Messages on the terminal, and silenced messages of libraries."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ _thread_failed = threading.excepthook
 
 
 def printable(text: str) -> str:
-    """The text with control characters, half surrogate pairs and the like as escapes: a terminal obeys them."""
+    """The text with control characters, half surrogate pairs and the like as escapes, since a terminal obeys them."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence what a user cannot act on; errors of these libraries still show."""
+    """Silence messages of libraries that a user cannot act on; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and tips
     import transformers
@@ -43,7 +43,7 @@ def quiet_libraries() -> None:
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
-    """Say nothing where TensorBoard's writer cannot write: the run itself gets the same error with its next event."""
+    """Thread exception hook that ignores write errors of TensorBoard's writer: the run gets them at its next event."""
     of_writer = type(failure.thread).__module__ == "tensorboard.summary.writer.event_file_writer"
     if not (of_writer and isinstance(failure.exc_value, OSError)):
         _thread_failed(failure)

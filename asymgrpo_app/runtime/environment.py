@@ -4,7 +4,7 @@ import os
 
 
 def quiet_environment() -> None:
-    """Less noise and memory from libraries; what the user's environment says stays."""
+    """Set defaults that reduce the messages and memory of libraries; the user's own settings are kept."""
     for name, value in {
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # vLLM's notes on memory binding
         "TOKENIZERS_PARALLELISM": "false",  # or the tokenizers warn about every fork
@@ -12,8 +12,8 @@ def quiet_environment() -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "JSONARGPARSE_DEPRECATION_WARNINGS": "off",  # Lightning's calls, not ours
-        # oneDNN keeps the code it made for a product of matrices, 0.7 MiB each, and each micro-batch has a shape of its
-        # own: its 1,024 would be more than many a policy. A micro-batch uses each of its 20 kinds in every layer.
+        # oneDNN caches the code of each matrix product, 0.7 MiB each, and each micro-batch has a shape of its own: the
+        # default of 1,024 takes more memory than many a policy. A micro-batch has 20 kinds, used in every layer.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
     }.items():
         os.environ.setdefault(name, value)

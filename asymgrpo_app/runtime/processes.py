@@ -1,8 +1,8 @@
-"""What happens to a run when one of its processes is lost: all end soon, and somebody says why.
+"""Handling of a lost process: all processes of the run end soon, and one of them reports why.
 
 torchrun watches the processes it started, ends the others and names the first that failed. Lightning's own launcher
-does so with SIGKILL and without a word: here it is given another observer. Either way the processes that wait for the
-lost one fail in the exchange (`lost_exchange`), or are ended where they do not notice.
+ends them with SIGKILL and without a message: here it is given another observer. Either way the processes that wait for
+the lost one fail in the exchange (`lost_exchange`), or are ended if they do not notice.
 """
 
 import os
@@ -22,11 +22,11 @@ from asymgrpo_app.errors import ExitCode
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_TO_NOTICE = 2.0
-_GRACE_S = 15.0  # for the first process to end by itself, with what it has to say, and its sampler
+_GRACE_S = 15.0  # for the first process to end by itself, with its own message, and its sampler
 
 
 def observe_processes() -> None:
-    """Let Lightning's launcher watch the processes it starts in this module's way."""
+    """Have Lightning's launcher watch its processes with `ProcessObserver`."""
     launcher: Any = subprocess_script
     launcher._launch_process_observer = _observe
 
@@ -41,7 +41,7 @@ class ProcessObserver(threading.Thread):
     """Ends the first process when one that it started is lost; the others end with it (`stopping.end_with_parent`).
 
     Args:
-        processes: Those that were started, by their local rank from 1.
+        processes: The processes that were started, by their local rank from 1.
     """
 
     def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
@@ -58,7 +58,7 @@ class ProcessObserver(threading.Thread):
             return
         rank, code = next((rank, code) for rank, code in enumerate(codes, start=1) if code)
         what = f"process {rank} of {len(codes) + 1} (PID {self._processes[rank - 1].pid}) {_ending(code)}"
-        if code < 0:  # it could not say anything itself
+        if code < 0:  # ended by a signal: it could not report anything itself
             _tell(what)
         self.noticed.set()
         time.sleep(_GRACE_S)
@@ -88,11 +88,11 @@ def _tell(what: str) -> None:
 
 
 def lost_exchange(error: BaseException) -> str | None:
-    """What to say of an exchange between processes that failed since another one is gone; None for other errors."""
+    """The message for an exchange that failed because another process is lost; None for other errors."""
     text = " ".join(str(error).split())
     if not isinstance(error, distributed.DistError) and "gloo" not in text:
         return None
-    for observer in _observers:  # which knows more, and would otherwise come too late to say it
+    for observer in _observers:  # an observer knows more, and would otherwise report it too late
         observer.noticed.wait(_SECONDS_TO_NOTICE)
     reason = re.sub(r"^\[[^]]*\] ", "", text).partition(". ")[0]  # without the place in gloo's source, and its advice
     return (

@@ -1,7 +1,7 @@
-"""Signals and the time limit: how a command is asked to stop, and when it does.
+"""Stopping a command by a signal or the time limit.
 
-A handler only takes note, and raises `StopRun` at once where work may be given up at any moment. Elsewhere the work
-goes on to the next place that asks. Imports nothing heavy, so that it is in place before torch is imported.
+A handler notes the signal, and raises `StopRun` at once where work may be aborted at any moment. Elsewhere the work
+goes on to the next check. Imports nothing heavy, so that handlers are in place before torch is imported.
 """
 
 import ctypes
@@ -29,11 +29,11 @@ _DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a command stops before its end.
+    """The cause of a command's stop before its end.
 
     Attributes:
-        name: As a user knows it.
-        exit_code: What the command returns.
+        name: Name for the user.
+        exit_code: Exit code of the command.
     """
 
     name: str
@@ -48,23 +48,23 @@ _CAUSES = {number: Cause(signal.Signals(number).name, 128 + number) for number i
 
 
 class StopRun(BaseException):
-    """The command was asked to stop. Like `KeyboardInterrupt` no `Exception`, so that no library takes it for one.
+    """The command was asked to stop. Not an `Exception`, like `KeyboardInterrupt`, so that no library catches it.
 
     Args:
-        cause: Why.
+        cause: Cause of the stop.
     """
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(cause)
         self.cause = cause
-        self.outcome = ""  # what was kept, for the user
+        self.outcome = ""  # message for the user on what was saved
 
 
 class StopSwitch:
-    """Whether this process was asked to stop, and whether it may do so at any moment.
+    """State of a stop request to this process, and whether it may stop at any moment.
 
     Attributes:
-        doing: What giving up or going on means now, for the user who sends a signal.
+        doing: Message for a user who sends a signal: what stopping or going on means now.
     """
 
     def __init__(self) -> None:
@@ -73,15 +73,15 @@ class StopSwitch:
         self._at_once = False
         self._noticed: float | None = None
 
-    # ---- what the work says ----
+    # ---- called by the work ----
 
     def may_stop(self, doing: str = "") -> None:
-        """From here on a signal stops the work at once; raises `StopRun` if one has come already."""
+        """Let a signal stop the work at once from here on; raises `StopRun` if one has come already."""
         self.doing, self._at_once = doing, True
         self.check()
 
     def must_finish(self, doing: str = "") -> None:
-        """From here on a signal is only noted, until the next `may_stop` or `check`."""
+        """Only note signals from here on, until the next `may_stop` or `check`."""
         self._at_once = False
         self.doing = doing
 
@@ -94,7 +94,7 @@ class StopSwitch:
         """Raise `StopRun` on every rank if any of them was asked to stop; every rank takes part.
 
         Args:
-            gather: The value of every rank, on every rank.
+            gather: Returns the values of all ranks, on every rank.
         """
         causes = [cause for cause in gather(self.cause) if cause is not None]
         if causes:
@@ -102,7 +102,7 @@ class StopSwitch:
 
     @contextmanager
     def own_work(self, gather: Gather) -> Iterator[None]:
-        """Work without exchanges between ranks: given up when this rank is asked to stop, and then all of them stop."""
+        """Rank-local work without exchanges: aborted when this rank is asked to stop; then all ranks stop."""
         with suppress(StopRun):  # the other ranks hear of it below
             self.may_stop(GIVEN_UP)
             yield
@@ -110,10 +110,10 @@ class StopSwitch:
         self.must_finish()
         self.check_together(gather)
 
-    # ---- what asks it to stop ----
+    # ---- stop requests ----
 
     def ask(self, cause: Cause) -> None:
-        """Stop for a reason other than a signal; from any thread."""
+        """Request a stop for a reason other than a signal; from any thread."""
         if self.cause is None:
             self.cause = cause
             if signal.getsignal(signal.SIGTERM) == self._on_signal:
@@ -136,12 +136,12 @@ class StopSwitch:
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Take over the signals of this process; to begin with, they stop it at once. One it ignores stays ignored."""
+        """Handle the signals of this process; at first they stop it at once. Ignored signals stay ignored."""
         self.cause, self.doing, self._noticed, self._at_once = None, "", None, True
-        own = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-            own = []
-        before = {number: signal.signal(number, self._on_signal) for number in own}
+            handled = []
+        before = {number: signal.signal(number, self._on_signal) for number in handled}
         try:
             yield
         finally:
@@ -150,14 +150,14 @@ class StopSwitch:
 
 
 switch = StopSwitch()
-"""The one of this process, as signals are the process's."""
+"""The switch of this process; there is one, as signals go to the process."""
 
 
 def seconds_of(duration: str | int) -> float:
     """Seconds of a duration written as HH:MM:SS or D-HH:MM:SS, or given in seconds.
 
     Raises:
-        UserError: It is neither, or not above 0.
+        UserError: The duration has neither form, or is not above 0.
     """
     match = _DURATION.fullmatch(str(duration))
     if match:
@@ -173,17 +173,17 @@ def seconds_of(duration: str | int) -> float:
 
 
 def age_s() -> float:
-    """Seconds since this process started; a scheduler's clock began then, too."""
+    """Seconds since this process started, which is when a scheduler's clock began, too."""
     import psutil
 
     return time.time() - float(psutil.Process().create_time())
 
 
 class StopWatch(threading.Thread):
-    """Asks this process to stop when its time is up, or when another rank was asked.
+    """Thread that asks this process to stop when its time is up or when another rank was asked to.
 
     Args:
-        deadline: On the clock of `time.monotonic`; None: no limit.
+        deadline: Time limit on the clock of `time.monotonic`; None: no limit.
         store: The ranks' common store of `torch.distributed`; None for one rank. This thread alone uses it.
     """
 
@@ -212,7 +212,7 @@ class StopWatch(threading.Thread):
         self._ended.set()
 
     def _exchange(self) -> None:
-        """Tell the other ranks, or hear from them."""
+        """Tell the other ranks of a stop request, or take over theirs."""
         if self._store is None:
             return
         if switch.cause is not None:
@@ -223,10 +223,10 @@ class StopWatch(threading.Thread):
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """Let this process end when the one that started it dies, however it dies. Linux alone knows how.
+    """Have this process end when the process that started it dies, however it dies. Linux only.
 
     Args:
-        parent: Its process number, where it may have died already; None: it is the one that is there now.
+        parent: Process id of the parent, which may have died already; None: the current parent.
     """
     parent = os.getppid() if parent is None else parent
     if sys.platform == "linux":

@@ -1,1 +1,1 @@
-"""Verifiers in processes of their own: a verdict that hangs, crashes or takes all memory costs one completion."""
+"""Verifiers in worker processes: one that hangs, crashes or takes all memory costs only one completion's verdict."""

@@ -1,4 +1,4 @@
-"""Hands items to workers, takes their replies, ends those that are late and replaces those that are gone."""
+"""Hands items to workers, takes their replies, ends workers that are late and replaces workers that died."""
 
 import time
 import weakref
@@ -11,16 +11,16 @@ from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rewards.pool.processes import Job, Launcher, LauncherDiedError, Worker
 
 MAX_DEATHS = 3
-"""So many workers may die over an item before it fails."""
+"""Number of workers that die over an item before it fails."""
 
 _MAX_FAILED_STARTS = 3  # without any item judged in between
 
 
 class Crew:
-    """Workers, with the launcher that they come from.
+    """The workers and the launcher that forks them.
 
-    A worker has at most one item, and a connection that it shares with nobody. So whatever happens to it, and whenever,
-    it is known which item it concerned, and no other worker can wait for something that it held.
+    A worker has at most one item, and a connection of its own. So whenever a worker dies, its item is known, and no
+    other worker waits for something that it held.
 
     Args:
         timeout_s: Seconds an item may take.
@@ -38,12 +38,12 @@ class Crew:
         self._failed_starts = 0
 
     def replies(self, jobs: Iterator[Job], verifiers: list[bytes], size: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The position and reply of each job, as they come.
+        """Yield the position and reply of each job, in the order of the replies.
 
         Args:
             jobs: The items; taken one by one as workers become free.
             verifiers: Pickled, by token.
-            size: How many workers to use.
+            size: Number of workers to use.
 
         Raises:
             UserError: A verifier cannot be loaded.
@@ -55,12 +55,12 @@ class Crew:
                 for worker in self._heard_or_overdue():
                     if worker in self._workers:  # else the launcher died meanwhile
                         yield from self._outcome(worker, verifiers)
-        except BaseException:  # what is under way is in no known state any more
+        except BaseException:  # the state of the items under way is not known any more
             self.close()
             raise
 
     def prepare(self, paths: Iterable[str]) -> None:
-        """Let workers start with these classes of verifiers, as `module:name`, from the next launcher on."""
+        """Have the next launcher prepare these verifier classes, given as `module:name`, before it forks workers."""
         self._prepared.update(paths)
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Crew:
         return None
 
     def _advance(self, worker: Worker, verifiers: list[bytes]) -> None:
-        """Ask an idle worker for the next thing that its item needs."""
+        """Send an idle worker the next request for its item: the verifier if it is new, else the item."""
         job = worker.job
         if worker.stage != "idle" or job is None:
             return
@@ -116,7 +116,7 @@ class Crew:
     # ---- replies from workers ----
 
     def _heard_or_overdue(self) -> list[Worker]:
-        """Workers that have replied, died or taken too long; waits for the first."""
+        """Wait for workers that have replied, died or taken too long; returns them."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         allowed = min((worker.deadline for worker in busy.values()), default=0.0) - time.monotonic()
         heard = set(wait(list(busy), timeout=max(0.0, allowed)))
@@ -126,7 +126,7 @@ class Crew:
         return [worker for connection, worker in busy.items() if connection in heard or worker.overdue]
 
     def _outcome(self, worker: Worker, verifiers: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What a worker that replied, died or took too long means for its item."""
+        """Process a worker that replied, died or took too long; yields its item's reply if there is one."""
         job = worker.job
         assert job is not None
         judging = worker.stage == "judge"
@@ -157,7 +157,7 @@ class Crew:
             self._advance(worker, verifiers)
 
     def _died(self, worker: Worker, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Try the item again, unless too many workers died over it."""
+        """Try the item of a dead worker again, unless too many workers died over it."""
         worker.job = None
         if self._end(worker):  # otherwise it died because the launcher did, and not over its item
             job.deaths += 1
@@ -190,7 +190,7 @@ class Crew:
         return True
 
     def _restart(self) -> None:
-        """The launcher died, and with it every worker: start afresh, charging no item with it."""
+        """Start afresh after the launcher died, and with it every worker; no item is charged with that."""
         self._start_failed()
         again = [worker.job for worker in self._workers if worker.job is not None]
         self._again.extend(again)

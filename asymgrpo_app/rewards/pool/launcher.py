@@ -1,11 +1,11 @@
-"""The process that workers are forked from: small, without threads, and with their libraries already imported.
+"""The process that forks workers: small, without threads, and with their libraries already imported.
 
 The training process cannot be forked (it holds threads and accelerators), and a fresh interpreter per worker would pay
 for imports each time one is killed. The fork server of `multiprocessing` runs the main script again in each worker:
 that would load torch into workers, and fail for scripts without a main guard.
 
-It serves one client over a socket and ends with it: `fork` with a file descriptor answers the worker's process id, and
-`end <pid>` kills that worker and answers how it ended.
+The launcher serves one client over a socket and ends with it: `fork` with a file descriptor returns the worker's
+process id, and `end <pid>` kills that worker and returns how it ended.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
         control_fd: A connected socket of type `SOCK_SEQPACKET`.
         client: Process id of the client.
         memory_bytes: Address space that a worker may use.
-        prepared: Verifier classes as `module:name`, to prepare here already, so that workers start with them.
+        prepared: Verifier classes as `module:name`, prepared here, so that workers start with them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in workers: Ctrl-C is for the training process
     for path in prepared:
@@ -79,7 +79,7 @@ def _fork(descriptor: int, control: socket.socket, memory_bytes: int) -> int:
 
 
 def _end(pid: int) -> int:
-    """Kill a worker with all that it started; its exit code, negative for a signal, as it was before that."""
+    """Kill a worker with all that it started; returns its exit code before that, negative for a signal."""
     # A process that has not been waited for keeps its id, so the signal reaches no other.
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,4 +1,4 @@
-"""The worker processes that verifiers run in, with a time limit that kills."""
+"""The pool of worker processes that verifiers run in, under a time limit that kills."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from asymgrpo_app.rewards.pool.worker import answer_classes_here, described, rea
 
 MAX_WORKERS = 256
 MIN_MEMORY_GIB = 0.5
-"""An interpreter with the libraries of our verifiers takes about half of it."""
+"""Least memory limit in GiB: an interpreter with the libraries of our verifiers takes about half of it."""
 
 _MOST_WORKERS_BY_DEFAULT = 16
 _MAX_PICKLED = 1_000
@@ -35,7 +35,7 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class VerifierPoolConfig:
-    """Where verifiers run.
+    """The worker processes that verifiers run in.
 
     Args:
         workers: Number of worker processes; null: one per core, at most 16.
@@ -99,7 +99,7 @@ class VerifierPool:
         return verdicts
 
     def check(self, verifiers: Sequence[Verifier], rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
-        """For each row the reason why its verifier cannot judge it, or None.
+        """For each row, the reason why its verifier cannot judge it, or None.
 
         Raises:
             UserError: A verifier cannot be sent to worker processes.
@@ -114,11 +114,11 @@ class VerifierPool:
     def classes(
         self, verifiers: Sequence[Verifier], completions: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
     ) -> list[list[int | None] | None]:
-        """For each of P problems the classes of equal answers among its completions.
+        """For each of P problems, the classes of equal answers among its completions.
 
         Returns:
-            [P][n] numbers from 0 on, None for a completion without an answer; None for a problem whose verifier has no
-            notion of equal answers, or failed to tell.
+            [P][n] numbers from 0 on, None for a completion without an answer; None for a problem whose verifier does
+            not define equal answers, or failed.
 
         Raises:
             UserError: A verifier cannot be sent to worker processes.
@@ -143,7 +143,7 @@ class VerifierPool:
         self.close()
 
     def _replies(self, kind: str, items: Sequence[_Item]) -> Iterator[tuple[int, _Reply]]:
-        """Position and reply of each isolated item, as they come."""
+        """Yield the position and reply of each isolated item, in the order of the replies."""
         isolated = [(position, item) for position, item in enumerate(items) if item[0].isolated]
         if not isolated:
             return
@@ -156,7 +156,7 @@ class VerifierPool:
             yield from unsent
 
     def _tokens(self, verifiers: Iterable[Verifier]) -> dict[int, int]:
-        """Number the verifiers by their pickled form; the answer is by `id`.
+        """Number the verifiers by their pickled form; returns the numbers by the `id` of the verifier.
 
         Raises:
             UserError: One of them cannot be pickled.
@@ -184,14 +184,14 @@ def _classes_here(verifier: Verifier, completions: Sequence[str], row: Mapping[s
 
 
 def _own_class(kind: type[Verifier]) -> str:
-    """A verifier class of this package as `module:name`. Others may import what no launcher should hold."""
+    """A verifier class of this package as `module:name`, else "": others may import what no launcher should hold."""
     return f"{kind.__module__}:{kind.__qualname__}" if kind.__module__.startswith("asymgrpo_app.") else ""
 
 
 def _jobs(
     kind: str, items: Iterable[tuple[int, _Item]], tokens: Mapping[int, int], unsent: list[tuple[int, _Reply]]
 ) -> Iterator[Job]:
-    """Pickle items one by one; those that cannot be go to `unsent` with the reason."""
+    """Pickle items one by one; items that cannot be pickled go to `unsent` with the reason."""
     for position, (verifier, completion, row) in items:
         try:
             payload = pickle.dumps((completion, dict(row)), protocol=pickle.HIGHEST_PROTOCOL)

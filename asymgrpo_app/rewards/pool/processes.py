@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 START_S = 120.0
-"""Seconds that an interpreter with its libraries, a worker, or the import of a verifier's module may take to start."""
+"""Seconds allowed for the start of an interpreter with its libraries or a worker, or for loading a verifier."""
 
 _END_S = 10.0
 # A worker is one of many, and the address space of a library's idle threads would count against its limit.
@@ -28,18 +28,18 @@ _CODE = (
 
 
 class LauncherDiedError(Exception):
-    """The launcher ended, and with it every worker."""
+    """The launcher has ended, and with it every worker."""
 
 
 class Launcher:
-    """The process that workers are forked from.
+    """Client of the process that forks workers; starts that process.
 
     Args:
         memory_bytes: Address space that a worker may use.
         prepared: Verifier classes as `module:name` that workers start with.
 
     Raises:
-        LauncherDiedError: It did not start; the reason stands on stderr.
+        LauncherDiedError: It did not start; the reason is on stderr.
     """
 
     def __init__(self, memory_bytes: int, prepared: Iterable[str]) -> None:
@@ -64,13 +64,13 @@ class Launcher:
             raise
 
     def fork(self) -> "Worker":
-        """A new worker, which is not ready yet.
+        """Fork a new worker, which is not ready yet.
 
         Raises:
-            LauncherDiedError: As named.
+            LauncherDiedError: The launcher has ended.
         """
         ours, theirs = socket.socketpair()
-        # A worker that somebody stopped does not read: fail rather than wait for it.
+        # A worker that is stopped (SIGSTOP) does not read: fail rather than wait for it.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_S), 0))
         with ours, theirs:
             with self._broken_means_died():
@@ -81,7 +81,7 @@ class Launcher:
         """Kill a worker and all that it started.
 
         Raises:
-            LauncherDiedError: As named; then the worker has ended, too.
+            LauncherDiedError: The launcher has ended, and the worker with it.
         """
         worker.connection.close()
         with self._broken_means_died():
@@ -89,7 +89,7 @@ class Launcher:
         self._answer()
 
     def close(self) -> None:
-        """End the launcher and all workers. In a process that was forked from its owner: only let go of it."""
+        """End the launcher and all workers; in a fork of the owner, only close the connection."""
         if os.getpid() == self._owner:
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork holds the socket, too
@@ -120,11 +120,11 @@ class Job:
     """One item to judge.
 
     Attributes:
-        position: Its place among the items.
+        position: Its index among the items.
         kind: `verify`, `check` or `classes`.
-        token: Which verifier.
+        token: Number of its verifier.
         payload: The pickled completion and row.
-        deaths: How many workers died over it.
+        deaths: Number of workers that died over it.
     """
 
     position: int
@@ -136,13 +136,13 @@ class Job:
 
 @dataclass(eq=False)
 class Worker:
-    """A worker process, what it is doing and until when.
+    """A worker process with its current request and deadline.
 
     Attributes:
         pid: Process id.
-        connection: To it and from it.
-        stage: What it was asked for last: to start, to load a verifier, or to judge; `idle` once it has answered.
-        deadline: When its answer is overdue, on the clock of `time.monotonic`.
+        connection: The connection to it.
+        stage: Its last request: to start, to load a verifier, or to judge; `idle` once it has answered.
+        deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         job: The item it judges, or will judge once it has loaded the verifier.
         known: The verifiers that it has loaded.
         large: Whether it asked to be replaced.
@@ -172,7 +172,7 @@ class Worker:
         """The reply that has come.
 
         Raises:
-            OSError: There is none, or none that makes sense: the worker is dying.
+            OSError: There is no valid reply: the worker is dying.
             EOFError: The worker died.
         """
         try:

@@ -1,4 +1,4 @@
-"""What a worker process does: judges what it is sent, one item at a time.
+"""The worker process: judges the items it is sent, one at a time.
 
 Requests are pickled by the trusted side. Replies are JSON: the side that trains never unpickles what comes from here.
 """
@@ -22,24 +22,24 @@ _MAX_VERIFIERS = 256
 
 
 def described(error: BaseException) -> str:
-    """Type and message of an exception in one short line that any terminal and file can take."""
+    """Type and message of an exception in one short, printable line."""
     message = one_line(str(error))
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def one_line(text: str) -> str:
-    """The text in one short line, with what cannot be printed as escapes."""
+    """The text in one short line, with characters that cannot be printed as escapes."""
     text = " ".join(text[: 4 * MAX_DETAIL_CHARS].split())
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return text if len(text) <= MAX_DETAIL_CHARS else f"{text[:MAX_DETAIL_CHARS]} ..."
 
 
 def checked_verdict(verdict: object) -> Verdict:
-    """What a verifier returned, if it is a verdict that makes sense.
+    """Return a verifier's verdict if it is consistent.
 
     Raises:
         TypeError: It is no verdict, or its fields have other types.
-        ValueError: It is correct although nothing was judged.
+        ValueError: It is correct although no answer was judged.
     """
     if not isinstance(verdict, Verdict):
         raise TypeError(f"verify returned {type(verdict).__name__}, not a Verdict")
@@ -52,7 +52,7 @@ def checked_verdict(verdict: object) -> Verdict:
 
 
 def verdict_here(verifier: Verifier, completion: str, row: Mapping[str, Any]) -> Verdict:
-    """Judge one completion in this process; a verifier that fails gives a verdict that says so."""
+    """Judge one completion in this process; a verifier that fails gives a verdict with the status `error`."""
     try:
         return checked_verdict(verifier.verify(completion, row))
     except (Exception, SystemExit) as error:
@@ -60,7 +60,7 @@ def verdict_here(verifier: Verifier, completion: str, row: Mapping[str, Any]) ->
 
 
 def reason_here(verifier: Verifier, row: Mapping[str, Any]) -> str | None:
-    """Why a row cannot be judged by a verifier, asked in this process; None if it can."""
+    """The reason why a verifier cannot judge a row, from a check in this process; None if it can."""
     try:
         verifier.check_row(row)
     except ValueError as error:
@@ -73,7 +73,7 @@ def reason_here(verifier: Verifier, row: Mapping[str, Any]) -> str | None:
 def answer_classes_here(
     verifier: Verifier, completions: Sequence[str], row: Mapping[str, Any]
 ) -> list[int | None] | None:
-    """Classes of equal answers among the completions of one problem; None if the verifier has no such notion."""
+    """Classes of equal answers among the completions of one problem; None if the verifier does not define them."""
     try:
         answers = [verifier.find_answer(completion, row) for completion in completions]
     except NotImplementedError:
@@ -82,7 +82,7 @@ def answer_classes_here(
 
 
 def confine(launcher: int, memory_bytes: int) -> None:
-    """Bound what this process may do to the machine, and let it end with the launcher that forked it."""
+    """Limit the resources of this process, and let it end with the launcher that forked it."""
     os.setpgid(0, 0)  # so that what a verifier starts can be ended with it
     end_with_parent(launcher)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

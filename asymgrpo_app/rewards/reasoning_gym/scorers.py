@@ -1,7 +1,7 @@
 """Scorers of ours for tasks whose own scorer in reasoning-gym evaluates the answer or accepts wrong ones.
 
-A scorer says whether `answer`, the text without white space around it, is right for `row`. None evaluates text, and all
-are linear in its length. A `ValueError` says that the text is no answer, which counts as wrong.
+A scorer returns whether `answer`, the text without white space around it, is right for `row`. No scorer evaluates text,
+and all are linear in its length. A `ValueError` means that the text is no answer, which is judged wrong.
 """
 
 import json
@@ -20,27 +20,27 @@ _COIN_FLIP_TOLERANCE = 1e-4  # reasoning-gym's own
 
 
 def same_text(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the reference, letter by letter."""
+    """Whether the answer is the reference, letter by letter."""
     return bool(answer == row["answer"].strip())
 
 
 def same_words(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it has the reference's words in the same order, upper or lower case."""
+    """Whether the answer has the reference's words in the same order, upper or lower case."""
     return bool(answer.lower().split() == row["answer"].lower().split())
 
 
 def same_letters(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the reference, spaces and case aside."""
+    """Whether the answer is the reference, spaces and case aside."""
     return bool(answer.replace(" ", "").lower() == row["answer"].replace(" ", "").strip().lower())
 
 
 def same_list_of_words(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the list of words, with commas between."""
+    """Whether the answer is the list of words, with commas between."""
     return [word.strip() for word in answer.split(",")] == list(row["metadata"]["sorted_words"])
 
 
 def same_list_of_numbers(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is a list of numbers, or of numbers in quotes, that equals the reference number by number."""
+    """Whether the answer is a list of numbers, quoted or not, that equals the reference number by number."""
     try:
         given = json.loads(answer.replace("'", '"'))
     except RecursionError:
@@ -51,7 +51,7 @@ def same_list_of_numbers(answer: str, row: Mapping[str, Any]) -> bool:
 
 
 def same_solutions(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it has all solutions, with commas between, in any order."""
+    """Whether the answer has all solutions, with commas between, in any order."""
     given = [float(part) for part in answer.split(",")]
     if not all(map(math.isfinite, given)):
         return False
@@ -59,24 +59,24 @@ def same_solutions(answer: str, row: Mapping[str, Any]) -> bool:
 
 
 def same_complex_number(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the complex number, written with i or j, perhaps in brackets."""
+    """Whether the answer is the complex number, written with i or j, perhaps in brackets."""
     text = "".join(answer.split()).lower().replace("i", "j")
     return complex(text) == complex(*row["metadata"]["result"])
 
 
 def same_integer(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the whole number, written as in Python: hexadecimal, octal, binary or decimal."""
+    """Whether the answer is the whole number, written as in Python: hexadecimal, octal, binary or decimal."""
     return int(answer, 0) == int(row["answer"], 0)
 
 
 def same_first_number(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether the first number in it, with its sign and with or without commas between thousands, is the reference."""
+    """Whether the answer's first number, with its sign, with or without thousands separators, is the reference."""
     number = _NUMBER.search(answer)
     return number is not None and float(number[0].replace(",", "")) == float(row["answer"])
 
 
 def same_probability(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is the probability as a decimal number or a fraction, to the library's own tolerance."""
+    """Whether the answer is the probability as a decimal number or a fraction, to the library's own tolerance."""
     fraction = _FRACTION.fullmatch(answer)
     if fraction is None:
         given = float(answer)
@@ -88,17 +88,17 @@ def same_probability(answer: str, row: Mapping[str, Any]) -> bool:
 
 
 def completed_board(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is one of the boards that solve the problem."""
+    """Whether the answer is one of the boards that solve the problem."""
     return answer in row["metadata"]["valid_answers"]
 
 
 def reaches_target(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is an expression that uses each number once and equals the target."""
+    """Whether the answer is an expression that uses each number once and equals the target."""
     return _uses_numbers_for(answer, row["metadata"]["numbers"], row["metadata"]["target"])
 
 
 def makes_24(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether it is an expression that uses each number once and equals 24."""
+    """Whether the answer is an expression that uses each number once and equals 24."""
     return _uses_numbers_for(answer, row["metadata"]["numbers"], 24)
 
 

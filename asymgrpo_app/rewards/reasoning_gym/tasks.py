@@ -1,7 +1,7 @@
-"""Which tasks of reasoning-gym may be used, who judges their answers, and the one way to load the library.
+"""The tasks of reasoning-gym that may be used, the scorers of their answers, and the loading of the library.
 
 Answers are written by a model that is rewarded for a score of 1, so a task is only used after its scorer was read. Its
-problems are made in the training process, so their making must end, and give the same in every process. The list is
+problems are made in the training process, so making them must end, and give the same in every process. The list is
 complete for the releases in `AUDITED_RELEASES`: every other release and every other task is refused.
 docs/reasoning_gym.md shows it as a table.
 """
@@ -23,21 +23,21 @@ from asymgrpo_app.rewards.reasoning_gym import scorers as ours
 AUDITED_RELEASES = ("0.1.25",)
 
 MAX_ANSWER_CHARS = 20_000
-"""Longer answers are wrong, unless the row's own is that long. It bounds the work of scorers that are linear in it."""
+"""Longer answers are wrong, unless the row's own is that long. This bounds the work of scorers of linear time."""
 
 _SOURCE_ONLY = ("cellpylib", "pycosat", "zss")
-"""What reasoning-gym imports for three of its tasks, and what exists as sources alone."""
+"""Packages that reasoning-gym imports for three of its tasks, and that exist as sources alone."""
 
 _RESERVED_KEYS = ("seed", "size")
 
 
 @dataclass(frozen=True)
 class Task:
-    """How answers to a task are judged.
+    """The judging of answers to a task.
 
     Attributes:
-        scorer: Ours; None: the library's own.
-        reason: Why the library's own is not used.
+        scorer: A scorer of this package; None: the library's own.
+        reason: The reason why the library's scorer is not used.
         needs: A package that exists as sources alone and that the task cannot do without.
         max_chars: Longer answers are wrong.
         digit_runs: Whether an answer may hold numbers of more than one digit.
@@ -117,7 +117,7 @@ REFUSED: Mapping[str, str] = {
 
 @cache
 def task_of(name: str) -> Task:
-    """How answers to the task called `name` are judged.
+    """The judging of answers to the task `name`.
 
     Raises:
         UserError: reasoning-gym is not installed or of another release; the task is refused, or there is none of this

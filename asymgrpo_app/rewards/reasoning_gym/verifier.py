@@ -20,14 +20,14 @@ _DIGIT_RUN = re.compile(r"\d\d")
 class ReasoningGymVerifier(Verifier):
     r"""Judges with the scorer of a task of reasoning-gym; correct means a score of exactly 1.
 
-    docs/reasoning_gym.md lists the tasks, and those where a scorer of ours replaces the library's. The answer is what
-    the last `<answer>...</answer>` holds; `answer` says what counts where there are no tags. A completion without an
+    docs/reasoning_gym.md lists the tasks, and those where a scorer of ours replaces the library's. The answer is the
+    content of the last `<answer>...</answer>`; `answer` says where it is if there are no tags. A completion without an
     answer has the status `no_answer`; an answer that the scorer cannot read is wrong.
 
     Args:
         task: The name of the task, e.g. `chain_sum`.
-        answer: The answer without tags: `tags`: none; `boxed`: what the last \boxed{} holds; `last_line`: the last line
-            that is not blank; `whole`: the whole completion.
+        answer: The answer of a completion without tags: `tags`: none; `boxed`: the content of the last \boxed{};
+            `last_line`: the last line that is not blank; `whole`: the whole completion.
         config: The settings of the task that the problems were made with.
 
     Raises:
@@ -59,7 +59,7 @@ class ReasoningGymVerifier(Verifier):
         except MemoryError:
             raise
         except Exception:  # whatever a scorer of the library may raise
-            # Whose fault is it? If the row's own answer passes, the scorer could only not read the completion's.
+            # If the row's own answer passes, the scorer could not read the completion's answer; otherwise it failed.
             try:
                 self.check_row(row)
             except ValueError as fault:
@@ -70,10 +70,10 @@ class ReasoningGymVerifier(Verifier):
         return find_answer(completion, self.answer)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
-        """Check that it is a problem of the task, and that its own answer is right.
+        """Check that the row is a problem of the task, and that its own answer is right.
 
         Raises:
-            ValueError: It is not.
+            ValueError: The row is no such problem, or its answer is not right.
         """
         if row.get("task", self.task) != self.task:
             raise ValueError(f'"task" must be {self.task!r}, not {row["task"]!r}')
@@ -119,14 +119,14 @@ def find_answer(completion: str, answer: AnswerPlace) -> str | None:
 
 
 def _is_bounded(answer: str, task: Task, row: Mapping[str, Any]) -> bool:
-    """Whether the answer is short enough to be looked at."""
+    """Whether the answer is short enough to be scored."""
     if len(answer) > max(task.max_chars, len(row["answer"])):
         return False
     return task.digit_runs or not _DIGIT_RUN.search(answer)
 
 
 def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as the library made it: where it compares with tuples, JSON's lists become tuples again."""
+    """The row in the library's form: lists from JSON become tuples again where the library compares with tuples."""
     entry = dict(row)
     if task in ("arc_agi", "rearc"):
         output = tuple(tuple(line) for line in row["metadata"]["output"])
