@@ -1,4 +1,4 @@
-"""Prompts for training and evaluation."""
+"""Data module: prompts for training and evaluation."""
 
 import hashlib
 import json
@@ -30,12 +30,12 @@ from asymgrpo_app.seeds import derive_seed
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
 _WRITTEN_TOGETHER = 256  # completions of a prediction that are sampled in one call: what an interruption may lose
-_ATTEMPTS = 50  # prompts tried in one place of a step before the source is called unusable
+_ATTEMPTS = 50  # prompts tried for one slot of a step before the source is called unusable
 
 _SET_NAME = re.compile(r"[\w.+-]+")
 
 Place = tuple[int, int]
-"""A place of a step: the index of its prompt over all ranks, and the update it belongs to."""
+"""A slot of a step: the index of its prompt over all ranks, and the update it belongs to."""
 
 
 @dataclass
@@ -43,13 +43,13 @@ class EvaluationSet:
     """A named set of problems and how it is sampled.
 
     Args:
-        source: Where the problems come from.
-        limit: How many of them, from the first on; null takes all (of a source that ends).
+        source: Source of the problems.
+        limit: Number of problems, from the first on; null: all (of a finite source).
         samples: Completions per problem: the k of avg@k.
         pass_at: The k of each pass@k to report, at most `samples`; null: `samples`.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Nucleus size in (0, 1].
-        template: How the problems are put to the policy; null: as `data.template` says.
+        template: Template that renders the problems; null: `data.template`.
         majority_at: The k of each maj@k to report, at most `samples`; null: `samples`, from three samples on.
         max_completion_tokens: Longest completion in tokens; null: `rollout.max_completion_tokens`.
     """
@@ -97,7 +97,7 @@ class EvaluationSet:
         return [self.samples] if self.samples > 2 else []  # the majority of two is either of them
 
     def metrics(self) -> SetMetrics:
-        """An empty count of this set's metrics."""
+        """An empty accumulator of this set's metrics."""
         return SetMetrics(self.ks, self.majority_ks, greedy=self.temperature == 0 and self.samples == 1)
 
 
@@ -112,13 +112,14 @@ class PromptDataModule(LightningDataModule):
         prompts_per_step: Prompts of one RL step over all ranks; each is completed `rollout.group_size` times.
         validation: Evaluation sets by name; the name becomes part of the metrics' names.
         repeat_steps: Train on the prompts of the first n steps again and again (for debugging); null: always new ones.
-        template: How problems are put to the policy, by `class_path`; plain text if left out.
+        template: Template that renders problems, by `class_path`; plain text if left out.
         max_prompt_tokens: Longest prompt in tokens, after the template. Longer ones are left out and counted.
-        bad_rows: What a broken row of the training data does, e.g. one without an answer: `stop` the run with a
+        bad_rows: Handling of a broken row of the training data, e.g. one without an answer: `stop` the run with a
             sentence that names it, or `skip` it and count it. In an evaluation set it always stops.
         verifiers: The processes that judge completions.
         tokenizer: Folder or hub id of the tokenizer; follows `model.policy`.
-        updates_per_step: Optimizer updates a step is shared out to; follows `model.updates_per_step`.
+        updates_per_step: Optimizer updates (mini-batches) that a step's prompts are split into; follows
+            `model.updates_per_step`.
         seed: Seed of the prompt order; follows `seed_everything`.
     """
 
@@ -176,15 +177,15 @@ class PromptDataModule(LightningDataModule):
     def training_batch(self, step: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
         """The prompts of RL step `step` (from 0) that `rank` works on.
 
-        Which update a prompt belongs to is decided over all ranks first, and then each update's share is dealt out, so
-        the split over ranks changes no update.
+        Prompts are assigned to updates over all ranks first. Then each update's share is split over the ranks, so that
+        this split changes no update.
 
         Raises:
             UserError: A row is broken and `bad_rows` is `stop`, or hardly any prompt can be used.
         """
         share = self.prompts_per_step // self.updates_per_step
         first = (step % self.repeat_steps if self.repeat_steps else step) * self.prompts_per_step
-        places = [
+        slots = [
             (index, index // share) for index in range(self.prompts_per_step) if index % share % world_size == rank
         ]
 
@@ -192,13 +193,13 @@ class PromptDataModule(LightningDataModule):
             return first + index, derive_seed("spare", self.seed, attempt) if attempt else self.seed
 
         batch = PromptBatch("train", step, [])
-        batch.prompts = self._fill(batch, places, draw)
+        batch.prompts = self._fill(batch, slots, draw)
         return batch
 
     def replacements(
         self, batch: PromptBatch, round_number: int, replaced: Sequence[EncodedPrompt]
     ) -> list[EncodedPrompt]:
-        """Fresh prompts in the place of others (dynamic sampling): a function of seed, step, round and place.
+        """Replacement prompts for dynamic sampling: a function of seed, step, round and slot.
 
         They come from the beginning of a stream of their own, so they may repeat prompts that other steps have.
         """
@@ -212,27 +213,27 @@ class PromptDataModule(LightningDataModule):
     def _fill(
         self, batch: PromptBatch, places: Sequence[Place], draw: Callable[[int, int], tuple[int, int]]
     ) -> list[EncodedPrompt]:
-        """A usable prompt for each place; what was drawn and set aside is added to the batch's `data/*`.
+        """A usable prompt for each slot; counts of rejected ones are added to the batch's `data/*`.
 
         Args:
-            batch: Whose means are added to.
-            places: Of the step.
-            draw: (position, seed) in the source, from (index of the place, attempt).
+            batch: The batch whose metrics are added to.
+            places: Slots of the step.
+            draw: (position, seed) in the source, from (index of the slot, attempt).
         """
         if self.train_source is None:
             raise UserError("data.train is not set: training needs a source of prompts.")
         filled: dict[Place, EncodedPrompt] = {}
         tally = Tally()
         for attempt in range(_ATTEMPTS):
-            empty = [place for place in places if place not in filled]
+            empty = [slot for slot in places if slot not in filled]
             if not empty:
                 break
             reads = [partial(self.train_source.at, *draw(index, attempt)) for index, _ in empty]
             outcomes = screen(reads, self._encoder(), self.pool)
             tally.count(outcomes)
-            for place, outcome in zip(empty, outcomes, strict=True):
+            for slot, outcome in zip(empty, outcomes, strict=True):
                 if not isinstance(outcome, Rejected):
-                    filled[place] = replace(outcome, index=place[0], update=place[1])
+                    filled[slot] = replace(outcome, index=slot[0], update=slot[1])
                 elif outcome.reason is Reason.BAD_ROW and self.bad_rows == "stop":
                     raise UserError(outcome.message)
         else:
@@ -243,7 +244,7 @@ class PromptDataModule(LightningDataModule):
         marks = self._validation_marks
         tally.in_validation = sum(fingerprint(p.prompt.text) in marks for p in filled.values()) if marks else 0
         _add_shares(batch, tally)
-        return [filled[place] for place in places]
+        return [filled[slot] for slot in places]
 
     # ---- evaluation ----
 
@@ -285,12 +286,12 @@ class PromptDataModule(LightningDataModule):
         ]
 
     def leave_out(self, problems: Mapping[str, Iterable[int]]) -> None:
-        """Do not sample these problems of the evaluation sets, given by index: they are done."""
+        """Exclude problems of the evaluation sets, given by index, from sampling: they are done."""
         self._left_out = {name: set(indices) for name, indices in problems.items()}
 
     @cached_property
     def _validation_marks(self) -> dict[int, str]:
-        """Name of the evaluation set by the fingerprint of a problem."""
+        """Names of evaluation sets by the fingerprints of their problems."""
         return {
             fingerprint(problem.prompt.text): name
             for name in self.evaluation_sets
@@ -300,15 +301,15 @@ class PromptDataModule(LightningDataModule):
     # ---- before a run ----
 
     def _encoder(self, name: str | None = None) -> Encoder:
-        """What renders the training prompts, or those of an evaluation set."""
+        """Encoder of the training prompts, or of those of an evaluation set."""
         template = (self.evaluation_sets[name].template if name else None) or self.template
         return Encoder(self.tokenizer, template, self.max_prompt_tokens)
 
     def check(self, *, training: bool = True) -> list[str]:
-        """Look at what can be known in a second: all evaluation sets, the first rows of training, the first step.
+        """Quick check before a run: all evaluation sets, the first training rows, the first step.
 
         Returns:
-            What a user should know, one sentence each.
+            Notes for the user, one sentence each.
 
         Raises:
             UserError: A template does not suit the tokenizer, or a row cannot be used.
@@ -330,14 +331,14 @@ class PromptDataModule(LightningDataModule):
         return notes
 
     def inspections(self, depth: Depth, progress: Callable[[int], object] = id) -> list[Inspection]:
-        """Look through the finite parts of the training data.
+        """Inspect the finite parts of the training data.
 
         Args:
-            depth: How far.
+            depth: How much of them to inspect.
             progress: Called with the number of rows seen since the last call.
 
         Raises:
-            UserError: A row cannot be used and `bad_rows` is `stop` (unless everything is looked at: then the findings
+            UserError: A row cannot be used and `bad_rows` is `stop` (unless everything is inspected: then the findings
                 name it).
         """
         assert self.train_source is not None
@@ -361,12 +362,12 @@ class PromptDataModule(LightningDataModule):
     # ---- Lightning ----
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint's token ids and its place in the data refer to; the place itself is the step."""
+        """Digest of the vocabulary and number of training rows, compared on resume; the step is the data position."""
         rows = self.train_source.size if self.train_source is not None else None
         return {"vocabulary": _vocabulary_digest(self.tokenizer), "rows": rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare with a checkpoint.
+        """Check that a checkpoint has the same vocabulary and number of training rows.
 
         Raises:
             UserError: The policy's tokenizer is another one, or the training data have another number of rows.
@@ -421,7 +422,7 @@ def data_of(trainer: Trainer) -> PromptDataModule:
 
 
 class _Batches(Dataset[PromptBatch]):
-    """Batches that are ready."""
+    """Dataset of prepared batches."""
 
     def __init__(self, batches: Sequence[PromptBatch]) -> None:
         self.batches = batches
@@ -447,7 +448,7 @@ class _TrainingSteps(IterableDataset[PromptBatch]):
 
 
 def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The same for tokenizers that give every token the same id."""
+    """Digest of the vocabulary; equal for tokenizers that give every token the same id."""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()
 

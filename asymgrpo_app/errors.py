@@ -1,11 +1,11 @@
-"""The errors that users are meant to read, and the exit codes that go with them."""
+"""Errors with messages for users, and exit codes."""
 
 import re
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the `asymgrpo` command returns to the shell."""
+    """Exit codes of the `asymgrpo` command."""
 
     OK = 0
     FAILURE = 1
@@ -24,7 +24,7 @@ class RunError(Exception):
 
 
 def at_least_1(key: str, value: int) -> int:
-    """The value of a key of the config.
+    """Check that the value of a config key is at least 1, and return it.
 
     Raises:
         UserError: It is below 1.

@@ -1,4 +1,4 @@
-"""The scalars of one step: collected by every stage, right under micro-batches, combined over ranks once."""
+"""Scalar metrics of one step: collected by every stage, exact over micro-batches, combined over ranks once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,14 +14,14 @@ _NEGATED = "-"  # a smallest value is kept as the largest of the negated ones
 
 @dataclass(frozen=True)
 class Fetched:
-    """What one rank knows, on the CPU: sums with weights, and largest values, by tag."""
+    """Metrics of one rank on the CPU: sums with weights, and largest values, by tag."""
 
     means: dict[str, tuple[float, float]]
     maxima: dict[str, float]
 
 
 Gather = Callable[[Fetched], list[Fetched]]
-"""Collects what all ranks know, on every rank."""
+"""Collects the metrics of all ranks, on every rank."""
 
 
 @dataclass
@@ -32,9 +32,9 @@ class StepMetrics:
     have had nothing to record.
 
     Attributes:
-        means: What is averaged over micro-batches and ranks.
-        maxima: What is the largest over micro-batches and ranks, 0-dimensional.
-        values: What this rank alone says, such as its seconds.
+        means: Means over micro-batches and ranks.
+        maxima: Largest values over micro-batches and ranks, 0-dimensional.
+        values: Values of this rank alone, such as its seconds.
     """
 
     means: dict[str, Mean] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class StepMetrics:
             self.add(tag, mean)
 
     def largest(self, tag: str, values: Tensor) -> None:
-        """Keep the largest of a tensor's values; of none, none."""
+        """Keep the largest of a tensor's values; an empty tensor is ignored."""
         if values.numel():
             value = values.detach().max()
             self.maxima[tag] = torch.maximum(value, self.maxima[tag]) if tag in self.maxima else value
 
     def smallest(self, tag: str, values: Tensor) -> None:
-        """Keep the smallest of a tensor's values; of none, none."""
+        """Keep the smallest of a tensor's values; an empty tensor is ignored."""
         self.largest(_NEGATED + tag, -values)
 
     def combined(self, gather: Gather) -> dict[str, float]:
@@ -98,10 +98,10 @@ def _on_cpu(scalars: list[Tensor]) -> list[float]:
 
 
 class Stopwatch:
-    """Seconds of named stretches of a step, as `timing_s/<name>`.
+    """Stopwatch for the named stages of a step, in seconds, as `timing_s/<name>`.
 
     Args:
-        metrics: Where to book them.
+        metrics: Receives the seconds.
     """
 
     def __init__(self, metrics: StepMetrics) -> None:
@@ -113,7 +113,7 @@ class Stopwatch:
         self._start = perf_counter()
 
     def lap(self, name: str) -> None:
-        """Book the time since the last lap (or the start) under `name`, added to what is there."""
+        """Add the time since the last lap (or the start) to the seconds of `name`."""
         now = perf_counter()
         tag = f"timing_s/{name}"
         self._values[tag] = self._values.get(tag, 0.0) + now - self._start

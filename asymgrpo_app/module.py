@@ -33,9 +33,9 @@ from asymgrpo_app.version import __version__
 class AsymGRPOModule(PolicyModule):
     """A causal language model that is trained by AsymGRPO (arXiv 2604.04894); one training batch is one RL step.
 
-    A step turns the verdicts of its rollouts into advantages, and then makes `passes_per_step` times
-    `updates_per_step` optimizer updates, each over an equal share of the step's prompts. Optimization is manual because
-    the number of micro-batches follows from the rollouts' lengths.
+    A step turns the verdicts of its rollouts into advantages. It then makes `passes_per_step` (PPO epochs) times
+    `updates_per_step` (mini-batches) optimizer updates, each over an equal share of the step's prompts. Optimization is
+    manual because the number of micro-batches follows from the rollouts' lengths.
 
     Args:
         policy: Folder or hub id of the model to train, in Hugging Face format.
@@ -43,17 +43,20 @@ class AsymGRPOModule(PolicyModule):
         advantage: Estimator of advantages, by `class_path`; AsymGRPO with the paper's exponents if left out.
         objective: Policy loss per token, by `class_path`; PPO's clipped surrogate if left out.
         loss: Aggregation, and the terms around the objective.
-        shaping: Terms by form, added to the advantages after p and the sign were taken from correctness; none if null.
-        updates_per_step: Optimizer updates per pass over the rollouts, each on its own share of the prompts.
-        passes_per_step: Passes over the rollouts of a step.
+        shaping: Terms that score a completion's form, added to the advantages after p and the sign were taken from
+            correctness; null: none.
+        updates_per_step: Mini-batches of a PPO epoch: optimizer updates per pass over the rollouts, each on its own
+            share of the prompts.
+        passes_per_step: PPO epochs: passes over the rollouts of a step.
         micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass; a prompt
-            that completions share counts once where the architecture is one that can be packed.
-        score_idle: Whether completions that teach nothing (all advantages of their prompt are 0, and the loss has no
-            other term) get a forward pass for metrics such as entropy. Without it these are means over the other
-            prompts, and the update is the same. No effect on sharded weights, or with an objective that takes
-            statistics over tokens; one of your own must have no loss where the advantage is 0.
+            that completions share counts once if the architecture can be packed.
+        score_idle: Whether zero-advantage completions (all advantages of their prompt are 0, and the loss has no other
+            term) get a forward pass for metrics such as entropy. If false, these metrics are means over the other
+            prompts, and the update is the same. No effect with sharded weights, or with an objective that takes
+            statistics over tokens; an objective of your own must have no loss where the advantage is 0.
         max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
-        max_skipped_updates: An update whose loss or gradient is not finite is left out; so many in a row stop the run.
+        max_skipped_updates: Number of skipped updates in a row that stops the run; an update is skipped if its loss or
+            gradient is not finite.
         attention: Attention implementation of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         compile: torch.compile for the transformer blocks: a longer first step and faster later ones, the same results
@@ -150,7 +153,7 @@ class AsymGRPOModule(PolicyModule):
             self.load_reference()
 
     def on_train_start(self) -> None:
-        """Validate before the first update, so that a run shows where it started, or where one was stopped before."""
+        """Run a pending validation first: that of the start, or one that was due when the run was stopped."""
         self.trainer.should_stop = self.completed_steps >= self.total_steps  # a finished run that is resumed
         if self.validation_pending:
             self.trainer.validating = True
@@ -158,7 +161,7 @@ class AsymGRPOModule(PolicyModule):
             self.trainer.training = True
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Rollouts to advantages, advantages to experience, experience to optimizer updates."""
+        """Run one RL step: advantages from rollouts, experience from advantages, optimizer updates from experience."""
         rollouts, metrics = batch.require_rollouts(), batch.metrics
         clock = Stopwatch(metrics)
         return_freed_memory(self.device.type)
@@ -188,14 +191,14 @@ class AsymGRPOModule(PolicyModule):
         self._finish_step(batch)
 
     def _finish_step(self, batch: PromptBatch) -> None:
-        """Settings and speed of the step, then schedule, controller and counters move on."""
+        """Publish the step's metrics, and advance schedule, controller and counters."""
         values = batch.metrics.combined(gather_objects)
         values |= {f"advantages/{name}": value for name, value in self.advantage.scalars(self.progress).items()}
         values["actor/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         values["actor/skipped_updates"] = float(self._skipped.count_of_step())
         if self._entropy_control is not None:
             values["actor/entropy_coef"] = self._entropy_control.coefficient
-            # Not where every completion was left out, or where an update was because it was not finite.
+            # Not if every completion was left out, or if an update was skipped because it was not finite.
             if math.isfinite(values.get("actor/entropy", math.nan)):
                 self._entropy_control.observe(values["actor/entropy"])
         scheduler: Any = self.lr_schedulers()

@@ -1,4 +1,4 @@
-"""Random draws as pure functions of what they are for, never of the process that makes them."""
+"""Seeds as pure functions of what is drawn, never of the rank that draws it."""
 
 from hashlib import blake2b
 
@@ -16,7 +16,7 @@ def training_seed(run_seed: int, step: int, prompt_index: int, sample: int, repl
     """Seed of one training completion.
 
     `prompt_index` counts the prompts of the step over all ranks; `replacement` is the round of dynamic sampling that
-    drew the prompt, 0 for the first one in its place.
+    drew the prompt, 0 for the original one.
     """
     return derive_seed("train", run_seed, step, prompt_index, sample, replacement)
 

@@ -33,7 +33,7 @@ Flip = Literal["ent_increase", "ent_decrease"]
 
 
 class AdvantageEstimator(ABC):
-    """Turns the verdicts of a group into advantages; subclass it for an estimator of your own.
+    """Base class of advantage estimators, which turn verdicts of groups into advantages; subclass it for your own.
 
     Constructor arguments are plain typed keyword arguments, so that a config can name the class by `class_path`.
     """
@@ -42,26 +42,26 @@ class AdvantageEstimator(ABC):
     def __call__(self, groups: GroupRewards) -> Tensor:
         """The advantage of every completion, [P, G] float32; the same value holds for all of its tokens.
 
-        What stands at invalid places is ignored, and no gradient flows through the result.
+        Values at invalid entries are ignored, and no gradient flows through the result.
         """
 
     def scalars(self, progress: float) -> dict[str, float]:
-        """What to log as `advantages/...` at this share of the run, in [0, 1]: the settings in force."""
+        """Values to log as `advantages/...`: the settings in force at this share of the run, in [0, 1]."""
         del progress
         return {}
 
     def observe(self, groups: GroupRewards) -> None:
-        """Take note of the verdicts of a step, of all ranks, once after it; for an estimator with a state.
+        """Update the estimator's state, if it has one, from a step's verdicts of all ranks; called once after the step.
 
-        `__call__` must leave the state as it is: it is also asked for figures and checks.
+        `__call__` must not change the state: it is also called for figures and checks.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint, in plain values and tensors."""
+        """The estimator's state for a checkpoint, in plain values and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore the state that `state_dict` returned."""
 
     @property
     def uses_degenerate_groups(self) -> bool:
@@ -73,13 +73,13 @@ class AdvantageEstimator(ABC):
 
 
 def checked_advantages(estimator: AdvantageEstimator, groups: GroupRewards) -> Tensor:
-    """Call an estimator, which may be a user's own, and hold it to its contract.
+    """Call an estimator, which may be a user's own, and check its result.
 
     Returns:
-        [P, G] float32 without gradient, 0 at invalid places.
+        [P, G] float32 without gradient, 0 at invalid entries.
 
     Raises:
-        UserError: The result has another shape, or is not finite at a valid place.
+        UserError: The result has another shape, or is not finite at a valid entry.
     """
     advantages = estimator(groups).detach()
     name = type(estimator).__name__
@@ -116,12 +116,12 @@ def asym_advantages(
     epsilon, (1, 0) MaxRL, (0, 0) REINFORCE with +1/-1. The largest value is (n-1)^beta, at one right (wrong) of n.
 
     Args:
-        rewards: [prompts, group_size], exactly 0 or 1 at valid places.
+        rewards: [prompts, group_size], exactly 0 or 1 at valid entries.
         beta_pos: Exponent of right completions, >= 0.
         beta_neg: Exponent of wrong completions, >= 0.
         valid: [prompts, group_size] bool; None: all are valid.
-        degenerate_groups: What a group that is all right or all wrong, or has a single valid completion, gets: `drop`
-            0, `keep` the formula, which is 0 for a positive exponent and +-1 for exponent 0.
+        degenerate_groups: Advantage of a group that is all right or all wrong, or has a single valid completion: `drop`
+            gives 0, `keep` the formula, which is 0 for a positive exponent and +-1 for exponent 0.
         scale_pos: Factor on the advantages of right completions, >= 0.
         scale_neg: Factor on the advantages of wrong completions, >= 0.
         cap: Largest |A|, applied after the scales; None: no cap.
@@ -130,7 +130,7 @@ def asym_advantages(
             the last two points; so such a group gets an advantage whatever `degenerate_groups` says.
 
     Returns:
-        [prompts, group_size] float32, always finite, without gradient, 0 at invalid places.
+        [prompts, group_size] float32, always finite, without gradient, 0 at invalid entries.
 
     Raises:
         ValueError: Rewards other than 0 and 1, wrong shapes, or an exponent, scale or cap outside its range.
@@ -150,10 +150,10 @@ def asym_advantages(
 
 
 def _magnitude(own: Tensor, n: Tensor, beta: float, *, flipped: bool, keep_degenerate: bool) -> Tensor:
-    """|A| of one side of each group, [P] float64, from counts alone.
+    """|A| of one side (right or wrong) of each group, [P] float64, from counts alone.
 
     Both sides are the same function of `own`, the number of completions on that side (k for right ones, n-k for wrong
-    ones): (other/own)^beta, flipped (own/other)^beta. Where `own` is 0 nobody reads the value.
+    ones): (other/own)^beta, flipped (own/other)^beta. The value is not used where `own` is 0.
     """
     other = n - own
     numerator, denominator = (own, other) if flipped else (other, own)

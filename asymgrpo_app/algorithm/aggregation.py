@@ -1,8 +1,8 @@
-"""How per-token losses become one number: the loss of an update is sum(weights * losses) / divisor.
+"""Reduction of per-token losses to one number: the loss of an update is sum(weights * losses) / divisor.
 
 The divisor is that of the whole update: the sum of `local_divisor` over all its micro-batches and ranks. So the
-gradient does not depend on how the update is cut. Only tokens of completions that count are handed in; a token whose
-advantage is 0 counts, a completion that was left out does not.
+gradient does not depend on how the update is cut. Only tokens of valid completions are passed in, those with advantage
+0 included.
 """
 
 from typing import Literal
@@ -31,7 +31,7 @@ def token_weights(sequence_ids: Tensor, num_sequences: int, mode: Aggregation) -
 
 
 def local_divisor(sequence_ids: Tensor, num_sequences: int, mode: Aggregation, max_completion_tokens: int) -> float:
-    """What these tokens add to the divisor of their update.
+    """Contribution of these tokens to the divisor of their update.
 
     Args:
         sequence_ids: [T] int64 in 0..S-1.

@@ -20,7 +20,7 @@ def _centered(groups: GroupRewards) -> Tensor:
 
 
 def _at_valid(groups: GroupRewards, advantages: Tensor) -> Tensor:
-    """[P, G] float32, 0 at invalid places."""
+    """The advantages as [P, G] float32, 0 at invalid entries."""
     return torch.where(groups.valid, advantages, 0).float()
 
 

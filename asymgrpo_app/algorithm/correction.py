@@ -1,7 +1,7 @@
 """Correction for a sampler whose probabilities differ from the trainer's (another engine, precision, or stale weights).
 
-Token losses are weighted by exp(trainer log-probability - sampler log-probability), bounded one way or another. The
-weights are constants: they multiply the policy term, not the KL and entropy terms.
+Token losses are weighted by exp(trainer log-probability - sampler log-probability), truncated or masked. The weights
+are constants: they multiply the policy term, not the KL and entropy terms.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from asymgrpo_app.errors import UserError
 
 @dataclass
 class CorrectionWeights:
-    """What the correction made of a micro-batch.
+    """Correction weights of a micro-batch, with their metrics.
 
     Attributes:
-        weights: [T], constant: what multiplies each token's policy loss.
+        weights: [T], constant: factor on each token's policy loss.
         means: Metrics that are means, by full tag: `rollout_corr/{ratio_raw_mean,ratio_mean,masked}` over tokens or
-            completions, whichever `level` says, and `rollout_corr/kl`, the mean over tokens of sampler - trainer
+            completions, depending on `level`, and `rollout_corr/kl`, the mean over tokens of sampler - trainer
             log-probability, which estimates KL(sampler || trainer).
         maxima: Metrics that are maxima, by full tag: `rollout_corr/{ratio_raw_max,ratio_max}`, scalars; combine them
             over micro-batches and ranks by their maximum.
@@ -36,7 +36,7 @@ class CorrectionWeights:
 
 @dataclass(frozen=True)
 class SamplerCorrection:
-    """How to correct for the mismatch between the sampler's and the trainer's probabilities.
+    """Importance weights against a mismatch between the sampler's and the trainer's probabilities.
 
     Attributes:
         mode: `off` weighs every token by 1 and only measures; `truncate` weighs by the ratio, at most `threshold`;
@@ -63,7 +63,7 @@ class SamplerCorrection:
 
         Args:
             trainer_logprobs: [T] the trainer's log-probabilities at the start of the step, in nats.
-            rollout_logprobs: [T] what the sampler reported, in nats.
+            rollout_logprobs: [T] log-probabilities that the sampler reported, in nats.
             sequence_ids: [T] int64 in 0..S-1.
             num_sequences: S.
         """
@@ -96,5 +96,5 @@ class SamplerCorrection:
 
 
 def _largest(ratios: Tensor) -> Tensor:
-    """The largest ratio; 0, below every ratio, for none."""
+    """The largest ratio; 0 if there are none, which is below every ratio."""
     return torch.cat([ratios, ratios.new_zeros(1)]).max()

@@ -1,8 +1,8 @@
 """Clip-Cov and KL-Cov (arXiv 2505.22617): hold back the few tokens that drive the fall of entropy.
 
-They are found by cov_t = (A_t - mean A)(lp_t - mean lp). Means and choice are taken over all tokens of the update, on
-all ranks, from the old log-probabilities, so that cutting the update does not matter. (verl takes them per micro-batch,
-from the current ones, and for Clip-Cov not among tokens that PPO's clipping already silences.)
+Tokens are selected by cov_t = (A_t - mean A)(lp_t - mean lp). Means and selection are taken over all tokens of the
+update, on all ranks, from the old log-probabilities, so that cutting the update does not matter. (verl takes them per
+micro-batch, from the current ones, and for Clip-Cov not among tokens that PPO's clipping already silences.)
 """
 
 import math
@@ -28,7 +28,7 @@ def token_covariances(update: UpdateTokens) -> tuple[Tensor, int]:
 
 
 def first_tokens(order: Tensor, number: int, update: UpdateTokens) -> Tensor:
-    """Which of this rank's tokens are among the `number` smallest by `order` over all ranks.
+    """Mask of this rank's tokens that are among the `number` smallest by `order` over all ranks.
 
     Args:
         order: [T] float64 of this rank.
@@ -49,7 +49,7 @@ def first_tokens(order: Tensor, number: int, update: UpdateTokens) -> Tensor:
 
 
 def share_of(num_tokens: int, share: float) -> int:
-    """How many tokens a share stands for: rounded down, but at least one, as in verl."""
+    """Number of tokens in a share: rounded down, but at least one, as in verl."""
     return max(1, math.floor(share * num_tokens))
 
 

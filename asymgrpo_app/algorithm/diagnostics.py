@@ -1,4 +1,4 @@
-"""What the method's own diagnostics measure, on groups of completions (arXiv 2604.04894).
+"""Diagnostics of the method on groups of completions (arXiv 2604.04894).
 
 Everything here is for logging: no gradient flows through it. Results that are means are `Mean`s, to be summed over
 ranks before they are divided.
@@ -26,22 +26,22 @@ def logprob_advantage_covariance(groups: GroupRewards, advantages: Tensor, logpr
     Args:
         groups: The verdicts.
         advantages: [P, G].
-        logprobs: [P, G] log-probability of each completion divided by its length, in nats per token; anything at
-            invalid places.
+        logprobs: [P, G] log-probability of each completion divided by its length, in nats per token; ignored at
+            invalid entries.
     """
     centered_advantages = _centered(advantages, groups)
     return (centered_advantages * _centered(logprobs, groups)).sum(dim=-1) / groups.num_valid.clamp(min=1)
 
 
 def _centered(values: Tensor, groups: GroupRewards) -> Tensor:
-    """Values less their mean over the valid completions of the group, 0 at invalid places, [P, G] float64."""
+    """Values minus their mean over the valid completions of the group, 0 at invalid entries, [P, G] float64."""
     kept = torch.where(groups.valid, values.detach().double(), 0)
     means = kept.sum(dim=-1, keepdim=True) / groups.num_valid.clamp(min=1).unsqueeze(-1)
     return torch.where(groups.valid, kept - means, 0)
 
 
 def gradient_mass(groups: GroupRewards, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    """How much each side of a group pulls: the sum of |A| over right completions / n, and over wrong ones / n.
+    """Gradient mass of each side of a group: the sum of |A| over right completions / n, and over wrong ones / n.
 
     Both are [P] float64. For AsymGRPO on mixed groups p^(1-beta_pos) (1-p)^beta_pos and p^beta_neg (1-p)^(1-beta_neg).
     """
@@ -52,7 +52,7 @@ def gradient_mass(groups: GroupRewards, advantages: Tensor) -> tuple[Tensor, Ten
 
 
 def advantage_metrics(groups: GroupRewards, advantages: Tensor) -> dict[str, Mean]:
-    """`mean` of A over valid completions, and the gradient mass of each side, `mass_{pos,neg}`, over judged groups.
+    """`mean` of A over valid completions; `mass_{pos,neg}`, mean gradient masses over groups with a valid completion.
 
     AsymGRPO's `mean` is always 0 only for beta_pos + beta_neg = 1; elsewhere the printed policy loss is rightly
     not near 0.

@@ -54,11 +54,11 @@ class AdaptiveEntropy:
         self._coef = min(max(moved, 0.0), self.max_coef)
 
     def state_dict(self) -> dict[str, float | bool]:
-        """What a resumed run needs, as plain values."""
+        """The controller's state for a checkpoint, as plain values."""
         return {"coef": self._coef, "below_target": self._below_target}
 
     def load_state_dict(self, state: dict[str, float | bool]) -> None:
-        """Go on from `state_dict()`."""
+        """Restore the state that `state_dict` returned."""
         self._coef = float(state["coef"])
         self._below_target = bool(state["below_target"])
 

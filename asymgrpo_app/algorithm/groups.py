@@ -1,4 +1,4 @@
-"""Groups of completions of one prompt, and the counts every advantage is a function of."""
+"""Verdicts of groups of completions, and the counts that advantages are computed from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @dataclass
 class GroupRewards:
-    """The verdicts of P prompts with G completions each; all an advantage may depend on.
+    """Verdicts of P prompts with G completions each, the only input of an advantage estimator.
 
     Attributes:
-        rewards: [P, G]. Exactly 0 (wrong) or 1 (right) where `valid`; anything where not. Kept as float32, with 0 at
-            invalid places.
-        valid: [P, G] bool. False for a completion that was left out: it counts neither in k nor in n.
-        progress: Share of the run that is done, in [0, 1]; what schedules read.
+        rewards: [P, G]. Exactly 0 (wrong) or 1 (right) where `valid`, ignored elsewhere. Stored as float32, with 0 at
+            invalid entries.
+        valid: [P, G] bool. False for a completion that is left out: it is in neither k nor n.
+        progress: Share of the run that is done, in [0, 1]; read by schedules.
 
     Raises:
         ValueError: A shape, a dtype, or a valid reward other than 0 and 1.
@@ -46,12 +46,12 @@ class GroupRewards:
 
     @property
     def num_correct(self) -> Tensor:
-        """k, [P] float64: how many of the valid completions are right."""
+        """k, [P] float64: number of right completions among the valid ones."""
         return self.rewards.sum(dim=-1, dtype=torch.float64)
 
     @property
     def num_valid(self) -> Tensor:
-        """n, [P] float64: how many completions count."""
+        """n, [P] float64: number of valid completions."""
         return self.valid.sum(dim=-1, dtype=torch.float64)
 
     @property
@@ -61,17 +61,17 @@ class GroupRewards:
 
     @property
     def degenerate(self) -> Tensor:
-        """[P] bool: all right, all wrong, or fewer than two valid completions, so nothing can be compared."""
+        """Groups without a comparison, [P] bool: all right, all wrong, or fewer than two valid completions."""
         k, n = self.num_correct, self.num_valid
         return (k == 0) | (k == n) | (n < 2)
 
 
 def of_all_ranks(groups: GroupRewards, gather: Callable[[GroupRewards], list[GroupRewards]]) -> GroupRewards:
-    """The groups of all ranks, one rank's after the other's; every rank takes part.
+    """The groups of all ranks, concatenated in the order of the ranks; every rank takes part.
 
     Args:
-        groups: This rank's, of the same size G on each.
-        gather: The value of every rank, on every rank.
+        groups: This rank's groups; their size G is the same on every rank.
+        gather: Returns the values of all ranks, on every rank.
     """
     parts = gather(groups)
     rewards, valid = (torch.cat([getattr(part, name) for part in parts]) for name in ("rewards", "valid"))

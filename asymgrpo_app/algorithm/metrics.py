@@ -18,9 +18,9 @@ class Mean(NamedTuple):
 
 
 def mean_of(values: Tensor, where: Tensor | None = None) -> Mean:
-    """The mean of `values`, of any shape, over all places or those where the mask `where` is true.
+    """The mean of `values`, of any shape, over all elements or those where the mask `where` is true.
 
-    Asks a device for nothing: the number of places under a mask stays where the mask is.
+    Does not synchronize with a GPU: the element count of a mask stays on the mask's device.
     """
     values = values.detach()
     if where is None:
@@ -29,7 +29,7 @@ def mean_of(values: Tensor, where: Tensor | None = None) -> Mean:
 
 
 def ratio(total: Tensor | float, weight: Tensor | float) -> Mean:
-    """A sum and what it is divided by, from numbers or scalars."""
+    """A `Mean` from a sum and its divisor, given as numbers or scalar tensors."""
     return Mean(_scalar(total), _scalar(weight))
 
 

@@ -1,7 +1,7 @@
-"""What an objective gets and gives: the base class of every policy loss, and the types that travel.
+"""Base class of policy losses, with the types of their inputs and outputs.
 
 Completion tokens are packed: 1-D tensors over the T completion tokens of S completions, with `sequence_ids` in 0..S-1
-to say which is whose. A completion is never split over two micro-batches.
+as the index of each token's completion. A completion is never split over two micro-batches.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class TokenBatch:
         num_sequences: S.
         rollout_logprobs: [T] log-probabilities that the sampler reported.
         ref_logprobs: [T] log-probabilities under the reference policy, or None where no KL term needs them.
-        selection: What `Objective.prepare` returned, cut down to these tokens, each [T].
+        selection: The result of `Objective.prepare` for these tokens, each [T].
     """
 
     logprobs: Tensor
@@ -45,7 +45,7 @@ class TokenBatch:
 
 @dataclass
 class UpdateTokens:
-    """This rank's tokens of one optimizer update, with all that is constant about it.
+    """This rank's tokens of one optimizer update, with the values that are constant during it.
 
     Attributes:
         old_logprobs: [T] log-probabilities under pi_old.
@@ -53,8 +53,8 @@ class UpdateTokens:
         sequence_ids: [T] int64.
         token_keys: [T] float64 uniform in [0, 1), a pure function of run seed, step, completion and position. The only
             source of randomness, so that a choice does not depend on ranks or micro-batches.
-        all_gather: Takes a 1-D tensor of this rank, of any length, and returns those of all ranks one after the other;
-            the identity on one process. A collective call: every rank makes it equally often.
+        all_gather: Takes a 1-D tensor of this rank, of any length, and returns those of all ranks, concatenated; the
+            identity on one process. A collective call: every rank makes it equally often.
     """
 
     old_logprobs: Tensor
@@ -70,7 +70,7 @@ class ObjectiveOutput:
 
     Attributes:
         losses: [T], with gradient; not yet weighted or divided (see `aggregation`).
-        metrics: What to log, by full tag.
+        metrics: Means to log, by full tag.
     """
 
     losses: Tensor
@@ -78,24 +78,24 @@ class ObjectiveOutput:
 
 
 class Objective(ABC):
-    """Turns log-probabilities and advantages into per-token losses; subclass it for an objective of your own.
+    """Base class of policy losses, per token from log-probabilities and advantages; subclass it for your own.
 
     Constructor arguments are plain typed keyword arguments, so that a config can name the class by `class_path`.
 
     Attributes:
         needs_old_logprobs: True if `prepare` reads `old_logprobs`, which then are computed for the whole update before
             its first micro-batch.
-        zero_without_advantage: True if the loss of a token and its gradient are 0 wherever its advantage is 0. Prompts
-            none of whose completions has an advantage then need no backward pass.
+        zero_without_advantage: True if the loss of a token and its gradient are 0 wherever its advantage is 0.
+            Zero-advantage prompts (all completions have advantage 0) then need no backward pass.
     """
 
     needs_old_logprobs: bool = False
     zero_without_advantage: bool = False
 
     def prepare(self, update: UpdateTokens) -> dict[str, Tensor]:
-        """Choices that need statistics over the whole update: per-token tensors, each [T].
+        """Select tokens by statistics over the whole update; returns per-token tensors by name, each [T].
 
-        Called once per optimizer update, on every rank. The result comes back, cut to size, as `TokenBatch.selection`.
+        Called once per optimizer update, on every rank. Micro-batches get their part of it as `TokenBatch.selection`.
         """
         del update
         return {}
@@ -110,7 +110,7 @@ class Objective(ABC):
 
 
 def checked_losses(objective: Objective, batch: TokenBatch) -> ObjectiveOutput:
-    """Call an objective, which may be a user's own, and hold it to its contract: one loss per token.
+    """Call an objective, which may be a user's own, and check that it returns one loss per token.
 
     Raises:
         UserError: The losses have another shape; a mean, say, would make the gradient depend on the micro-batches.
@@ -130,7 +130,7 @@ def regularized(output: ObjectiveOutput, batch: TokenBatch, *, kl_coef: float, e
     Apply it after any sampler correction, whose weights belong to the policy term alone.
 
     Args:
-        output: What the objective returned.
+        output: Result of the objective.
         batch: The same micro-batch; `ref_logprobs` is read only for a KL coefficient other than 0.
         kl_coef: Weight of the KL penalty to the reference policy, >= 0.
         entropy_coef: Weight of the entropy bonus, >= 0.

@@ -1,4 +1,4 @@
-"""Soft overlong punishment (DAPO, arXiv 2503.14476): completions near the length limit lose a little."""
+"""Soft overlong punishment (DAPO, arXiv 2503.14476): a penalty on completions near the length limit."""
 
 import torch
 from torch import Tensor
@@ -30,12 +30,12 @@ def shaped_advantages(advantages: Tensor, shaping: Tensor, valid: Tensor) -> Ten
     The group accuracy p, and with it the curve each completion is on, come from correctness alone; the terms are then
     added as they stand, in units of the advantage: A' = A + shaping. So a right completion that is too long may end
     below 0, as in DAPO, and |A'| may pass the estimator's cap by at most the largest term. Groups whose advantages are
-    all 0 stay at 0: a dropped group must not come back to life by its lengths.
+    all 0 stay at 0: a dropped group must not get a gradient by its lengths.
 
     Args:
-        advantages: [P, G], 0 at invalid places.
+        advantages: [P, G], 0 at invalid entries.
         shaping: [P, G], the sum of the terms; the length penalty is in [-1, 0].
-        valid: [P, G] bool; completions that were left out get no term either.
+        valid: [P, G] bool; invalid completions get no term.
 
     Returns:
         [P, G].

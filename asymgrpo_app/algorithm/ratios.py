@@ -12,7 +12,7 @@ _LOG_RATIO_BOUND = 20.0
 
 
 def bounded(log_ratio: Tensor) -> Tensor:
-    """A log-ratio kept within +-20 nats, as verl does: e^20 is finite, and so is its product with any advantage.
+    """A log-ratio clamped to +-20 nats, as verl does: e^20 is finite, and so is its product with any advantage.
 
     Beyond the bound the gradient is 0. An infinite ratio would turn the loss of a token with advantage 0 into nan.
     """
@@ -40,7 +40,7 @@ def clipped_losses(ratios: Tensor, advantages: Tensor, clip_low: float, clip_hig
 
 
 def clipped_sides(ratios: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
-    """Which tokens lose their gradient to clipping: (low side, high side), each [T] bool.
+    """Masks of the tokens whose gradient is clipped away: (low side, high side), each [T] bool.
 
     Low: rho < 1 - clip_low and A < 0. High: rho > 1 + clip_high and A > 0.
     """

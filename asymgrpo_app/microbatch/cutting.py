@@ -1,4 +1,4 @@
-"""Cutting some of a step's sequences into forward passes."""
+"""Cutting of a step's sequences into padded or packed micro-batches."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ def cut(
     """Micro-batches of at most `max_tokens` tokens each, the longest sequences first.
 
     Args:
-        sequences: All of them.
-        members: Places of those that are cut.
+        sequences: The sequences to choose from.
+        members: Indices of those that are cut.
         max_tokens: Bound on a micro-batch, padding included; a single longer sequence has one of its own.
         packed: Whether the model takes packed rows, where completions of one prompt share its tokens.
     """
-    chosen = [sequences[place] for place in members]
+    chosen = [sequences[member] for member in members]
     groups = cut_packed(chosen, max_tokens) if packed else cut_by_tokens(list(map(len, chosen)), max_tokens)
     form = pack if packed else build
-    return [form(sequences, [members[place] for place in group]) for group in groups]
+    return [form(sequences, [members[index] for index in group]) for group in groups]

@@ -1,4 +1,4 @@
-"""Forward passes in step: where weights are sharded, each of them is an exchange that every process takes part in."""
+"""Equal numbers of micro-batches on all ranks: with sharded weights, every rank takes part in every forward pass."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,16 +10,16 @@ from asymgrpo_app.microbatch.packing import pack
 def in_step(
     micro_batches: Sequence[MicroBatch], *, packed: bool, gather: Callable[[int], list[int]]
 ) -> list[MicroBatch]:
-    """As many micro-batches on every process as on the one that has the most.
+    """Pad with empty micro-batches (zero gradient) to the largest count of any rank.
 
     Args:
-        micro_batches: This process's own; there may be none.
+        micro_batches: Those of this rank; there may be none.
         packed: Whether the model takes packed rows.
-        gather: A number of every process, on every process.
+        gather: Returns a number of every rank, on every rank.
 
     Returns:
-        They, and then as many as are missing of one token that asks for no log-probability: no members, no targets, a
-        gradient of exactly 0 by every weight.
+        The micro-batches, then the empty ones: one token, no members, no targets, a gradient of exactly 0 for every
+        weight.
     """
     missing = max(gather(len(micro_batches))) - len(micro_batches)
     return [*micro_batches, *(_empty(packed) for _ in range(missing))]

@@ -1,4 +1,4 @@
-"""Cutting an update into forward passes of bounded size."""
+"""Micro-batches: sequences cut into forward passes of bounded size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class PackedAttention:
-    """Where attention finds the sequences among N packed tokens, and where a token finds its attention's result.
+    """Index maps between N packed tokens and the padded buckets of sequences that attention runs on.
 
     Attributes:
-        buckets: Per bucket of b sequences of like length, [b, L] int64 places of their tokens among the N, prompt and
-            completion, filled up on the right with place 0, which causal attention never looks at from the left.
-        owners: [N] int64, for each token the place of one copy of it in all buckets, flattened one after the other.
-        shared: [M] int64, places of the further copies: a shared prompt's tokens are in each of its sequences.
-        shared_tokens: [M] int64, the tokens among the N that these are copies of.
+        buckets: Per bucket of b sequences of similar length, [b, L] int64 indices of their tokens among the N, prompt
+            and completion; padded on the right with index 0, which no earlier query sees in causal attention.
+        owners: [N] int64, for each token the index of one copy of it in all buckets, flattened and concatenated.
+        shared: [M] int64, indices of the further copies: a shared prompt's tokens are in each of its sequences.
+        shared_tokens: [M] int64, indices among the N of the tokens that these are copies of.
     """
 
     buckets: tuple[Tensor, ...]
@@ -36,7 +36,7 @@ class PackedAttention:
     shared_tokens: Tensor
 
     def to(self, device: torch.device) -> "PackedAttention":
-        """The same on another device."""
+        """A copy on a device."""
         return PackedAttention(
             tuple(bucket.to(device) for bucket in self.buckets),
             self.owners.to(device),
@@ -52,13 +52,13 @@ class MicroBatch:
     Attributes:
         input_ids: [B, L] int64, padded on the right; packed [1, N].
         attention_mask: [B, L] int64, 0 at padding; None where packed.
-        predictors: [T] int64, places in the flattened hidden states that predict the completion tokens.
+        predictors: [T] int64, indices of the flattened hidden states that predict the completion tokens.
         targets: [T] int64, the completion tokens, sequence after sequence.
         sequence_ids: [T] int64 in 0..B-1.
-        members: B places of these sequences in the list that was cut.
+        members: B indices of these sequences in the list that was cut.
         num_tokens: Tokens that go through the model, without padding.
         position_ids: [1, N] int64 where packed.
-        attention: How attention finds the sequences, where packed.
+        attention: Index maps for attention, where packed.
     """
 
     input_ids: Tensor
@@ -72,7 +72,7 @@ class MicroBatch:
     attention: PackedAttention | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on another device."""
+        """A copy on a device."""
         return MicroBatch(
             self.input_ids.to(device),
             None if self.attention_mask is None else self.attention_mask.to(device),
@@ -87,27 +87,27 @@ class MicroBatch:
 
 
 def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Group sequences of like length so that each group, padded to its longest, has at most `max_tokens` tokens.
+    """Group sequences of similar length so that each group, padded to its longest, has at most `max_tokens` tokens.
 
     Args:
         lengths: Tokens of each sequence.
         max_tokens: Bound on a group's padded size; a single longer sequence makes a group of its own.
 
     Returns:
-        Groups of places in `lengths`, longest sequences first (so a pass that does not fit fails at once).
+        Groups of indices into `lengths`, longest sequences first (so a pass that does not fit fails at once).
     """
     groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
-            groups[-1].append(place)
+            groups[-1].append(index)
         else:
-            groups.append([place])
+            groups.append([index])
     return groups
 
 
 def build(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
     """Pad the chosen sequences into one forward pass."""
-    chosen = [sequences[place] for place in members]
+    chosen = [sequences[member] for member in members]
     width = max(map(len, chosen))
     input_ids = torch.zeros(len(chosen), width, dtype=torch.int64)  # token 0 as padding: masked, its identity is moot
     attention_mask = torch.zeros_like(input_ids)

@@ -1,7 +1,7 @@
-"""Sequences laid end to end: no padding in the layers' products, and a prompt that completions share computed once.
+"""Packed micro-batches: sequences end to end without padding, and a prompt that completions share computed once.
 
-The tokens of a forward pass stand in one row, each group as its prompt, then its completions. Everything but attention
-works on single tokens and does not notice. Attention sees the sequences whole (`PackedAttention`).
+The tokens of a forward pass are one row: for each prompt its tokens, then its completions. All layers but attention
+work token by token. Attention runs on whole sequences (`PackedAttention`).
 """
 
 from collections.abc import Sequence
@@ -23,44 +23,44 @@ def packed_length(sequence: TokenSequence) -> int:
 def cut_packed(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[int]]:
     """Group sequences so that each group, packed, has at most `max_tokens` tokens.
 
-    Sequences with the same prompt stay together where they fit; where they do not, their prompt is in several groups.
+    Sequences with the same prompt (a family) stay together where they fit; otherwise their prompt is in several groups.
 
     Args:
         sequences: Prompts with completions.
         max_tokens: Bound on a group's packed tokens; a single longer sequence makes a group of its own.
 
     Returns:
-        Groups of places in `sequences`: families of the longest sequences first, the members of a family together.
+        Groups of indices into `sequences`: families of the longest sequences first, the members of a family together.
     """
     families: dict[tuple[int, ...], list[int]] = {}
-    for place, sequence in enumerate(sequences):
-        families.setdefault(tuple(sequence.prompt), []).append(place)
+    for index, sequence in enumerate(sequences):
+        families.setdefault(tuple(sequence.prompt), []).append(index)
     for members in families.values():
-        members.sort(key=lambda place: -len(sequences[place]))
+        members.sort(key=lambda index: -len(sequences[index]))
     groups: list[list[int]] = []
     room = 0
     for prompt, members in sorted(families.items(), key=lambda family: -len(sequences[family[1][0]])):
         new = True  # whether the prompt is still to be laid out in the current group
-        for place in members:
-            own = packed_length(sequences[place])
-            if not groups or own + new * len(prompt) > room:
+        for index in members:
+            length = packed_length(sequences[index])
+            if not groups or length + new * len(prompt) > room:
                 groups.append([])
                 room, new = max_tokens, True
-            groups[-1].append(place)
-            room -= own + new * len(prompt)
+            groups[-1].append(index)
+            room -= length + new * len(prompt)
             new = False
     return groups
 
 
 def pack(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
-    """Lay the chosen sequences end to end; the members of a family must be neighbours for their prompt to be shared."""
+    """Lay the chosen sequences end to end; those with the same prompt must be neighbours for it to be shared."""
     row = _Row()
-    for place in members:
-        row.add(sequences[place])
+    for member in members:
+        row.add(sequences[member])
     lengths = [len(tokens) for tokens in row.places]
     attention = _attention(row.places, lengths, len(row.tokens))
-    targets = [token for place in members for token in sequences[place].completion]
-    counts = torch.tensor([len(sequences[place].completion) for place in members])
+    targets = [token for member in members for token in sequences[member].completion]
+    counts = torch.tensor([len(sequences[member].completion) for member in members])
     return MicroBatch(
         input_ids=torch.tensor([row.tokens]),
         attention_mask=None,
@@ -78,10 +78,10 @@ class _Row:
     """A row of packed tokens under construction.
 
     Attributes:
-        tokens: What stands in the row.
+        tokens: The tokens of the row.
         positions: Their positions within their sequences, piece by piece.
-        places: Per sequence, the places of its tokens (without the last one) in the row.
-        predictors: Per sequence, the places of the tokens before each token of its completion.
+        places: Per sequence, the indices of its tokens (without the last one) in the row.
+        predictors: Per sequence, the indices of the tokens before each token of its completion.
     """
 
     def __init__(self) -> None:
@@ -93,13 +93,13 @@ class _Row:
         self._prompt_places = np.zeros(0, dtype=np.int64)
 
     def add(self, sequence: TokenSequence) -> None:
-        """Lay out the completion, after its prompt unless that is the last one laid out."""
+        """Append a completion, after its prompt unless that is the last prompt in the row."""
         if sequence.prompt != self._prompt:
             self._prompt = sequence.prompt
             self._prompt_places = self._lay(sequence.prompt, first_position=0)
-        own = self._lay(sequence.completion[:-1], first_position=len(sequence.prompt))
-        self.places.append(np.concatenate([self._prompt_places, own]))
-        self.predictors.append(np.concatenate([self._prompt_places[-1:], own]))
+        completion = self._lay(sequence.completion[:-1], first_position=len(sequence.prompt))
+        self.places.append(np.concatenate([self._prompt_places, completion]))
+        self.predictors.append(np.concatenate([self._prompt_places[-1:], completion]))
 
     def _lay(self, tokens: Sequence[int], *, first_position: int) -> np.ndarray:
         places = np.arange(len(self.tokens), len(self.tokens) + len(tokens))
@@ -132,11 +132,11 @@ def _attention(places: list[np.ndarray], lengths: list[int], num_tokens: int) ->
 
 
 def _buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Places of sequences of like length, the longest first in each bucket."""
+    """Indices of sequences of similar length, the longest first in each bucket."""
     buckets: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if buckets and lengths[place] >= _SHORTEST * lengths[buckets[-1][0]]:
-            buckets[-1].append(place)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if buckets and lengths[index] >= _SHORTEST * lengths[buckets[-1][0]]:
+            buckets[-1].append(index)
         else:
-            buckets.append([place])
+            buckets.append([index])
     return buckets

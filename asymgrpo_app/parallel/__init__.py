@@ -1,1 +1,1 @@
-"""Several processes that train one policy: what is sharded, what is exchanged, and what happens when one is lost."""
+"""Distributed training of one policy: collective operations, sharding (FSDP2), and what it requires of a config."""

@@ -1,4 +1,4 @@
-"""What one process of a run does for all of them."""
+"""Work of the first rank for all ranks."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from asymgrpo_app.errors import RunError, UserError
 
 
 def on_first_rank(trainer: Trainer, action: Callable[[], None]) -> None:
-    """Let the first rank do something; if it fails, every rank does."""
+    """Run an action on the first rank alone; if it raises, every rank raises the same error."""
     failure = None
     if trainer.is_global_zero:
         try:

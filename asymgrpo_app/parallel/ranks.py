@@ -1,4 +1,4 @@
-"""Exchanges between the processes (ranks) of a run; on one process each gives back what it was given."""
+"""Collective operations over the ranks (processes) of a run; on one process each returns its input."""
 
 from typing import Any, TypeVar
 
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Number of ranks."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def is_first_rank() -> bool:
-    """Whether this is the process that writes what all of them share."""
+    """Whether this is rank 0, which writes the files that all ranks share."""
     return world_size() == 1 or distributed.get_rank() == 0
 
 

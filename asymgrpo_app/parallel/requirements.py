@@ -1,4 +1,4 @@
-"""What a policy that is sharded asks of the rest of a config."""
+"""Requirements of a sharded policy (FSDP2) on the rest of a config."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,10 +10,10 @@ from asymgrpo_app.errors import UserError
 
 
 def check_optimizer(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]) -> None:
-    """Refuse an optimizer whose state cannot be cut as the weights are, by one update of a small matrix.
+    """Refuse an optimizer whose state cannot be sharded like the weights; tries one update of a small matrix.
 
     Raises:
-        UserError: It keeps something of another shape, so that a checkpoint could not be continued.
+        UserError: It keeps state of another shape, so that a checkpoint could not be continued.
     """
     weight = nn.Parameter(torch.ones(3, 2))
     optimizer = make_optimizer([weight])
@@ -28,13 +28,13 @@ def check_optimizer(make_optimizer: Callable[[Iterable[nn.Parameter]], torch.opt
 
 
 def check_sampler(rollout: Any) -> None:
-    """Refuse ways to sample in which one process asks for weights that only all of them together have.
+    """Refuse samplers with which one rank alone would need whole weights, which only all ranks together have.
 
     Args:
-        rollout: The section of the config.
+        rollout: Section `rollout` of the config.
 
     Raises:
-        UserError: With the keys.
+        UserError: Such a sampler is configured; the message names the keys.
     """
     if rollout.dynamic_sampling is not None and rollout.engine.sleep_level == 2 and rollout.sampler != "server":
         raise UserError(

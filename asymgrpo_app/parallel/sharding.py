@@ -1,7 +1,7 @@
-"""A policy whose weights are spread over processes (FSDP2), and the same calls for one that is whole.
+"""Sharding of a policy's weights over ranks (FSDP2), and calls that work for sharded and whole policies alike.
 
-Each process holds a part of every weight. A transformer block is put together when its forward pass begins and again
-for its backward pass, and what does not belong to a block (embedding, last norm, output head) likewise as one more
+Each rank holds a part of every weight. The weights of a transformer block are gathered when its forward pass begins and
+again for its backward pass. Weights outside of blocks (embedding, last norm, output head) are gathered as one more
 group. Outside a pass `parameters()` are always the parts.
 """
 
@@ -27,10 +27,10 @@ _LOGPROBS = "asymgrpo_token_logprobs"
 
 
 def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Spread the weights over the processes of a mesh of one dimension, in place.
+    """Shard the weights over the ranks of a mesh of one dimension, in place.
 
-    They keep their type, and are exchanged in it: what a lower precision computes in is autocast's business, as on one
-    process, so that the numbers are those of one process.
+    Weights keep their type, and are exchanged in it: lower precision is left to autocast, as on one process, so that
+    the numbers are those of one process.
 
     Raises:
         UserError: The architecture does not say which of its modules are transformer blocks.
@@ -41,8 +41,8 @@ def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
             f"trainer.strategy fsdp2 does not know the transformer blocks of architecture {policy.config.model_type}: "
             "use trainer.strategy ddp."
         )
-    # Also the root's weights are let go of after a forward pass: a pass without gradients would leave whole copies
-    # behind in the place of the parts, which an optimizer step then would not change.
+    # The root's weights, too, are resharded after a forward pass: a pass without gradients would leave whole copies
+    # behind instead of the parts, which an optimizer step then would not change.
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
@@ -52,14 +52,14 @@ def shard(policy: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def is_sharded(policy: nn.Module) -> bool:
-    """Whether every process has to take part in each of its forward passes."""
+    """Whether a policy is sharded, so that every rank has to take part in each of its forward passes."""
     return isinstance(policy, FSDPModule)
 
 
 def policy_logprobs(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """`asymgrpo_app.policy.loading.token_logprobs`, also of a sharded policy."""
+    """As `asymgrpo_app.policy.loading.token_logprobs`, also for a sharded policy."""
     if not is_sharded(policy):
         return token_logprobs(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
     sharded: Callable[..., tuple[Tensor, Tensor]] = getattr(policy, _LOGPROBS)
@@ -67,11 +67,11 @@ def policy_logprobs(
 
 
 def gradient_sync(policy: nn.Module, wrapped: nn.Module, *, now: bool) -> AbstractContextManager[None]:
-    """A context for a backward pass: ranks exchange gradients in it `now`, or leave them to be added up.
+    """Context of a backward pass: gradients are exchanged between ranks if `now`, and accumulated locally otherwise.
 
     Args:
         policy: The model.
-        wrapped: What the strategy made of it: DDP's wrapper, or the model itself.
+        wrapped: The model as the strategy wraps it: DDP's wrapper, or the model itself.
         now: Whether this is the last backward pass of an update.
     """
     if isinstance(policy, FSDPModule):
@@ -82,37 +82,37 @@ def gradient_sync(policy: nn.Module, wrapped: nn.Module, *, now: bool) -> Abstra
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Full tensor of a DTensor (collective: every process takes part); plain tensors pass through."""
+    """Full tensor of a DTensor (collective: every rank takes part); plain tensors pass through."""
     # Summed squares and the like are partial values; they are completed as well.
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor, without any exchange."""
+    """This rank's part of a tensor, without communication."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
-    """The parts of a whole tensor, which every process has, laid out as another tensor of its shape is."""
+    """This rank's part of a whole tensor that every rank has, sharded like another tensor of its shape."""
     if not isinstance(like, DTensor):
         return tensor
     cut = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-    return cut.clone()  # the whole, which may be mapped from a file, is let go of
+    return cut.clone()  # the whole tensor, which may be mapped from a file, is freed
 
 
 def whole_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """As `asymgrpo_app.policy.loading.named_weights`, put together one at a time; every process has to take part."""
-    return merged(((name, whole(own.detach())) for name, own in policy.named_parameters()), scales(policy))
+    """As `asymgrpo_app.policy.loading.named_weights`, gathered one at a time; every rank has to take part."""
+    return merged(((name, whole(part.detach())) for name, part in policy.named_parameters()), scales(policy))
 
 
 def gathered_state(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:
-    """The state dict of a module in whole tensors on the CPU; every process has to take part.
+    """The state dict of a module in whole tensors on the CPU; every rank has to take part.
 
     Tensors that several names share, such as a tied head's, are shared in the result, too.
 
     Args:
-        module: Sharded or not.
-        keep: Whether this process is one that wants it; others get an empty one, and hold one tensor at a time.
+        module: The module, sharded or not.
+        keep: Whether this rank gets the state; others get an empty one, and hold one tensor at a time.
     """
     known: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}

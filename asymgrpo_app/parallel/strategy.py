@@ -1,4 +1,4 @@
-"""`trainer.strategy: fsdp2`: weights, gradients and optimizer state spread over all processes."""
+"""`trainer.strategy: fsdp2`: weights, gradients and optimizer state sharded over all ranks."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,14 +28,15 @@ NAME = "fsdp2"
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """FSDP2 over all processes of a run, with checkpoints that any other strategy reads as well.
+    """FSDP2 over all ranks of a run, with checkpoints that any other strategy reads as well.
 
     The module shards its policy itself, in `configure_model`. Lightning's own way to save and restore (one file with
-    names in place of the optimizer's numbers, or a folder that can be half-written) is replaced: what is saved has the
-    form that one process gives it, in one file or, if `sharded_checkpoints`, with its tensors in a part per process.
+    names in place of the optimizer's numbers, or a folder that can be half-written) is replaced: a checkpoint has the
+    same form as on one process, in one file or, if `sharded_checkpoints`, with its tensors in one part per rank.
 
     Attributes:
-        sharded_checkpoints: Whether the tensors of a checkpoint are gathered on the first process or written by all.
+        sharded_checkpoints: Whether every rank writes its part of a checkpoint's tensors; otherwise they are gathered
+            on the first rank.
     """
 
     def __init__(self) -> None:
@@ -47,8 +48,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    # As one process does it: the module shards itself before `setup`, and what happens when a run starts (newer
-    # checkpoints are set aside, say) goes by the step that was restored.
+    # As on one process: the module shards itself before `setup`, and the start of a run (newer checkpoints are set
+    # aside, say) depends on the step that was restored.
     @property
     def restore_checkpoint_after_setup(self) -> bool:
         return False
@@ -57,22 +58,22 @@ class FSDP2Strategy(ModelParallelStrategy):
     def lightning_restore_optimizer(self) -> bool:
         return True
 
-    # ---- saving: every process takes part ----
+    # ---- saving: every rank takes part ----
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Whole tensors, on the first process alone; if each process writes its own, only names (see `ALIASES`)."""
+        """Whole tensors, on the first rank alone; with `sharded_checkpoints` only names (see `ALIASES`)."""
         assert self.lightning_module is not None
         if self.sharded_checkpoints:
             return _aliases(self.lightning_module)
         return gathered_state(self.lightning_module, keep=self.is_global_zero)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What the optimizer gives on one process, on the first process alone; without tensors that all write."""
+        """State of the optimizer as on one process, on the first rank alone; without tensors that all ranks write."""
         state = _plain(optimizer).state_dict()
         entries: dict[int, dict[str, Any]] = {}
-        for number, own in state["state"].items():
+        for number, entry in state["state"].items():
             entries[number] = {}
-            for key, value in own.items():
+            for key, value in entry.items():
                 if isinstance(value, DTensor) and self.sharded_checkpoints:
                     continue
                 gathered = whole(value) if isinstance(value, Tensor) else value
@@ -83,10 +84,10 @@ class FSDP2Strategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Label | None = None
     ) -> None:
-        """Write it.
+        """Write a checkpoint.
 
         Raises:
-            OSError: It cannot be written; on the first process alone if that alone writes.
+            OSError: It cannot be written; on the first rank alone if that alone writes.
         """
         if not self.sharded_checkpoints:
             Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
@@ -95,62 +96,63 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.checkpoint_io.save_sharded(dict(self._tensors()), checkpoint, filepath, storage_options)
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What a sharded checkpoint leaves to every process, by name."""
+        """Tensors of a sharded checkpoint of which every rank writes its part, by name."""
         assert self.lightning_module is not None
         aliases = _aliases(self.lightning_module)
         for name, tensor in self.lightning_module.state_dict().items():
             if name not in aliases:
                 yield weight_key(name), tensor.detach()
-        for place, optimizer in enumerate(map(_plain, self.optimizers)):
-            for number, own in optimizer.state_dict()["state"].items():
-                for key, value in own.items():
+        for index, optimizer in enumerate(map(_plain, self.optimizers)):
+            for number, entry in optimizer.state_dict()["state"].items():
+                for key, value in entry.items():
                     if isinstance(value, DTensor):
-                        yield state_key(place, number, key), value
+                        yield state_key(index, number, key), value
 
     # ---- restoring ----
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """The content; its tensors stay in their files until each process takes its parts."""
+        """Load a checkpoint; its tensors stay in their files until each rank takes its parts."""
         assert isinstance(self.checkpoint_io, WholeCheckpointIO)
         self._restored_from = Path(checkpoint_path)
         return self.checkpoint_io.load_mapped(checkpoint_path)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Take this process's parts of the weights.
+        """Load this rank's parts of the weights.
 
         Raises:
-            RuntimeError: They are those of another model.
+            RuntimeError: They are the weights of another model.
         """
         assert self.lightning_module is not None
-        own = {name: tensor.detach() for name, tensor in self.lightning_module.state_dict().items()}
+        parts = {name: tensor.detach() for name, tensor in self.lightning_module.state_dict().items()}
         if ALIASES in checkpoint:
             shapes = tensor_shapes(self._restored_from)
-            saved = {name: shapes[key][0] for name in own if (key := weight_key(name)) in shapes}
+            saved = {name: shapes[key][0] for name in parts if (key := weight_key(name)) in shapes}
             saved |= {name: saved[other] for name, other in checkpoint[ALIASES].items() if other in saved}
         else:
             saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
-        if other := [name for name in {**own, **saved} if name not in own or saved.get(name) != own[name].shape]:
+        if other := [name for name in {**parts, **saved} if name not in parts or saved.get(name) != parts[name].shape]:
             raise RuntimeError(f"loading state_dict: {len(other)} weights differ, {other[0]} among them")
         if ALIASES in checkpoint:
             read_into(
-                {weight_key(name): own[name] for name in own if name not in checkpoint[ALIASES]}, self._restored_from
+                {weight_key(name): parts[name] for name in parts if name not in checkpoint[ALIASES]},
+                self._restored_from,
             )
             return
-        for name, tensor in own.items():
+        for name, tensor in parts.items():
             tensor.copy_(part_of_whole(checkpoint["state_dict"][name], like=tensor))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take this process's parts of the optimizers' state."""
-        for place, optimizer in enumerate(map(_plain, self.optimizers)):
-            saved = checkpoint["optimizer_states"][place]
+        """Load this rank's parts of the optimizers' state."""
+        for index, optimizer in enumerate(map(_plain, self.optimizers)):
+            saved = checkpoint["optimizer_states"][index]
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            entries = {number: dict(own) for number, own in saved["state"].items()}
-            for number, own in entries.items():
-                for key, value in own.items():
+            entries = {number: dict(entry) for number, entry in saved["state"].items()}
+            for number, entry in entries.items():
+                for key, value in entry.items():
                     if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                        own[key] = part_of_whole(value, like=parameters[number].detach())
+                        entry[key] = part_of_whole(value, like=parameters[number].detach())
             if ALIASES in checkpoint:
-                self._read_state(place, parameters, entries)
+                self._read_state(index, parameters, entries)
             optimizer.load_state_dict({**saved, "state": entries})
 
     def _read_state(self, place: int, parameters: list[Tensor], entries: dict[int, dict[str, Any]]) -> None:
@@ -167,10 +169,10 @@ def _plain(optimizer: Optimizer) -> Optimizer:
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
-    """Names of weights that are another one's as well, such as a tied head's, with that one's name."""
+    """Names of weights that share another weight's tensor, such as a tied head's, with that weight's name."""
     first: dict[int, str] = {}
     named: dict[str, Tensor] = module.state_dict(keep_vars=True)
-    return {name: first[id(own)] for name, own in named.items() if first.setdefault(id(own), name) != name}
+    return {name: first[id(tensor)] for name, tensor in named.items() if first.setdefault(id(tensor), name) != name}
 
 
 StrategyRegistry.register(

@@ -38,7 +38,7 @@ def compile_blocks(policy: PreTrainedModel) -> None:
     """Compile each transformer block in place at its first call, once for all lengths; names of weights stay.
 
     Blocks of one kind share one compiled form, so that a deep model takes no longer than a shallow one. Attention over
-    packed rows stays as it is: its cut into batches is another one in every micro-batch.
+    packed rows is not compiled: its batches have other shapes in every micro-batch.
 
     Raises:
         UserError: The architecture does not say which of its modules are transformer blocks.

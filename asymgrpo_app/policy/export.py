@@ -1,4 +1,4 @@
-"""A policy on disk in Hugging Face's format, with a card that says where it comes from."""
+"""Export of a policy in Hugging Face's format, with a model card."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from asymgrpo_app.version import __version__
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the card of an exported policy says.
+    """Model card of an exported policy.
 
     Attributes:
         base_model: Folder or hub id that training started from.
         method: Class of the advantage estimator.
-        settings: Its numbers, e.g. the exponents.
+        settings: Its settings, e.g. the exponents.
         data: The training problems, in words.
         steps: RL steps.
         results: Evaluations, by name.
@@ -73,11 +73,11 @@ def write_export(
     Adapters are merged into the weights, unless the card says that they are to be saved alone.
 
     Args:
-        folder: Where to.
+        folder: Target folder.
         policy: The model.
         tokenizer: Its tokenizer.
-        card: What to say about it.
-        state: The weights in whole tensors, where the policy itself is sharded.
+        card: Its model card.
+        state: The weights as whole tensors, if the policy itself is sharded.
     """
     if card.adapter:
         write_adapter(folder, policy)
@@ -90,7 +90,7 @@ def write_export(
 
 
 def _generation_config(base: str, policy: PreTrainedModel) -> GenerationConfig:
-    """The base model's own, where it has one."""
+    """The base model's generation config, or one made from the policy's config if there is none."""
     try:
         return GenerationConfig.from_pretrained(base)
     except OSError:

@@ -85,9 +85,9 @@ def working_bytes(
     weight_grad: bool = True,
     chunk_tokens: int = 512,
 ) -> int:
-    """Bytes that the backward pass of `completion_logprobs` holds beside its inputs and what it returns, at most.
+    """Upper bound on the bytes that the backward pass of `completion_logprobs` holds beside inputs and results.
 
-    The weight's gradient counts in, if it has one (`weight_grad`), since it exists beside the sum that it is added to.
+    Includes the weight's gradient, if it has one (`weight_grad`), since it exists beside the sum that it is added to.
     """
     statistics = torch.promote_types(matmul_dtype, torch.float32)
     rows = min(chunk_tokens, num_tokens)
@@ -122,7 +122,7 @@ class _Head:
         self._values = self.block_buffer() if mixed else None
 
     def block_buffer(self) -> Tensor:
-        """Room for one value in the dtype of statistics per token of a block and word of the vocabulary."""
+        """A buffer in the dtype of statistics for the tokens of one block, [n, V]."""
         rows = min(self._block_tokens, len(self._products))
         return torch.empty_like(self._products[:rows], dtype=self.settings.statistics_dtype)
 
@@ -138,20 +138,20 @@ class _Head:
         """Go through a chunk block by block.
 
         Yields:
-            The tokens of a block of n tokens; their logits over the temperature, [n, V] in the dtype of statistics, to
-            be overwritten; and their place among the chunk's products, [n, V], for what is to become of them. The two
-            share their memory where their dtypes are the same.
+            The slice of a block of n tokens; their logits over the temperature, [n, V] in the dtype of statistics, may
+            be overwritten; and their part of the chunk's buffer of products, [n, V], for results. The two share their
+            memory where their dtypes are the same.
         """
         products = self.products(chunk)
         torch.mm(self.states(chunk), self.weight.T, out=products)
         for block in _cuts(chunk.start, chunk.stop, self._block_tokens):
-            place = products[block.start - chunk.start : block.stop - chunk.start]
-            values = place if self._values is None else self._values[: len(place)].copy_(place)
+            part = products[block.start - chunk.start : block.stop - chunk.start]
+            values = part if self._values is None else self._values[: len(part)].copy_(part)
             if self.bias is not None:
                 values.add_(self.bias)
             if self.settings.temperature != 1:
                 values.div_(self.settings.temperature)
-            yield block, values, place
+            yield block, values, part
 
     def products(self, chunk: slice) -> Tensor:
         """The buffer of a chunk of c tokens, [c, V] in the dtype of matrix products."""
@@ -164,7 +164,7 @@ def _cuts(start: int, stop: int, length: int) -> Iterator[slice]:
 
 
 class _CompletionLogprobs(torch.autograd.Function):
-    """See `completion_logprobs`. Between the passes only inputs and [T] statistics are kept."""
+    """Autograd function of `completion_logprobs`. Between the passes only inputs and [T] statistics are kept."""
 
     @staticmethod
     def forward(
@@ -219,7 +219,7 @@ def _gradients(
     gradients = _HeadGradients(head, ctx.needs_input_grad)
     scratch = None if by_entropy is None else head.block_buffer()
     for chunk in head.chunks():
-        for block, logits, place in head.logits(chunk):
+        for block, logits, products in head.logits(chunk):
             log_p = logits.sub_(log_normalizer[block].unsqueeze(-1))
             by_targets = by_logprob[block].unsqueeze(-1)
             if by_entropy is None or scratch is None:
@@ -228,7 +228,7 @@ def _gradients(
                 entropies, by_entropies = entropy[block].unsqueeze(-1), by_entropy[block].unsqueeze(-1)
                 by_logits = _gradient_with_entropy(log_p, entropies, by_targets, by_entropies, scratch)
             by_logits.scatter_add_(-1, targets[block].unsqueeze(-1), by_targets)
-            gradients.add_block(by_logits, place)
+            gradients.add_block(by_logits, products)
         gradients.add_chunk(chunk)
     return gradients.hidden, gradients.weight, gradients.bias
 
@@ -250,7 +250,7 @@ def _gradient_with_entropy(
 
 
 class _HeadGradients:
-    """Gradients of hidden states, weight and bias, those that are needed, put together chunk by chunk.
+    """Gradients of hidden states, weight and bias (those that are needed), accumulated chunk by chunk.
 
     Sums over chunks are in the dtype of statistics.
     """
@@ -265,14 +265,14 @@ class _HeadGradients:
         self.bias = torch.zeros_like(head.bias) if needed[2] and head.bias is not None else None
 
     def add_block(self, by_logits: Tensor, place: Tensor) -> None:
-        """Take up the gradient by the logits of a block, [n, V] in the dtype of statistics; its products give way."""
+        """Add the gradient by the logits of a block, [n, V] in the dtype of statistics; overwrites its products."""
         if self.bias is not None:
             self.bias += by_logits.sum(dim=0)
         if place.dtype != by_logits.dtype:
             place.copy_(by_logits)
 
     def add_chunk(self, chunk: slice) -> None:
-        """Add the part of a chunk of tokens, all blocks of which were taken up."""
+        """Add the part of a chunk of tokens, after all its blocks were added."""
         by_logits = self._head.products(chunk)
         if self.hidden is not None:
             self.hidden[chunk] = by_logits @ self._head.weight

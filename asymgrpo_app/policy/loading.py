@@ -1,4 +1,4 @@
-"""Loading a causal language model and asking it for log-probabilities."""
+"""Loading of a causal language model, and its log-probabilities of completion tokens."""
 
 import contextlib
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
 
 
 def _without_dropout(model: nn.Module) -> None:
-    """Dropout would make the trainer's log-probabilities differ from the sampler's."""
+    """Turn dropout off: it would make the trainer's log-probabilities differ from the sampler's."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -111,7 +111,7 @@ def _without_dropout(model: nn.Module) -> None:
 
 
 def empty_policy(config: Any) -> PreTrainedModel:
-    """The model of a configuration without contents: shapes and names alone."""
+    """A model on the meta device: shapes and names alone, no data."""
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
@@ -121,9 +121,9 @@ def check_attention(attention: AttentionImplementation, *, device: str, precisio
     """Refuse flash attention where it cannot run.
 
     Args:
-        attention: As configured.
+        attention: Value of `model.attention`.
         device: The kind of device that the policy is trained on.
-        precision: Of the trainer.
+        precision: Value of `trainer.precision`.
 
     Raises:
         UserError: There is no GPU, no computation in 16 bits, or no flash-attn.
@@ -141,7 +141,7 @@ def check_attention(attention: AttentionImplementation, *, device: str, precisio
 
 
 def attention_name(config: Any, attention: AttentionImplementation) -> str:
-    """What transformers calls the attention that a model of this configuration gets."""
+    """Name in transformers of the attention implementation for a model of this configuration."""
     return packed_attention.NAME if attention == "sdpa" and can_pack(config) else attention
 
 
@@ -210,7 +210,7 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def transformer_blocks(policy: PreTrainedModel) -> list[nn.Module]:
-    """The repeated layers of a model, in order; none if its architecture does not say which they are."""
+    """The transformer blocks of a model, in order; none if its architecture does not say which they are."""
     names = block_names(policy)
     return [module for module in policy.modules() if type(module).__name__ in names]
 
@@ -221,10 +221,10 @@ def packs(policy: PreTrainedModel) -> bool:
 
 
 def attention_inputs(batch: MicroBatch) -> dict[str, Any]:
-    """What the body needs to know about where sequences are, beside the tokens."""
+    """Keyword arguments of the model's body that tell it where sequences are: attention mask, or packing."""
     if batch.attention is None:
         return {"attention_mask": batch.attention_mask}
-    # Handed a mask of four dimensions, transformers makes none of its own, which would be [N, N]. Nobody reads it.
+    # Given a mask of four dimensions, transformers makes none of its own, which would be [N, N]. It is not read.
     mask = torch.empty(1, 1, 1, 1, device=batch.input_ids.device)
     return {"attention_mask": mask, "position_ids": batch.position_ids, "packing": batch.attention}
 

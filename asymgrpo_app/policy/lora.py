@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: where they go, and the weights that they stand for.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through peft: target layers, first values and merged weights.
 
 peft puts the adapters into the model itself, without a wrapper around it, so that its body and its head are found as in
-any other policy. The sampler never sees adapters: it is given W + s B A, computed for one layer at a time.
+any other policy. The sampler never sees adapters: it gets W + s B A, computed for one layer at a time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,19 +26,19 @@ _BASE, _A, _B = "base_layer", f"lora_A.{ADAPTER}", f"lora_B.{ADAPTER}"
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters that are trained in the place of the policy's own weights (arXiv 2106.09685).
+    """Low-rank adapters that are trained instead of the policy's own weights (arXiv 2106.09685).
 
     An adapted linear layer computes W x + s B A x with W frozen. A [rank, in] and B [out, rank] are float32, and B
-    begins as zeros, so that a run begins at the policy as it came. There is no dropout on purpose: the trainer's
+    starts as zeros, so that a run starts from the unchanged policy. There is no dropout on purpose: the trainer's
     log-probabilities have to be the sampler's.
 
     Args:
         rank: Rows of A, at least 1.
-        alpha: Decides s = alpha / rank, > 0.
-        rslora: Let s = alpha / sqrt(rank), with which the learning rate need not follow the rank (arXiv 2312.03732).
+        alpha: Numerator of the scale s = alpha / rank, > 0.
+        rslora: Use s = alpha / sqrt(rank), so that the learning rate need not follow the rank (arXiv 2312.03732).
         target_modules: The linear layers that get adapters, by the last part (or parts) of their names, e.g.
             `[q_proj, v_proj]`; null: all but the output head.
-        export: What the run's `export` folder holds: the policy with its adapters `merged` into the weights, or the
+        export: Content of the run's `export` folder: the policy with its adapters `merged` into the weights, or the
             `adapter` alone, in peft's format.
     """
 
@@ -61,16 +61,16 @@ class LoRAConfig:
         return self.alpha / (sqrt(self.rank) if self.rslora else self.rank)
 
 
-# ---- where adapters go ----
+# ---- target layers ----
 
 
 def target_layers(policy: PreTrainedModel, config: LoRAConfig, path: str) -> dict[str, nn.Linear]:
     """The linear layers that get an adapter, by name.
 
     Args:
-        policy: The model, without adapters; it may be without contents.
-        config: Which ones are asked for.
-        path: Where it comes from, for messages.
+        policy: The model, without adapters; it may be on the meta device.
+        config: The adapters' settings.
+        path: Folder or hub id of the policy, for messages.
 
     Raises:
         UserError: The model has no such layers.
@@ -104,7 +104,7 @@ def _is_called(name: str, target: str) -> bool:
 
 
 def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
-    """One line for the user: what is trained of a model, which may be without contents.
+    """One line for the user on the trained parameters of a model, which may be on the meta device.
 
     Raises:
         UserError: It does not have the layers.
@@ -119,16 +119,16 @@ def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
     )
 
 
-# ---- putting them in ----
+# ---- adding adapters ----
 
 
 def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None:
-    """Freeze a policy and put adapters into it that are zero: `first_values` or a checkpoint makes them trainable.
+    """Freeze a policy and add adapters whose A and B are zero; `first_values` or a checkpoint makes them trainable.
 
     Args:
-        policy: The model; it may be without contents, adapters are made where its layers are.
-        config: Which adapters.
-        path: Where it comes from; the exported adapter names it.
+        policy: The model; it may be on the meta device, adapters are made on the device of its layers.
+        config: The adapters' settings.
+        path: Folder or hub id of the policy; the exported adapter names it.
 
     Raises:
         UserError: It does not have the layers.
@@ -143,7 +143,7 @@ def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None
         use_rslora=config.rslora,
         target_modules=list(target_layers(policy, config, path)),
     )
-    # Without contents at first: peft's own first values would be taken from the run's generators.
+    # On the meta device at first: peft's own first values would be taken from the run's generators.
     inject_adapter_in_model(settings, policy, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     policy.requires_grad_(False)
     for layer in _adapted(policy).values():
@@ -165,9 +165,9 @@ def first_values(policy: PreTrainedModel, seed: int) -> None:
 def hold_in_bfloat16(policy: PreTrainedModel) -> None:
     """Hold the frozen weights of linear layers in bfloat16, for a policy that is trained under bf16-mixed.
 
-    Autocast would round them to these very numbers before each product, so no result changes by a bit; they take half
-    the memory and are not rounded again. The rest stays as it is: in bfloat16 an embedding would take the residual
-    stream along.
+    Autocast would round them to the same numbers before each product, so no result changes by a bit; they take half the
+    memory and are not rounded again. Other weights stay float32: a bfloat16 embedding would make the residual stream
+    bfloat16.
     """
     embedding: Any = policy.get_input_embeddings()
     for module in policy.modules():
@@ -175,7 +175,7 @@ def hold_in_bfloat16(policy: PreTrainedModel) -> None:
             module.weight.data = module.weight.data.to(torch.bfloat16)
 
 
-# ---- with adapters and without ----
+# ---- names, scales and merged weights ----
 
 
 def is_adapter(name: str) -> bool:
@@ -184,13 +184,13 @@ def is_adapter(name: str) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """What a module or a frozen parameter is called in the model without adapters."""
+    """Name of a module or a frozen parameter in the model without adapters."""
     return name.replace(f".{_BASE}", "")
 
 
 @contextmanager
 def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
-    """Within, the policy is the one that training started from; one without adapters stays as it is."""
+    """Context without a policy's adapters, if it has any: it is then the policy that training started from."""
     layers = _adapted(policy).values()
     for layer in layers:
         layer.enable_adapters(False)
@@ -207,9 +207,9 @@ def scales(policy: PreTrainedModel) -> dict[str, float]:
 
 
 def merged(named: Iterable[tuple[str, Tensor]], factors: Mapping[str, float]) -> Iterator[tuple[str, Tensor]]:
-    """The weights that parameters stand for, one at a time and by their names in the model without adapters.
+    """Merge adapters into the weights, one at a time, by their names in the model without adapters.
 
-    What it is given is left as it is, and a merged weight is there for as long as its taker keeps it.
+    Inputs are not changed, and a merged weight is freed as soon as the consumer lets go of it.
 
     Args:
         named: All parameters, whole, in the order of `named_parameters`: those of a layer follow each other.
@@ -225,20 +225,20 @@ def merged(named: Iterable[tuple[str, Tensor]], factors: Mapping[str, float]) ->
         parts = {name.removeprefix(f"{layer}."): tensor for name, tensor in group}
         down, up = parts.pop(f"{_A}.weight"), parts.pop(f"{_B}.weight")
         for name, tensor in parts.items():
-            # Without a name of its own here, a merged weight is gone as soon as its taker lets go of it.
+            # No local variable holds a merged weight, so that it is freed as soon as the consumer lets go of it.
             adds = name == f"{_BASE}.weight"
             yield plain_name(f"{layer}.{name}"), _sum(tensor, down, up, factors[layer]) if adds else tensor
 
 
 @torch.no_grad()
 def _sum(weight: Tensor, down: Tensor, up: Tensor, factor: float) -> Tensor:
-    """W + s B A in the type of B, whatever autocast would make of it."""
+    """W + s B A in the type of B, with autocast off."""
     with torch.autocast(weight.device.type, enabled=False):
         return torch.addmm(weight.to(up.dtype), up, down, alpha=factor)
 
 
 def _layer_of(name: str) -> str:
-    """The layer whose adapter a parameter belongs to; its own name where that is none."""
+    """Name of the adapted layer that a parameter belongs to; the parameter's own name if there is none."""
     for part in (_BASE, _A, _B):
         layer, found, _ = name.partition(f".{part}.")
         if found:

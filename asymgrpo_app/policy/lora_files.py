@@ -1,4 +1,4 @@
-"""Adapters on disk: what a checkpoint says of them, and the folder of an exported adapter."""
+"""Adapters on disk: in checkpoints, and as the folder of an exported adapter."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from asymgrpo_app.policy.lora import ADAPTER, LoRAConfig, add_adapters, first_va
 
 
 def fingerprint(policy: PreTrainedModel) -> str:
-    """A digest (XXH3, 128 bits) of a policy as it was loaded, before adapters: a checkpoint of adapters names it."""
+    """Fingerprint of the base weights, before adapters (XXH3, 128 bits), which checkpoints of adapters store."""
     digest = xxhash.xxh3_128()
     for name, parameter in policy.named_parameters():
         digest.update(name.encode())
@@ -28,10 +28,10 @@ def adapted(policy: PreTrainedModel, config: LoRAConfig, path: str, seed: int, *
     """Add the adapters that a run trains, with their first values; returns the fingerprint of the base weights.
 
     Args:
-        policy: As it was loaded; changed in place.
-        config: Of the run.
+        policy: The policy as it was loaded; changed in place.
+        config: The adapters' settings in the run.
         path: Folder or hub id of the policy, for messages.
-        seed: Seed of the run, which the first values follow.
+        seed: Seed of the run, from which the first values are derived.
         in_bfloat16: Whether the frozen weights of linear layers are held in bfloat16.
     """
     base = fingerprint(policy)
@@ -46,13 +46,13 @@ def adapted(policy: PreTrainedModel, config: LoRAConfig, path: str, seed: int, *
 
 
 def label_checkpoint(checkpoint: dict[str, Any], config: LoRAConfig, path: str, base: str, *, rounded: bool) -> None:
-    """Have a checkpoint hold the adapters alone, and say what they belong to, in plain values.
+    """Reduce a checkpoint to the adapters, and record what they belong to, in plain values.
 
     Args:
-        checkpoint: To be saved, with the entry `asymgrpo`.
-        config: Of the run.
+        checkpoint: The checkpoint to be saved, with the entry `asymgrpo`.
+        config: The adapters' settings in the run.
         path: Folder or hub id of the policy that the adapters belong to.
-        base: Its fingerprint.
+        base: Fingerprint of its base weights.
         rounded: Whether its linear layers were held in bfloat16 (`hold_in_bfloat16`).
     """
     label = {"settings": asdict(config), "policy": path, "base": base, "rounded": rounded}
@@ -68,31 +68,31 @@ def check_checkpoint(
     """Refuse a checkpoint whose adapters are not the run's.
 
     Args:
-        checkpoint: As it was saved.
-        config: Of this run; None: it has no adapters.
-        policy: The run's, with its adapters.
+        checkpoint: The checkpoint as it was saved.
+        config: The adapters' settings in this run; None: it has no adapters.
+        policy: Policy of this run, with its adapters.
         base: Fingerprint of its base weights.
-        path: Of the checkpoint, for messages.
+        path: Path of the checkpoint, for messages.
 
     Raises:
-        UserError: One of the two has adapters and the other has not, they have others, or another base.
+        UserError: Only one of run and checkpoint has adapters, or their settings or base weights differ.
     """
     check_settings(checkpoint["asymgrpo"], config, path)
     if config is not None:
-        saved = {name.removeprefix("policy."): own for name, own in checkpoint["state_dict"].items()}
+        saved = {name.removeprefix("policy."): tensor for name, tensor in checkpoint["state_dict"].items()}
         check_weights(checkpoint["asymgrpo"]["lora"], saved, policy, base)
 
 
 def check_settings(content: Mapping[str, Any], config: LoRAConfig | None, checkpoint: str) -> None:
-    """Refuse a checkpoint whose kind is not the run's.
+    """Refuse a checkpoint whose adapter settings are not the run's.
 
     Args:
-        content: What the checkpoint says of its run.
-        config: Of this run; None: it has no adapters.
-        checkpoint: Its path, for messages.
+        content: Entry `asymgrpo` of the checkpoint.
+        config: The adapters' settings in this run; None: it has no adapters.
+        checkpoint: Path of the checkpoint, for messages.
 
     Raises:
-        UserError: One of the two has adapters and the other has not, or they have others.
+        UserError: Only one of run and checkpoint has adapters, or their settings differ.
     """
     label = content.get("lora")
     if config is None and label is None:
@@ -107,11 +107,11 @@ def check_settings(content: Mapping[str, Any], config: LoRAConfig | None, checkp
             f"model.lora is null, but {checkpoint} holds the adapters of a run with model.lora alone: set it as it "
             "was, or start from the exported policy (asymgrpo export)."
         )
-    own, saved = asdict(config), label["settings"]
-    for key in own:
-        if key != "export" and own[key] != saved.get(key):
+    given, saved = asdict(config), label["settings"]
+    for key in given:
+        if key != "export" and given[key] != saved.get(key):
             raise UserError(
-                f"model.lora.{key} is {own[key]}, but the adapters in {checkpoint} were made with {saved.get(key)}: "
+                f"model.lora.{key} is {given[key]}, but the adapters in {checkpoint} were made with {saved.get(key)}: "
                 "keep the setting, or start a new run from the exported policy (asymgrpo export)."
             )
 
@@ -120,10 +120,10 @@ def check_weights(label: Mapping[str, Any], saved: Mapping[str, Any], policy: Pr
     """Refuse adapters that do not belong to a policy.
 
     Args:
-        label: What the checkpoint says of its adapters.
-        saved: Its adapters, by their names in the policy.
-        policy: With adapters of the same settings.
-        base: Its fingerprint.
+        label: Record of the adapters in the checkpoint (`label_checkpoint`).
+        saved: The checkpoint's adapters, by their names in the policy.
+        policy: The policy, with adapters of the same settings.
+        base: Fingerprint of its base weights.
 
     Raises:
         UserError: They were trained on other weights.
@@ -137,12 +137,12 @@ def check_weights(label: Mapping[str, Any], saved: Mapping[str, Any], policy: Pr
 
 
 def load_adapters(policy: PreTrainedModel, label: Mapping[str, Any], saved: Mapping[str, Tensor]) -> None:
-    """Make a policy as it was loaded the one of a checkpoint.
+    """Add a checkpoint's adapters to a policy as it was loaded.
 
     Args:
-        policy: What the adapters belong to, without any.
-        label: What the checkpoint says of its adapters.
-        saved: Its adapters, by their names in the policy.
+        policy: The policy that the adapters belong to, without adapters.
+        label: Record of the adapters in the checkpoint (`label_checkpoint`).
+        saved: The checkpoint's adapters, by their names in the policy.
 
     Raises:
         UserError: They do not belong to this policy.

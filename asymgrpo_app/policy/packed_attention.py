@@ -12,7 +12,7 @@ from transformers.masking_utils import sdpa_mask
 from asymgrpo_app.microbatch.microbatch import PackedAttention
 
 NAME = "asymgrpo_packed_sdpa"
-"""What transformers knows this attention as."""
+"""Name of this attention in transformers."""
 
 # Architectures whose attention is the plain causal one in all layers; tests compare each with its padded form.
 _ARCHITECTURES = frozenset(
@@ -23,7 +23,7 @@ _ARCHITECTURES = frozenset(
 def can_pack(config: Any) -> bool:
     """Whether a model with this configuration is known to work on packed rows.
 
-    Not with a sliding window, which packed rows do not keep, and not in architectures that nobody compared.
+    False with a sliding window, which packed rows do not keep, and for architectures that were not compared.
     """
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     windowed = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
@@ -40,9 +40,9 @@ def packed_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention of each sequence of a packed row; of a plain batch, what `sdpa` does.
+    """Causal attention of each sequence of a packed row; `sdpa` for a plain batch.
 
-    Sequences of like length are gathered into batches that are padded on the right. Causal attention needs no mask
+    Sequences of similar length are gathered into batches that are padded on the right. Causal attention needs no mask
     against that padding, which is what keeps it on the fast path.
 
     Args:
@@ -50,13 +50,13 @@ def packed_attention(
         query: [1, heads, N, D].
         key: [1, key heads, N, D].
         value: [1, key heads, N, D].
-        attention_mask: Of a plain batch.
-        packing: Where the sequences are; None for a plain batch.
-        scaling: Of the scores; 1 / sqrt(D) if None.
+        attention_mask: Mask of a plain batch.
+        packing: Index maps of a packed row; None for a plain batch.
+        scaling: Factor on the scores; 1 / sqrt(D) if None.
         **kwargs: For `sdpa`.
 
     Returns:
-        [1, N, heads, D], and no weights.
+        [1, N, heads, D], and None for the attention weights.
     """
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -82,14 +82,14 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) ->
 
 
 def _batches(spread: Tensor, packing: PackedAttention) -> list[Tensor]:
-    """[b, heads, L, D] of each bucket."""
+    """Split [S, heads, D] of all buckets into [b, heads, L, D] of each bucket."""
     shapes = [bucket.shape for bucket in packing.buckets]
     parts = spread.split([shape.numel() for shape in shapes])
     return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class _Spread(torch.autograd.Function):
-    """[N, ...] of tokens to [S, ...] of all buckets' places; gradients of a token's copies are summed in float32."""
+    """Copy tokens [N, ...] to all buckets [S, ...]; gradients of a token's copies are summed in float32."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, packing: PackedAttention) -> Tensor:
@@ -109,7 +109,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """[S, ...] of all buckets' places to [N, ...] of tokens; copies and padding that nobody reads get gradient 0."""
+    """Pick tokens [N, ...] from all buckets [S, ...]; copies and padding that are not read get gradient 0."""
 
     @staticmethod
     def forward(ctx: Any, spread: Tensor, packing: PackedAttention) -> Tensor:

@@ -1,1 +1,1 @@
-"""Sampling completions: engines behind one small protocol, seeds, collection and micro-batching."""
+"""Sampling of completions: engines behind one protocol, weight transfer and its checks, dynamic sampling, judging."""

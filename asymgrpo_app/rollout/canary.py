@@ -1,4 +1,4 @@
-"""Checks that the sampler holds the policy's weights: silent sampling from old ones is the classic failure."""
+"""Checks that the sampler holds the policy's weights: it could otherwise sample from stale ones unnoticed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ _CAUSES = (
 
 @dataclass(frozen=True)
 class CanaryConfig:
-    """What is checked after each push of weights to the sampler.
+    """Checks after each push of weights to the sampler.
 
     Args:
         digest: Read the weights back from the sampler and compare them with the policy's, bit by bit.
-        completions: Completions of the next generation whose log-probabilities are compared with the trainer's.
+        completions: Number of completions of the next generation whose log-probabilities are compared with the
+            trainer's.
         max_logprob_diff: Largest mean absolute difference of a token's log-probability between the two, in nats; null:
             0.001 if the sampler computes in float32, 0.2 in 16 bits.
     """
@@ -37,15 +38,15 @@ class CanaryConfig:
             raise UserError(f"rollout.canary.max_logprob_diff must be > 0 or null, got {self.max_logprob_diff}.")
 
     def limit(self, dtype: str) -> float:
-        """The limit for a sampler that computes in `dtype`."""
+        """The limit on the log-probability difference for a sampler that computes in `dtype`."""
         return self.max_logprob_diff or (1e-3 if dtype == "float32" else 0.2)
 
 
 def check_digest(expected: WeightDigest, found: WeightDigest, step: int) -> None:
-    """Stop unless the sampler's digest is the policy's.
+    """Stop the run unless the sampler's digest is the policy's.
 
     Raises:
-        RunError: With both.
+        RunError: They differ; the message has both.
     """
     if expected != found:
         raise RunError(
@@ -58,16 +59,16 @@ def check_logprobs(trainer: Sequence[Tensor], sampler: Sequence[Tensor], limit: 
     """Compare the trainer's log-probabilities of sampled tokens with the sampler's.
 
     Args:
-        trainer: [length] of each completion.
-        sampler: Likewise.
-        limit: Largest mean absolute difference.
+        trainer: Per completion the trainer's log-probabilities, [length].
+        sampler: Per completion the sampler's log-probabilities, [length].
+        limit: Largest mean absolute difference, in nats.
         step: RL steps completed, for the message.
 
     Returns:
         The mean absolute difference in nats.
 
     Raises:
-        RunError: It is above the limit, with both means.
+        RunError: It is above the limit; the message has both means.
     """
     ours, theirs = torch.cat(list(trainer)).double(), torch.cat(list(sampler)).double()
     gap = float((ours - theirs).abs().mean())

@@ -1,4 +1,4 @@
-"""From prompts to judged completions."""
+"""Sampling and judging of completions."""
 
 from collections.abc import Callable, Sequence
 

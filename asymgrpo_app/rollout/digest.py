@@ -39,7 +39,7 @@ class WeightDigest:
 
 
 def columns(version: int, inputs: int) -> list[int]:
-    """The columns that are read of a layer with so many inputs: a function of the version of the weights."""
+    """Indices of the columns that are read of a layer with `inputs` inputs; depends on the version of the weights."""
     start, stride = derive_seed("digest", version, inputs), inputs // COLUMNS + 1
     return sorted({(start + number * stride) % inputs for number in range(COLUMNS)})
 
@@ -59,8 +59,8 @@ def policy_digest(
         named: The policy's weights by name.
         linear: Names of the weights of linear layers, [out, in] each.
         tied_head: Name of the embedding whose weight is also that of the output head, None if the head has its own.
-        dtype: What the engine computes in.
-        version: Of the weights.
+        dtype: Compute type of the engine.
+        version: Version of the weights.
     """
     running = RunningDigest(linear, tied_head, dtype, version)
     for _ in running.of(named):
@@ -69,16 +69,16 @@ def policy_digest(
 
 
 class RunningDigest:
-    """The digest of weights that pass by one after the other, so that none has to be kept or asked for twice.
+    """Digest of a stream of weights, updated as they pass, so that none has to be kept or gathered twice.
 
     Args:
-        linear: As in `policy_digest`, and so are the others.
-        tied_head: Likewise.
-        dtype: Likewise.
-        version: Likewise.
+        linear: As in `policy_digest`.
+        tied_head: As in `policy_digest`.
+        dtype: As in `policy_digest`.
+        version: As in `policy_digest`.
 
     Attributes:
-        digest: Of the weights that have passed.
+        digest: Digest of the weights that have passed.
     """
 
     def __init__(self, linear: Sequence[str], tied_head: str | None, dtype: torch.dtype, version: int) -> None:
@@ -89,7 +89,7 @@ class RunningDigest:
         self._version = version
 
     def of(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """The same weights, each taken up before it is passed on."""
+        """Yield the same weights, each after it was added to the digest."""
         for name, tensor in named:
             self._add(name, tensor.detach())
             yield name, tensor

@@ -1,4 +1,4 @@
-"""Bounded dynamic sampling: groups without a signal are replaced by fresh ones (DAPO, arXiv 2503.14476)."""
+"""Bounded dynamic sampling: degenerate groups are replaced by fresh ones (DAPO, arXiv 2503.14476)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.types import JudgedCompletion, RolloutBatch
 
 Draw = Callable[[int, Sequence[EncodedPrompt]], tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]]
-"""Fresh prompts in the place of others, with their judged groups; the first argument is the round, from 1."""
+"""Draws fresh prompts with their judged groups, from the round (from 1) and the prompts that they replace."""
 
 
 @dataclass(frozen=True)
 class DynamicSampling:
-    """How degenerate groups (all right, all wrong) are replaced.
+    """Dynamic sampling: replacement of degenerate groups (all right or all wrong) by fresh ones.
 
     Args:
         max_rounds: Most rounds of replacement per step, at least 1. Groups that are still degenerate after the last one
-            stay in the step with advantage 0; their tokens count in the divisor, so the step is weaker, never wrong.
+            stay in the step with advantage 0; their tokens stay in the divisor, so the step is weaker, never wrong.
     """
 
     max_rounds: int = 4
@@ -32,13 +32,13 @@ def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mea
     """Replace degenerate groups in place, each slot on its own, so the outcome does not depend on the split over ranks.
 
     Args:
-        rollouts: The step's first groups; its prompts and groups change.
+        rollouts: First rollouts of the step; prompts and groups are replaced in place.
         draw: Draws replacements.
         max_rounds: Most rounds.
 
     Returns:
-        What it cost, as sums and counts: `dynamic_sampling/acceptance_rate` (groups with a signal among all that were
-        sampled), `extra_completions` per prompt of the step, `unfilled` (share of the step's groups that stayed
+        Metrics as sums and counts: `dynamic_sampling/acceptance_rate` (share of the sampled groups that are not
+        degenerate), `extra_completions` per prompt of the step, `unfilled` (share of the step's groups that stayed
         degenerate) and `rounds`.
     """
     group_size = len(rollouts.groups[0])

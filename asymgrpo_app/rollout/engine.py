@@ -1,4 +1,4 @@
-"""The one interface that every sampler has."""
+"""Interfaces of samplers: the engine, and a sampler of your own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettin
 
 
 class RolloutEngine(Protocol):
-    """Draws completions from a copy of the policy's weights. Knows tokens, never rewards.
+    """Engine that samples completions from a copy of the policy's weights. Knows tokens, never rewards.
 
     Attributes:
-        keeps_weights: Whether the weights are still there after a generation; if not, they are pushed before each one.
+        keeps_weights: Whether the engine keeps its weights after a generation; if not, they are pushed before each one.
     """
 
     keeps_weights: bool
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace all weights (Hugging Face names) and forget everything calculated from the old ones."""
+        """Replace all weights (Hugging Face names) and drop everything computed from the old ones."""
 
     def digest(self, version: int) -> WeightDigest | None:
         """The digest of the weights that the next token will be sampled with, for a version of the policy's weights.
@@ -36,21 +36,20 @@ class RolloutEngine(Protocol):
 
 
 class Sampler(ABC):
-    """A sampler of your own, which a config names by `class_path` as `rollout.sampler`.
+    """Base class of a sampler of your own, which a config names by `class_path` as `rollout.sampler`.
 
     Attributes:
-        dtype: The type that it computes in: `float32`, `bfloat16`, `float16`, or `auto`, which follows
-            `trainer.precision`.
+        dtype: Compute type: `float32`, `bfloat16`, `float16`, or `auto`, which follows `trainer.precision`.
     """
 
     dtype: str = "auto"
 
     @abstractmethod
     def start(self, policy_path: str, dtype: str, max_model_len: int) -> RolloutEngine:
-        """An engine for a policy; its weights are pushed before it samples.
+        """Start an engine for a policy; weights are pushed before it samples.
 
         Args:
             policy_path: Folder or hub id of the policy, for its architecture and tokenizer.
             dtype: The type to compute in.
-            max_model_len: Tokens of the longest prompt and completion that will be asked for.
+            max_model_len: Longest prompt plus completion in tokens.
         """

@@ -1,4 +1,4 @@
-"""Stopping a run whose verifier fails too often to be trusted."""
+"""Stop of a run whose verifier fails too often to be trusted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _SHOWN_CHARS = 200
 
 @dataclass
 class FailureCount:
-    """Verdicts, and those among them that say nothing because the verifier failed.
+    """Counts of verdicts and of verifier failures.
 
     Attributes:
         judged: Number of verdicts.
@@ -37,7 +37,7 @@ class FailureCount:
         """Stop the run if more than the share `limit` of the verdicts of all ranks failed; every rank takes part.
 
         Raises:
-            RunError: With the share and one example.
+            RunError: More failed; the message has the numbers and one example.
         """
         counts = gather(self)
         judged, failed = sum(count.judged for count in counts), sum(count.failed for count in counts)

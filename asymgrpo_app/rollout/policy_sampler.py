@@ -24,12 +24,12 @@ from asymgrpo_app.runtime.console import say
 
 
 class SampledModule(Protocol):
-    """What is asked of the module whose policy is sampled.
+    """Protocol of the module whose policy is sampled.
 
     Attributes:
         policy: The model.
         weight_version: Changes whenever its weights do.
-        completed_steps: RL steps that it was trained for.
+        completed_steps: RL steps completed.
     """
 
     policy: PreTrainedModel
@@ -42,7 +42,7 @@ class SampledModule(Protocol):
 
 @dataclass
 class _Proof:
-    """Completions whose log-probabilities are to be compared; none as long as the temperature is None."""
+    """Completions whose log-probabilities are to be compared; empty while the temperature is None."""
 
     sequences: list[TokenSequence] = field(default_factory=list)
     logprobs: list[Tensor] = field(default_factory=list)
@@ -55,11 +55,11 @@ class PolicySampler:
     The engine is started when it is first needed, and anew when it fails.
 
     Args:
-        start: Makes an engine.
-        dtype: What the engine computes in.
-        canary: What is checked after each push.
+        start: Starts an engine.
+        dtype: Compute type of the engine.
+        canary: Checks after each push.
         max_restarts: How often in a row a failing engine is started anew.
-        announce: Tells the user what is waited for; nothing if empty.
+        announce: Shows the user what the run waits for; an empty text ends it.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class PolicySampler:
         self._version: int | None = None  # the module's weight version that the engine holds
         self._restarts = 0
         self._warm = False  # whether the engine has sampled: its first generation is slower than the others
-        self._compares = canary.digest  # whether digests are compared: not where an engine cannot tell its own
-        self._agreed = False  # whether they were the same at least once
-        self._unproven = False  # whether weights were pushed since log-probabilities were compared
+        self._compares = canary.digest  # whether digests are compared: not if an engine cannot read its weights back
+        self._agreed = False  # whether digests were equal at least once
+        self._unproven = False  # whether weights were pushed since log-probabilities were last compared
         self._proof = _Proof()
 
     def synchronize(self, module: SampledModule, clock: Stopwatch) -> None:
-        """Give the engine the policy's newest weights, if any rank's lacks them.
+        """Push the policy's newest weights to the engine if any rank's engine lacks them.
 
-        Every rank takes part: sharded weights are put together here, and a server gets them from one rank.
+        Every rank takes part: sharded weights are gathered here, and a server gets them from one rank.
 
         Args:
             module: The AsymGRPOModule.
@@ -96,7 +96,7 @@ class PolicySampler:
         Raises:
             RunError: The engine does not hold the weights that it was given.
         """
-        # A rank that had nothing to sample may still hold what the others have to push again.
+        # A rank that had nothing to sample may still hold the weights that the others have to push again.
         if any(gather_objects(self._engine is None or self._version != module.weight_version)):
             self._push(module, clock)
         clock.lap("update_weights")
@@ -126,9 +126,9 @@ class PolicySampler:
         seed_of: SeedOf,
         clock: Stopwatch,
     ) -> list[Completion]:
-        """Completions of the policy as it is now, prompt by prompt: P * G. An engine started anew gives the same ones.
+        """Sample completions of the policy as it is now, prompt by prompt: P * G. A restarted engine gives the same.
 
-        Several ranks have called `synchronize` before, and sample each for itself.
+        With several ranks, all have called `synchronize` before, and each samples for itself.
 
         Raises:
             RunError: The engine failed too often, or it does not hold the policy's weights.
@@ -167,7 +167,7 @@ class PolicySampler:
             RunError: The sampler's log-probabilities are not the policy's.
         """
         proof, self._proof = self._proof, _Proof()
-        temperatures = [own for own in gather_objects(proof.temperature) if own is not None]
+        temperatures = [value for value in gather_objects(proof.temperature) if value is not None]
         clock.restart()  # not the wait for other ranks
         if temperatures:
             scored = module.sequence_logprobs(proof.sequences, temperatures[0])
@@ -183,8 +183,8 @@ class PolicySampler:
             self._warm = False
 
     def _compare(self, expected: WeightDigest, found: WeightDigest | None, step: int) -> None:
-        """Compare the weights the engine holds with those that it was given, bit by bit."""
-        if found is None:  # it cannot tell
+        """Compare the digest of the engine's weights with that of the pushed ones, bit by bit."""
+        if found is None:  # the engine cannot read its weights back
             self._compares = False
         elif not self._agreed and expected != found:
             # Some architectures are stored in another form (merged experts, say): only log-probabilities tell.
@@ -200,16 +200,16 @@ class PolicySampler:
     def _keep_proof(
         self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], settings: SamplingSettings
     ) -> None:
-        """After a push of weights, put a few completions aside for `prove`."""
+        """After a push of weights, keep a few completions for `prove`."""
         number = min(self._canary.completions, len(completions))
-        # Where the sampler cuts its distribution (greedy, top-p), its log-probabilities are others by design.
+        # If the sampler cuts its distribution (greedy, top-p), its log-probabilities differ by design.
         if not (self._unproven and number) or settings.cuts:
             return
-        places = [index * len(completions) // number for index in range(number)]
+        indices = [part * len(completions) // number for part in range(number)]
         group_size = len(completions) // len(prompts)
         self._proof.temperature = settings.temperature
-        for place in places:
-            own = completions[place]
-            self._proof.sequences.append(TokenSequence(prompts[place // group_size].token_ids, own.token_ids))
-            self._proof.logprobs.append(torch.tensor(own.logprobs))
+        for index in indices:
+            chosen = completions[index]
+            self._proof.sequences.append(TokenSequence(prompts[index // group_size].token_ids, chosen.token_ids))
+            self._proof.logprobs.append(torch.tensor(chosen.logprobs))
         self._unproven = False

@@ -1,4 +1,4 @@
-"""Which sampler a config means."""
+"""Resolution of the config's `rollout.sampler`."""
 
 from importlib.util import find_spec
 from typing import Any, Literal

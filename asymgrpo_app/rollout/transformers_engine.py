@@ -1,4 +1,4 @@
-"""transformers' own `generate` as the sampler: for machines without vLLM, and for looking at what a sampler does."""
+"""Sampler that runs transformers' `generate`, for machines without vLLM and for debugging."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class TransformersEngineConfig:
-    """Options of the sampler that is transformers' `generate`.
+    """Options of the sampler that runs transformers' `generate`.
 
     Args:
         dtype: Compute type of the sampler; `auto` follows `trainer.precision` (bfloat16 or float32).
-        batch_tokens: Most tokens (padded prompts and room for the longest completions) that are sampled at the same
-            time; bounds the memory of keys and values.
+        batch_tokens: Most tokens of a batch (padded prompts and room for the longest completions); bounds the memory of
+            keys and values.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -47,7 +47,7 @@ class TransformersEngineConfig:
 
 
 class TransformersEngine:
-    """Samples with transformers from a copy of the policy of its own.
+    """Engine that samples with transformers from its own copy of the policy.
 
     Args:
         model: Folder or hub id whose architecture the engine takes; weights are pushed later.
@@ -75,13 +75,13 @@ class TransformersEngine:
         """
         missing = dict(named_weights(self._ready()))
         for name, weight in weights:
-            own = missing.pop(name, None)
-            if own is None or own.shape != weight.shape:
-                found = "no such weight" if own is None else f"one of shape {list(own.shape)}"
+            target = missing.pop(name, None)
+            if target is None or target.shape != weight.shape:
+                found = "no such weight" if target is None else f"one of shape {list(target.shape)}"
                 raise RunError(
                     f"the policy's weight {name} {list(weight.shape)} cannot be sampled from: {self._path} has {found}."
                 )
-            own.copy_(weight)
+            target.copy_(weight)
         if missing:
             raise RunError(f"the policy sent no weight {next(iter(missing))}, which {self._path} has.")
 
@@ -97,16 +97,16 @@ class TransformersEngine:
             RunError: The policy's probabilities are not finite, or a batch does not fit into memory.
         """
         completions: dict[int, Completion] = {}
-        for places in _batches(requests, settings.max_tokens, self._batch_tokens):
+        for indices in _batches(requests, settings.max_tokens, self._batch_tokens):
             try:
-                drawn = self._draw([requests[place] for place in places], settings)
+                drawn = self._draw([requests[index] for index in indices], settings)
             except torch.OutOfMemoryError as error:
                 raise RunError(
-                    f"the sampler has no memory for {len(places)} completions at the same time: lower "
+                    f"the sampler has no memory for {len(indices)} completions at the same time: lower "
                     f"rollout.transformers.batch_tokens, {self._batch_tokens} now."
                 ) from error
-            completions.update(zip(places, drawn, strict=True))
-        return [completions[place] for place in range(len(requests))]
+            completions.update(zip(indices, drawn, strict=True))
+        return [completions[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
@@ -120,13 +120,13 @@ class TransformersEngine:
         return self._model
 
     def _draw(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
-        """Completions of one batch."""
-        # What a completion may have so that prompt and completion together stay within the engine's length.
-        limits = [min(settings.max_tokens, self._max_model_len - len(own.prompt_token_ids)) for own in requests]
+        """Sample the completions of one batch."""
+        # Most tokens of each completion, so that prompt and completion together stay within the engine's length.
+        limits = [min(settings.max_tokens, self._max_model_len - len(item.prompt_token_ids)) for item in requests]
         if min(limits) < 1:
             raise RunError(f"a prompt leaves no room for a completion within {self._max_model_len} tokens.")
-        input_ids, attention_mask = _left_padded([own.prompt_token_ids for own in requests])
-        choice = _Choice(settings, _uniforms([own.seed for own in requests], max(limits)).to(self._device))
+        input_ids, attention_mask = _left_padded([request.prompt_token_ids for request in requests])
+        choice = _Choice(settings, _uniforms([request.seed for request in requests], max(limits)).to(self._device))
         generate: Any = self._ready().generate
         sequences: Tensor = generate(
             input_ids.to(self._device),
@@ -147,12 +147,12 @@ class TransformersEngine:
 
 
 class _Choice(LogitsProcessor):
-    """Chooses each row's next token with the row's own random numbers, so that the row's company does not matter.
+    """Chooses each row's next token with the row's own random numbers, so that other rows do not matter.
 
     `generate` takes the likeliest token of what this returns, which is the chosen one.
 
     Args:
-        settings: Temperature, and what is cut from the distribution (in the order in which vLLM cuts).
+        settings: Temperature, and cuts of the distribution (made in vLLM's order).
         uniforms: [B, T] float64 in [0, 1), one per row and token.
     """
 
@@ -172,7 +172,7 @@ class _Choice(LogitsProcessor):
             self._warpers.append(TopPLogitsWarper(settings.top_p))
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        """See `LogitsProcessor`: 0 for the chosen token of each row, and minus infinity for the others."""
+        """Scores as of a `LogitsProcessor`: 0 for the chosen token of each row, and minus infinity for the others."""
         logprobs = self._warpers(input_ids, scores).float().log_softmax(dim=-1)
         if self._greedy:
             chosen = logprobs.argmax(dim=-1, keepdim=True)
@@ -183,9 +183,9 @@ class _Choice(LogitsProcessor):
 
 
 def _inverse(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """The tokens [B, 1] at which the distribution functions of `logprobs` [B, V] pass `uniforms` [B] in [0, 1)."""
+    """Inverse transform sampling: tokens [B, 1] where the CDFs of `logprobs` [B, V] pass `uniforms` [B] in [0, 1)."""
     passed = logprobs.double().exp().cumsum(dim=-1)
-    # Strictly above, so that a token without probability is never chosen. The bound is for sums that are no numbers.
+    # Strictly above, so that a token without probability is never chosen. The bound is for sums that are NaN.
     chosen = torch.searchsorted(passed, (uniforms * passed[:, -1]).unsqueeze(-1), right=True)
     return chosen.clamp(max=logprobs.shape[-1] - 1)
 
@@ -198,14 +198,14 @@ def _uniforms(seeds: Sequence[int], length: int) -> Tensor:
 
 
 def _batches(requests: Sequence[SampleRequest], max_tokens: int, batch_tokens: int) -> Iterator[list[int]]:
-    """The places of the requests in batches of similar prompt length that hold at most `batch_tokens` with padding."""
+    """Indices of requests, in batches of similar prompt length with at most `batch_tokens` tokens, padding included."""
     batch: list[int] = []
-    for place in sorted(range(len(requests)), key=lambda place: len(requests[place].prompt_token_ids)):
-        longest = len(requests[place].prompt_token_ids) + max_tokens
+    for index in sorted(range(len(requests)), key=lambda index: len(requests[index].prompt_token_ids)):
+        longest = len(requests[index].prompt_token_ids) + max_tokens
         if batch and (len(batch) + 1) * longest > batch_tokens:
             yield batch
             batch = []
-        batch.append(place)
+        batch.append(index)
     if batch:
         yield batch
 
@@ -213,18 +213,18 @@ def _batches(requests: Sequence[SampleRequest], max_tokens: int, batch_tokens: i
 def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, int64 [B, longest], with the padding in front."""
     width = max(map(len, prompts))
-    input_ids = torch.tensor([[0] * (width - len(own)) + list(own) for own in prompts])
-    mask = torch.tensor([[0] * (width - len(own)) + [1] * len(own) for own in prompts])
+    input_ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     return input_ids, mask
 
 
 def _generation_config(settings: SamplingSettings, max_new_tokens: int) -> GenerationConfig:
-    """How long to generate. What is drawn is `_Choice`'s: the likeliest token of its result is the chosen one."""
+    """Length and stop tokens; greedy, as the likeliest token of `_Choice`'s result is the one that it chose."""
     stops = list(settings.stop_token_ids)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         eos_token_id=stops or None,
-        pad_token_id=stops[0] if stops else 0,  # stands behind the end of a completion, and is cut off
+        pad_token_id=stops[0] if stops else 0,  # follows the end of a completion, and is cut off
         do_sample=False,
         num_beams=1,
         use_cache=True,
@@ -232,14 +232,14 @@ def _generation_config(settings: SamplingSettings, max_new_tokens: int) -> Gener
 
 
 def _completion(tokens: Sequence[int], logprobs: Sequence[float], limit: int, stops: Sequence[int]) -> Completion:
-    """A row of a batch up to its end: the first stop token, or the limit."""
-    end = next((place + 1 for place, token in enumerate(tokens[:limit]) if token in stops), None)
+    """The completion in a row of a batch, up to the first stop token or the limit."""
+    end = next((index + 1 for index, token in enumerate(tokens[:limit]) if token in stops), None)
     length = end or limit
     return Completion(list(tokens[:length]), list(logprobs[:length]), truncated=end is None)
 
 
 def _empty_model(path: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The architecture with random weights, on the device; no file of weights is opened."""
+    """A model with random weights, on the device; no file of weights is opened."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), device:  # the random weights take nothing from the run's own generators
         model: PreTrainedModel = AutoModelForCausalLM.from_config(load_config(path), dtype=dtype)

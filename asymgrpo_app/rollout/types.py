@@ -1,4 +1,4 @@
-"""What travels between the stages of a step: prompts, completions and their verdicts."""
+"""Types that the stages of a step exchange: prompts, completions and their verdicts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from asymgrpo_app.rewards.base import Verdict
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How completions are drawn.
+    """Sampling settings of completions.
 
     Attributes:
         temperature: Softmax temperature; 0 is greedy.
@@ -35,7 +35,7 @@ class SamplingSettings:
 
     @property
     def cuts(self) -> bool:
-        """Whether tokens are left out of the distribution, so that the sampler's log-probabilities are others."""
+        """Whether tokens are left out of the distribution, so that the sampler's log-probabilities differ."""
         return self.temperature == 0 or self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
@@ -78,11 +78,12 @@ class RolloutBatch:
     Attributes:
         prompts: P prompts.
         groups: [P][G] judged completions.
-        settings: How they were sampled; the policy's log-probabilities use the same temperature.
-        truncated_are_wrong: A truncated completion counts as wrong if True, and is left out of the group otherwise.
+        settings: Their sampling settings; the policy's log-probabilities use the same temperature.
+        truncated_are_wrong: Whether truncated completions are wrong; otherwise they are invalid, and left out of their
+            group.
         failed_are_wrong: The same for completions whose verifier failed (timeout, error).
         answers: [P][G] classes of equal answers, where an evaluation asked for them; None for a problem whose verifier
-            has no such notion.
+            has no classes of answers.
     """
 
     prompts: list[EncodedPrompt]
@@ -106,7 +107,7 @@ class RolloutBatch:
         )
 
     def valid(self) -> Tensor:
-        """Which completions are valid, bool [P, G]: the others leave p, the loss and its divisor."""
+        """Mask of valid completions, bool [P, G]: the others are left out of p, the loss and its divisor."""
         return torch.tensor([[self._is_valid(c) for c in group] for group in self.groups], dtype=torch.bool)
 
     def _is_valid(self, judged: JudgedCompletion) -> bool:
@@ -116,14 +117,14 @@ class RolloutBatch:
 
 @dataclass
 class PromptBatch:
-    """What a data loader yields: the prompts of one step or of one slice of an evaluation set (this rank's part).
+    """Batch of a data loader: the prompts of one step or of one slice of an evaluation set (this rank's part).
 
     Attributes:
         set_name: `train`, or the name of the evaluation set.
         step: RL steps completed before this one (training), or the number of the slice (evaluation).
         prompts: This rank's prompts.
         rollouts: Attached by the rollout callback before the step sees the batch.
-        metrics: What the stages of the step measure; written at its end.
+        metrics: Metrics of the stages of the step; written at its end.
         started: `time.perf_counter()` when work on the batch began.
     """
 
@@ -145,5 +146,5 @@ class PromptBatch:
         return self.rollouts
 
     def to(self, *_: Any, **__: Any) -> Self:
-        """Stay as it is: micro-batches move to the device one by one, and no precision plugin casts the contents."""
+        """Return it unchanged: micro-batches move to the device one by one, and no precision plugin casts them."""
         return self

@@ -18,7 +18,7 @@ from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
-# Tokens of a block of keys and values on CPU. Completions of a prompt share whole blocks alone, and vLLM's own 128
+# Tokens of a block of keys and values on CPU. Completions of a prompt share only whole blocks, and vLLM's own 128
 # are more than many prompts have. Its CPU attention takes multiples of 32 (docs/benchmarks.md).
 _CPU_BLOCK = 32
 
@@ -50,19 +50,19 @@ CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 
 @dataclass(frozen=True)
 class VLLMEngineConfig:
-    """Options of vLLM, in this process or in a server that `asymgrpo serve` starts with them.
+    """Options of vLLM, in the training process or in a server that `asymgrpo serve` starts with them.
 
     Args:
         dtype: Compute type of the sampler; `auto` follows `trainer.precision` (bfloat16 or float32).
         max_num_seqs: Most completions sampled at the same time.
-        max_model_len: Longest prompt plus completion in tokens; null: what the config's limits add up to.
+        max_model_len: Longest prompt plus completion in tokens; null: the sum of the config's limits.
         tensor_parallel_size: GPUs (or processes on CPU) that share one copy of the model. In training it must divide
-            the number of processes, and each group of so many consecutive ones samples together.
+            the number of processes, and each group of that many consecutive ones samples together.
         kv_cache_gib: Size of the key-value cache on CPU in GiB.
         gpu_memory_utilization: Share of the GPU's memory that vLLM may take, cache included, in (0, 1].
         enforce_eager: Run without CUDA graphs; always on for CPU.
-        enable_prefix_caching: Compute the prompt that a group shares once, in whole blocks of 32 tokens on CPU.
-        sleep_level: What vLLM gives back to the GPU between generations, in training in one process: nothing (0), the
+        enable_prefix_caching: Compute the shared prompt of a group once; on CPU in whole blocks of 32 tokens.
+        sleep_level: GPU memory that vLLM frees between generations, if it runs in the training process: none (0), the
             cache, with the weights moved to the CPU (1), or cache and weights (2).
         extra: Further keyword arguments for `vllm.LLM`.
     """
@@ -110,7 +110,7 @@ def check_in_process(config: VLLMEngineConfig, processes: int, *, on_gpu: bool) 
         on_gpu: Whether it trains on GPUs.
 
     Raises:
-        UserError: With the key and the value.
+        UserError: Such an option is set; the message names the key and the value.
     """
     if processes % config.tensor_parallel_size:
         raise UserError(
@@ -126,7 +126,7 @@ class EngineError(RunError):
 
 
 class VLLMEngine:
-    """Samples with `vllm.LLM` from weights that the trainer pushes in place.
+    """Engine that samples with `vllm.LLM` from weights that the trainer pushes in place.
 
     Args:
         model: Folder or hub id whose architecture and configuration the engine takes; weights are pushed later.
@@ -142,7 +142,7 @@ class VLLMEngine:
             )
         self.keeps_weights = config.sleep_level < 2
         self._sleep_level = config.sleep_level
-        self._asleep: list[str] = []  # what is, by vLLM's tags
+        self._asleep: list[str] = []  # vLLM's tags of what is asleep
         self._group = TensorParallelGroup(config.tensor_parallel_size)
         _quiet_environment()
         with warnings.catch_warnings():
@@ -161,7 +161,7 @@ class VLLMEngine:
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
         self._wake("weights")
-        # One after the other: where they are sharded, each is put together when it is asked for.
+        # One after the other: sharded weights are gathered one by one, each when it is requested.
         self._llm.collective_rpc(reload_weights, args=(((name, tensor.detach()) for name, tensor in weights),))
         if not self._llm.reset_prefix_cache():
             raise RunError("vLLM kept keys and values of the old weights: its prefix cache could not be reset.")
@@ -179,9 +179,9 @@ class VLLMEngine:
         Raises:
             EngineError: vLLM failed.
         """
-        everyones, own = self._group.together(requests)
-        prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in everyones]
-        params = [self._vllm.SamplingParams(**sampling_arguments(r.seed, settings)) for r in everyones]
+        of_group, of_rank = self._group.together(requests)
+        prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in of_group]
+        params = [self._vllm.SamplingParams(**sampling_arguments(r.seed, settings)) for r in of_group]
         self._wake("weights", "kv_cache")
         try:
             outputs = self._llm.generate(prompts, params, use_tqdm=False)
@@ -190,7 +190,7 @@ class VLLMEngine:
         if self._sleep_level:
             self._llm.sleep(level=self._sleep_level)
             self._asleep = ["weights", "kv_cache"]
-        return [_completion(output.outputs[0]) for output in outputs[own]]
+        return [_completion(output.outputs[0]) for output in outputs[of_rank]]
 
     def close(self) -> None:
         """Shut the engine down and free its cache. Safe to call twice."""
@@ -224,7 +224,7 @@ class TensorParallelGroup:
                 self._group = made
 
     def together(self, requests: Sequence[SampleRequest]) -> tuple[list[SampleRequest], slice]:
-        """The requests of all ranks of the group, in the order of the ranks, and where this rank's own are."""
+        """The requests of all ranks of the group, in the order of the ranks, and the slice of this rank's."""
         if self._group is None:
             return list(requests), slice(0, len(requests))
         parts: list[Any] = [None] * self.size
@@ -242,7 +242,7 @@ def sampling_arguments(seed: int, settings: SamplingSettings) -> dict[str, Any]:
         "min_p": settings.min_p,
         "max_tokens": settings.max_tokens,
         "seed": seed if settings.temperature > 0 else None,
-        "ignore_eos": True,  # these alone end a completion, and never the checkpoint's own end token as well:
+        "ignore_eos": True,  # only `stop_token_ids` end a completion, never the checkpoint's own end token as well
         "stop_token_ids": list(settings.stop_token_ids),
         "logprobs": 0,  # the sampled token's own
         "detokenize": False,
@@ -257,7 +257,7 @@ def resolve_dtype(configured: str, precision: str) -> str:
 
 
 def _quiet_environment() -> None:
-    """vLLM reads these once, when it is imported; what the user's own environment sets stays."""
+    """Set the variables that vLLM reads at import; log level and usage statistics stay as the user set them."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are pushed inside this process
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -266,15 +266,15 @@ def _quiet_environment() -> None:
 
 
 def _work_in_this_process() -> None:
-    """Let vLLM's one worker meet itself in memory, and work on the GPU that the trainer of this process has.
+    """Give vLLM's one worker a rendezvous file in memory, and the GPU that the trainer of this process has.
 
-    vLLM takes a file on disk, which would stay behind when the process is killed, and the first GPU, where the samplers
-    of all ranks would meet.
+    vLLM itself takes a file on disk, which would stay behind when the process is killed, and the first GPU, which the
+    samplers of all ranks would then share.
     """
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     def place(_: UniProcExecutor) -> tuple[str, int, int]:
-        """Where the worker meets the others of its group, and its rank and GPU."""
+        """Rendezvous address of the worker's group, the worker's rank and its GPU."""
         file = os.memfd_create("asymgrpo-vllm")  # open for as long as the process lives
         return f"file:///proc/self/fd/{file}", 0, torch.cuda.current_device() if torch.cuda.is_available() else 0
 
@@ -282,7 +282,7 @@ def _work_in_this_process() -> None:
 
 
 def _compile_nothing_on_cpu() -> None:
-    """Run vLLM's small helper functions as they are.
+    """Run vLLM's small helper functions uncompiled on CPU.
 
     vLLM compiles a helper that log-probabilities need with inductor, which on CPU takes a C++ compiler that many
     machines lack, and ten seconds on those that have one. Run uncompiled it costs next to nothing.
@@ -300,7 +300,7 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
         model: Folder or hub id.
         config: Engine options.
         dtype: The resolved compute type.
-        max_model_len: What the config's limits add up to, in tokens.
+        max_model_len: Sum of the config's limits, in tokens.
 
     Raises:
         UserError: `config.max_model_len` is smaller.
@@ -338,11 +338,11 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
 
 
 def _in_process(config: VLLMEngineConfig) -> dict[str, Any]:
-    """What only an engine in a training process is given."""
+    """Further arguments for an engine in a training process."""
     arguments: dict[str, Any] = {"enable_sleep_mode": True} if config.sleep_level else {}
     if config.tensor_parallel_size > 1:
-        # Each rank of the run is one worker, and all of them make the same calls. vLLM reads its place where torchrun
-        # writes it; Lightning's own launcher leaves the rank out.
+        # Each rank of the run is one worker, and all of them make the same calls. vLLM reads the rank from the variable
+        # that torchrun sets; Lightning's own launcher does not set it.
         os.environ.setdefault("RANK", str(distributed.get_rank()))
         arguments |= {
             "tensor_parallel_size": config.tensor_parallel_size,
@@ -360,7 +360,7 @@ def _completion(output: Any) -> Completion:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line that says something; pydantic begins with a count of its complaints."""
+    """The first informative line of an error's text; pydantic's first line only counts errors."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not re.match(r"\d+ validation errors? for", line)]
     return (telling or [type(error).__name__])[0]

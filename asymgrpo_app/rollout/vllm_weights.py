@@ -1,4 +1,4 @@
-"""What runs inside vLLM's worker when weights change: loading them in place, and reading them back."""
+"""Functions that run inside vLLM's worker: loading of weights in place, and their digest."""
 
 from collections.abc import Iterable
 from typing import Any

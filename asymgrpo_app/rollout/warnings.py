@@ -1,4 +1,4 @@
-"""What a user should hear about at once, and once: settings with which nothing can be learned."""
+"""Warnings, given once, about rollouts from which nothing can be learned."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class _Counts:
 
 
 class DegenerateWarnings:
-    """Says once if over half of a step's completions were cut at the limit, and once if all rewards were equal."""
+    """Warns once if over half of a step's completions were truncated, and once if all rewards were equal."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
 
     def look_at(self, rollouts: RolloutBatch, step: int, gather: Callable[[Any], list[Any]]) -> None:
-        """Look at one step, counted from 1; every rank takes part."""
+        """Check one step, counted from 1; every rank takes part."""
         if len(self._said) == 2:
             return
         counts = gather(_count(rollouts))

@@ -1,1 +1,1 @@
-"""From judged rollouts to optimizer updates, and what a step says about itself."""
+"""Optimizer updates from judged rollouts, and the metrics of a step."""

@@ -1,4 +1,4 @@
-"""What a step learns from: its judged completions as flat columns of tokens."""
+"""Training data of a step: its judged completions as flat tensors over completions and tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from asymgrpo_app.seeds import derive_seed
 class Experience:
     """S = P * G completions of a step on this rank, group after group, with T completion tokens in all.
 
-    Columns of completions are on the CPU, where an update is planned; columns of tokens are on the policy's device.
+    Tensors over completions [S] are on the CPU, where an update is planned; tensors over tokens [T] are on the policy's
+    device.
 
     Attributes:
         sequences: S prompts with their completions.
@@ -26,12 +27,12 @@ class Experience:
         advantages: [S] float32.
         correct: [S] bool, judged right (and not truncated).
         valid: [S] bool; False for completions that are left out of their group, and hence of the loss.
-        updates: [S] int64, which optimizer update of a pass over the step a completion belongs to.
+        updates: [S] int64, the mini-batch of a completion: number of its optimizer update within a pass (PPO epoch).
         lengths: [S] int64, completion tokens.
         rollout_logprobs: [T] float32, log-probabilities that the sampler reported.
-        old_logprobs: [T] float32, the policy's own at the start of the step; 0 as long as they are not known.
-        old_entropy: [T] float32, the policy's token entropies at the start of the step, likewise.
-        scored: [S] bool, whether these two are known.
+        old_logprobs: [T] float32, the policy's log-probabilities at the start of the step; 0 until they are known.
+        old_entropy: [T] float32, the policy's token entropies at the start of the step; 0 until they are known.
+        scored: [S] bool, whether `old_logprobs` and `old_entropy` are known.
     """
 
     sequences: list[TokenSequence]
@@ -48,7 +49,7 @@ class Experience:
 
     @classmethod
     def of(cls, rollouts: RolloutBatch, groups: GroupRewards, advantages: Tensor, device: torch.device) -> "Experience":
-        """From rollouts and their advantages [P, G]."""
+        """Build it from rollouts and their advantages [P, G]."""
         pairs = [(prompt, g, judged) for prompt, g, judged in rollouts.completions()]
         lengths = torch.tensor([len(judged.completion.token_ids) for _, _, judged in pairs], dtype=torch.int64)
         reported = [logprob for _, _, judged in pairs for logprob in judged.completion.logprobs]
@@ -67,15 +68,15 @@ class Experience:
             scored=torch.zeros(len(pairs), dtype=torch.bool),
         )
 
-    # ---- some of the completions, by their places among the S ----
+    # ---- parts of it; `members` are indices into the S completions ----
 
     def where(self, mask: Tensor) -> list[int]:
-        """Places of the completions for which a mask [S] is true."""
-        places: list[int] = mask.nonzero().flatten().tolist()
-        return places
+        """Indices of the completions for which a mask [S] is true."""
+        indices: list[int] = mask.nonzero().flatten().tolist()
+        return indices
 
     def tokens(self, members: Sequence[int]) -> Tensor:
-        """[t] int64 on the CPU: places among the T tokens of those of some completions, one after the other."""
+        """Indices into the T tokens of the tokens of `members`, one after the other: [t] int64 on the CPU."""
         chosen = torch.tensor(members, dtype=torch.int64)
         lengths = self.lengths[chosen]
         firsts = (self.lengths.cumsum(0) - self.lengths)[chosen]  # where each begins among the T
@@ -83,32 +84,32 @@ class Experience:
         return torch.arange(int(lengths.sum())) + (firsts - begins).repeat_interleave(lengths)
 
     def sequence_ids(self, members: Sequence[int]) -> Tensor:
-        """[t] int64 on the CPU: which of some completions each of their tokens belongs to."""
+        """For each token of `members`, the position of its completion in `members`: [t] int64 on the CPU."""
         return torch.arange(len(members)).repeat_interleave(self.lengths[list(members)])
 
     def remember(self, members: Sequence[int], logprobs: Tensor, entropy: Tensor) -> None:
-        """Take up the policy's log-probabilities and entropies [t] of some completions at the start of the step."""
-        places = self.tokens(members).to(self.old_logprobs.device)
-        self.old_logprobs[places], self.old_entropy[places] = logprobs.float(), entropy.float()
+        """Store the policy's log-probabilities and entropies [t] of `members` at the start of the step."""
+        tokens = self.tokens(members).to(self.old_logprobs.device)
+        self.old_logprobs[tokens], self.old_entropy[tokens] = logprobs.float(), entropy.float()
         self.scored[list(members)] = True
 
     def zero_advantage(self, members: Sequence[int]) -> set[int]:
-        """Those of some completions whose prompt has no completion with an advantage.
+        """The zero-advantage completions among `members`: no member with the same prompt has an advantage.
 
-        A prompt is never cut in two for it, as its completions share a forward pass over it.
+        Decided per prompt, as completions of one prompt share a forward pass over it.
         """
-        prompts = {place: tuple(self.sequences[place].prompt) for place in members}
-        live = {prompts[place] for place in members if self.advantages[place] != 0}
-        return {place for place, prompt in prompts.items() if prompt not in live}
+        prompts = {member: tuple(self.sequences[member].prompt) for member in members}
+        live = {prompts[member] for member in members if self.advantages[member] != 0}
+        return {member for member, prompt in prompts.items() if prompt not in live}
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What the last step worked on (this rank's part), for callbacks that look closer.
+    """This rank's data of the last step, for callbacks that inspect it.
 
     Attributes:
         groups: Verdicts of P groups.
-        advantages: [P, G], with the overlong penalty where there is one.
+        advantages: [P, G], overlong penalty and shaping terms included.
         experience: The P * G completions.
         temperature: Sampling temperature.
     """
@@ -128,10 +129,10 @@ def update_tokens(
     step: int,
     all_gather: Callable[[Tensor], Tensor],
 ) -> UpdateTokens:
-    """Everything constant about one update, for objectives that choose tokens by statistics over all of it.
+    """Constant values of one update, for objectives that select tokens by statistics over all of it.
 
     Args:
-        experience: The step's.
+        experience: Experience of the step.
         members: The update's completions on this rank.
         old_logprobs: [t] under pi_old; NaN where the objective does not ask for them.
         run_seed: Seed of the run.
@@ -149,9 +150,9 @@ def update_tokens(
 
 
 def token_keys(experience: Experience, members: Sequence[int], run_seed: int, step: int) -> Tensor:
-    """[t] float64 uniform in [0, 1): a function of run seed, step, completion and position alone."""
+    """Random keys, [t] float64 uniform in [0, 1): a function of run seed, step, completion and position alone."""
     keys = [np.zeros(0)]
-    for place in members:
-        seed = derive_seed("token", run_seed, step, *experience.identities[place])
-        keys.append(np.random.Generator(np.random.Philox(seed)).random(int(experience.lengths[place])))
+    for member in members:
+        seed = derive_seed("token", run_seed, step, *experience.identities[member])
+        keys.append(np.random.Generator(np.random.Philox(seed)).random(int(experience.lengths[member])))
     return torch.from_numpy(np.concatenate(keys))

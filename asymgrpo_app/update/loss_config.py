@@ -1,4 +1,4 @@
-"""What surrounds the objective: aggregation, KL, entropy, length penalty and the sampler's correction."""
+"""Config of the loss around the objective: aggregation, KL, entropy, length penalty and sampler correction."""
 
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -55,7 +55,7 @@ class EntropyAdvantageConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is added to the objective's token losses, and how they become one number.
+    """Terms added to the objective's token losses, and their aggregation to one number.
 
     Args:
         aggregation: `token`: mean over all completion tokens of the update (the paper's); `sequence`: mean over
@@ -65,9 +65,9 @@ class LossConfig:
         adaptive_entropy: An entropy bonus that follows a target, instead of a constant one; null: none.
         entropy_advantage: Advantages raised by token entropy; null: none.
         overlong_buffer: Length in tokens of the soft penalty's ramp below the completion limit (DAPO); null: none.
-        old_logprobs: What the ratio divides by: the `trainer`'s own log-probabilities at the start of the step, or
-            those that the `sampler` reported.
-        correction: Weights against a sampler whose probabilities differ from the trainer's.
+        old_logprobs: Log-probabilities of the old policy in the ratio: those of the `trainer` at the start of the step,
+            or those that the `sampler` reported.
+        correction: Importance weights against a mismatch between the sampler's and the trainer's probabilities.
     """
 
     aggregation: Aggregation = "token"

@@ -1,4 +1,4 @@
-"""The guard against updates whose loss or gradient is not finite."""
+"""Guard against updates whose loss or gradient is not finite."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,12 +20,12 @@ FOLDER = "non_finite"
 
 @dataclass
 class SkippedUpdates:
-    """Updates that were left out because they were not finite.
+    """Counter of updates that were skipped because their loss or gradient was not finite.
 
     Attributes:
-        limit: So many of them in a row stop the run.
-        in_a_row: How many it were up to now; part of what a resumed run goes on with.
-        in_this_step: How many of them in the current RL step.
+        limit: Number in a row that stops the run.
+        in_a_row: Number in a row up to now; saved in checkpoints.
+        in_this_step: Number in the current RL step.
     """
 
     limit: int
@@ -42,18 +42,18 @@ class SkippedUpdates:
         step: int,
         run_dir: str | Path,
     ) -> None:
-        """Count one more, and say so; every rank takes part.
+        """Count one more skipped update and tell the user; every rank takes part.
 
         Args:
-            policy: With the gradient.
-            experience: The step's.
+            policy: The model with its gradients.
+            experience: Experience of the step.
             members: The update's completions on this rank.
-            health: What is known of the update.
+            health: Losses and gradient norm of the update.
             step: Number of the RL step, from 1.
-            run_dir: Where the report goes when the run has to stop.
+            run_dir: Folder for the report when the run has to stop.
 
         Raises:
-            RunError: It was one too many in a row.
+            RunError: `limit` updates in a row were skipped.
         """
         self.in_a_row += 1
         self.in_this_step += 1
@@ -68,18 +68,18 @@ class SkippedUpdates:
             raise stop_because(self.limit, step, health.norm, path)
 
     def reset(self) -> None:
-        """An update was made."""
+        """Set the number in a row to 0, after an update that was made."""
         self.in_a_row = 0
 
     def count_of_step(self) -> int:
-        """How many updates the step left out; the next step begins at 0."""
+        """Number of updates that the step skipped; resets it to 0 for the next step."""
         number, self.in_this_step = self.in_this_step, 0
         return number
 
 
 @dataclass(frozen=True)
 class UpdateHealth:
-    """What is known of an update before it is made.
+    """Losses and gradient norm of an update before it is made.
 
     Attributes:
         norm: Gradient norm before clipping, over all ranks.
@@ -98,12 +98,12 @@ class UpdateHealth:
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
-    """Names of the tensors that hold a value which is not finite, of sharded ones in this rank's part."""
+    """Names of the tensors with a value that is not finite; of sharded tensors, this rank's part is checked."""
     return [name for name, tensor in tensors if tensor is not None and not bool(own_part(tensor).isfinite().all())]
 
 
 def describe(policy: nn.Module, experience: Experience, members: Sequence[int], health: UpdateHealth) -> dict[str, Any]:
-    """This rank's part of an update that is not finite, as tensors and plain values."""
+    """This rank's part of the report on an update that is not finite, as tensors and plain values."""
     lengths = experience.lengths.tolist()
     rollout, old, entropy = (
         column.cpu().split(lengths)
@@ -115,29 +115,29 @@ def describe(policy: nn.Module, experience: Experience, members: Sequence[int], 
         "weights_not_finite": not_finite(policy.named_parameters()),
         "samples": [
             {
-                "prompt_token_ids": torch.tensor(experience.sequences[place].prompt),
-                "completion_token_ids": torch.tensor(experience.sequences[place].completion),
-                "advantage": float(experience.advantages[place]),
-                "correct": bool(experience.correct[place]),
-                "valid": bool(experience.valid[place]),
-                "update": int(experience.updates[place]),
-                "rollout_logprobs": rollout[place].clone(),
-                "old_logprobs": old[place].clone() if experience.scored[place] else None,
-                "old_entropy": entropy[place].clone() if experience.scored[place] else None,
+                "prompt_token_ids": torch.tensor(experience.sequences[member].prompt),
+                "completion_token_ids": torch.tensor(experience.sequences[member].completion),
+                "advantage": float(experience.advantages[member]),
+                "correct": bool(experience.correct[member]),
+                "valid": bool(experience.valid[member]),
+                "update": int(experience.updates[member]),
+                "rollout_logprobs": rollout[member].clone(),
+                "old_logprobs": old[member].clone() if experience.scored[member] else None,
+                "old_entropy": entropy[member].clone() if experience.scored[member] else None,
             }
-            for place in members
+            for member in members
         ],
     }
 
 
 def write_report(run_dir: str | Path, step: int, norm: float, ranks: Sequence[dict[str, Any]]) -> Path:
-    """Write what the ranks know of the update that stopped the run; `torch.load(weights_only=True)` reads it.
+    """Write the report on the update that stopped the run; `torch.load(weights_only=True)` reads it.
 
     Args:
         run_dir: The run's folder.
         step: Number of the RL step, from 1.
-        norm: Of the gradient.
-        ranks: What `describe` gave on each; none on a rank that does not write.
+        norm: Gradient norm.
+        ranks: The result of `describe` on each rank; empty on a rank that does not write.
 
     Returns:
         `<run_dir>/non_finite/step-<step>.pt`.
@@ -150,10 +150,10 @@ def write_report(run_dir: str | Path, step: int, norm: float, ranks: Sequence[di
 
 
 def stop_because(limit: int, step: int, norm: float, path: Path) -> RunError:
-    """What ends the run."""
+    """The error that ends the run after `limit` skipped updates in a row."""
     which = "An update" if limit == 1 else f"{limit} updates in a row"
-    place = f"RL step {step}" if limit == 1 else f"the last in RL step {step}"
+    when = f"RL step {step}" if limit == 1 else f"the last in RL step {step}"
     return RunError(
-        f"{which} had a loss or a gradient that is not finite ({place}, gradient norm {norm}); the weights are as they "
+        f"{which} had a loss or a gradient that is not finite ({when}, gradient norm {norm}); the weights are as they "
         f"were before, and the batch is in {path}: a lower learning rate or precision 32-true may help."
     )

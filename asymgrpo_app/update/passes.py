@@ -20,14 +20,14 @@ from asymgrpo_app.update.perf import PassedTokens
 
 @dataclass
 class ForwardPasses:
-    """The policy's log-probabilities of completions.
+    """Forward passes of the policy and its reference, which give log-probabilities of completions.
 
     Attributes:
         policy: The model that is trained.
         max_tokens: Most tokens of a micro-batch, padding included.
-        reference: The model that a KL term compares with; the policy itself with its adapters off where these are all
-            that is trained; None without a KL term.
-        count: Tokens since it was last reset.
+        reference: Reference model of the KL term; with LoRA it is the policy itself, whose adapters are then turned
+            off; None without a KL term.
+        count: Tokens passed since the last reset.
     """
 
     policy: PreTrainedModel
@@ -37,28 +37,28 @@ class ForwardPasses:
 
     @property
     def device(self) -> torch.device:
-        """Where micro-batches go."""
+        """Device of the policy, where micro-batches go."""
         return next(self.policy.parameters()).device
 
     @property
     def sharded(self) -> bool:
-        """Whether every rank takes part in each pass."""
+        """Whether weights are sharded, so that every rank takes part in each pass."""
         return is_sharded(self.policy)
 
     def cut(
         self, sequences: Sequence[TokenSequence], members: Sequence[int], apart: Collection[int] = ()
     ) -> list[MicroBatch]:
-        """Micro-batches of some sequences.
+        """Cut some of the sequences into micro-batches.
 
         Args:
-            sequences: All of them.
-            members: Places of those that are cut.
-            apart: Places among these that are in no micro-batch with the others, but in ones before.
+            sequences: The sequences to choose from.
+            members: Indices of those that are cut.
+            apart: Members that go into micro-batches of their own, which come first.
 
         Returns:
-            On the device. Where weights are sharded as many on every rank, the last ones without members on some.
+            Micro-batches on the device. With sharded weights every rank has equally many; the last ones may be empty.
         """
-        parts = [[place for place in members if (place in apart) is first] for first in (True, False)]
+        parts = [[member for member in members if (member in apart) is first] for first in (True, False)]
         packed = packs(self.policy)
         batches = [batch for part in parts for batch in cut(sequences, part, self.max_tokens, packed=packed)]
         if self.sharded:
@@ -71,7 +71,7 @@ class ForwardPasses:
 
     @torch.no_grad()
     def reference_logprobs(self, batch: MicroBatch, temperature: float) -> Tensor | None:
-        """[T] under the reference model; None without one."""
+        """Log-probabilities [T] under the reference model; None without one."""
         if self.reference is None:
             return None
         with adapters_off(self.reference):
@@ -86,7 +86,7 @@ class ForwardPasses:
         Args:
             sequences: Prompts with completions.
             temperature: Sampling temperature.
-            context: Of the run's precision.
+            context: Context of the run's precision.
         """
         scored: list[Tensor] = [torch.zeros(0)] * len(sequences)
         with context:

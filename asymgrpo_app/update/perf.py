@@ -14,7 +14,7 @@ _GB = 1024**3
 
 @dataclass
 class PassedTokens:
-    """Tokens that went through the policy in a step's updates on this process; a prompt computed once counts once.
+    """Tokens that went through the policy in a step's updates on this rank; a shared prompt computed once counts once.
 
     Attributes:
         forward: In forward passes.
@@ -38,11 +38,11 @@ def performance(
     update_seconds: float,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """`perf/*` of one process.
+    """The metrics `perf/*` of one rank.
 
     Args:
         policy: The model that is trained.
-        rollouts: The step's.
+        rollouts: Rollouts of the step.
         passed: Tokens that went through the policy's updates.
         step_seconds: Seconds of the whole step.
         update_seconds: Seconds of the policy update.
@@ -51,8 +51,8 @@ def performance(
     Returns:
         `throughput` in tokens (prompt and completion, each completion with its prompt) per second and process,
         `cpu_memory_gb` (resident memory of the process, GiB), and on a GPU `max_memory_gb` (peak of torch's
-        allocations, GiB) and `mfu` where Lightning knows the device's peak: the share of it that `PassedTokens.flops`
-        are, during the update. What gradient checkpointing computes again does not count.
+        allocations, GiB) and, where Lightning knows the device's peak, `mfu`: `PassedTokens.flops` per second of the
+        update as a share of that peak. Recomputation by gradient checkpointing does not count.
     """
     tokens = sum(len(p.token_ids) + len(judged.completion.token_ids) for p, _, judged in rollouts.completions())
     values = {

@@ -1,4 +1,4 @@
-"""The part of the LightningModule that owns models: policy, adapters, reference, optimizer."""
+"""Base of the LightningModule that holds policy, adapters, reference and optimizer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,10 @@ from asymgrpo_app.update.passes import ForwardPasses
 
 
 class PolicyModule(EvaluatingModule):
-    """Loads what is trained and what it is compared with; for the arguments see `AsymGRPOModule`.
+    """Loads policy, adapters, reference and optimizer; for the arguments see `AsymGRPOModule`.
 
     Attributes:
-        policy: The model; there from `configure_model` on.
+        policy: The model; set by `configure_model`.
         weight_version: Changes whenever the policy's weights do; a sampler compares it with its own.
     """
 
@@ -66,22 +66,22 @@ class PolicyModule(EvaluatingModule):
         self.policy.train()
         if self.compile_blocks:
             compile_blocks(self.policy)
-        if self.device_mesh is not None:  # of a strategy that shards
+        if self.device_mesh is not None:  # set by a strategy that shards
             shard(self.policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([own for own in self.policy.parameters() if own.requires_grad])
+        optimizer = self.make_optimizer([weight for weight in self.policy.parameters() if weight.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
 
     def label_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Of a run with adapters, a checkpoint holds these alone."""
+        """In a run with adapters, reduce a checkpoint to these and record what they belong to."""
         if self.lora is not None:
             label_checkpoint(checkpoint, self.lora, self.policy_path, self._base, rounded=self.in_bfloat16)
 
     def check_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose adapters are not the run's; its weights are loaded after it."""
+        """Refuse a checkpoint whose adapters are not the run's; called before its weights are loaded."""
         check_checkpoint(checkpoint, self.lora, self.policy, self._base, str(self.trainer.ckpt_path))
         self.weight_version += 1
 
@@ -98,7 +98,7 @@ class PolicyModule(EvaluatingModule):
         return self._passes[0]
 
     def load_reference(self) -> None:
-        """Load the model that a KL term compares with; beside adapters it is the policy without them."""
+        """Load the reference model of the KL term; with LoRA it is the policy with its adapters off."""
         if self.passes.reference is not None:
             return
         if self.lora is not None:

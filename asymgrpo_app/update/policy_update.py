@@ -25,12 +25,12 @@ from asymgrpo_app.update.step_metrics import record_entropy, record_ratios
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the updates of one step have in common.
+    """Settings that all updates of one step share.
 
     Attributes:
         step: RL steps completed before this one.
         temperature: Sampling temperature; the policy's log-probabilities use the same.
-        max_tokens: Longest completion in tokens that was allowed.
+        max_tokens: Length limit of completions, in tokens.
         entropy_coef: Weight of the entropy bonus in this step.
     """
 
@@ -42,20 +42,20 @@ class StepContext:
 
 @dataclass
 class PolicyUpdate:
-    """Turns a share of a step's experience into one optimizer update.
+    """Makes optimizer updates, each from one mini-batch (share of the prompts) of a step's experience.
 
     Attributes:
         passes: Forward passes of the policy and its reference.
         objective: Policy loss per token.
         loss: Aggregation, and the terms around the objective.
-        wrapped: What the strategy made of the policy.
-        optimizer: Lightning's.
-        backward: Lightning's.
+        wrapped: The policy as the strategy wraps it.
+        optimizer: Lightning's wrapper of the optimizer.
+        backward: Lightning's `manual_backward`.
         run_seed: Seed of the run.
         run_dir: Folder of the run, for a report of an update that is not finite.
-        skipped: Updates that were left out because they were not finite.
+        skipped: Counter of updates that were skipped because they were not finite.
         max_grad_norm: Largest gradient norm; None: no limit.
-        score_zero_advantage: Whether prompts that teach nothing get a forward pass, for metrics alone.
+        score_zero_advantage: Whether zero-advantage prompts get a forward pass, for metrics alone.
     """
 
     passes: ForwardPasses
@@ -78,9 +78,9 @@ class PolicyUpdate:
 
     @torch.no_grad()
     def score_old(self, experience: Experience, context: StepContext) -> None:
-        """A forward pass for completions whose log-probabilities at the start of the step no training pass gives.
+        """Compute `old_logprobs` and `old_entropy` of the completions that need them before the first update.
 
-        The first update is exactly on policy, so its completions need none, unless the objective asks for statistics.
+        The first update is exactly on policy: its own forward pass gives them, unless the objective needs statistics.
         """
         ahead = experience.valid & ((experience.updates > 0) | self.objective.needs_old_logprobs)
         members = self._scored(experience, experience.where(experience.valid), context)
@@ -91,7 +91,7 @@ class PolicyUpdate:
     def update(
         self, experience: Experience, number: int, context: StepContext, metrics: StepMetrics, *, on_policy: bool
     ) -> bool:
-        """One optimizer update over the completions of one share of the prompts; whether the policy has changed.
+        """Make one optimizer update from mini-batch `number`; returns whether the policy has changed.
 
         In the first update of a step (`on_policy`) the old log-probabilities are the current ones, to the last bit.
         """
@@ -106,24 +106,24 @@ class PolicyUpdate:
         members, scale, recorded = self._scored(experience, members, context), world_size() / divisor, metrics
         if not members:  # this rank still takes part in the exchange of gradients, with weight 0
             members, scale, recorded = share[:1], 0.0, StepMetrics()
-        idle = self._zero_loss(experience, members, context)
-        batches = self.passes.cut(experience.sequences, members, apart=idle)
+        zero_loss = self._zero_loss(experience, members, context)
+        batches = self.passes.cut(experience.sequences, members, apart=zero_loss)
         losses = []
-        for place, batch in enumerate(batches):
-            last = place == len(batches) - 1
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
             with gradient_sync(self.passes.policy, self.wrapped, now=last):
-                if not batch.members:  # for the sake of ranks that have more
+                if not batch.members:  # padding up to the rank with the most micro-batches
                     self.backward(self._zero(batch, context))
                     continue
                 loss = self._loss(batch, experience, selection, context, recorded, on_policy=on_policy)
                 self.passes.count.forward += batch.num_tokens
-                # A backward pass of zeros is left out, but for the last: it leaves a gradient on every weight, and
-                # ranks exchange theirs in it.
-                if last or batch.members[0] not in idle:
+                # A backward pass of zeros is skipped, except the last one: it leaves a gradient on every weight, and
+                # ranks exchange gradients in it.
+                if last or batch.members[0] not in zero_loss:
                     self.backward(loss * scale)
                     self.passes.count.backward += batch.num_tokens
             losses.append(loss.detach())
-            del loss  # what a backward pass would have freed: the next micro-batch's activations need its place
+            del loss  # frees the graph if the backward pass was skipped, before the next micro-batch needs the memory
         return self._step(experience, members, torch.stack(losses), context, metrics)
 
     def _step(
@@ -134,10 +134,10 @@ class PolicyUpdate:
         context: StepContext,
         metrics: StepMetrics,
     ) -> bool:
-        """Make the update, unless a loss [M] or the gradient is not finite, on whatever rank."""
+        """Make the update, unless a loss [M] or the gradient is not finite on any rank."""
         policy = self.passes.policy
         parameters = list(policy.parameters())
-        norm = whole(torch.nn.utils.get_total_norm([own.grad for own in parameters if own.grad is not None]))
+        norm = whole(torch.nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None]))
         broken = sum_over_ranks(float(not bool(losses.isfinite().all())))
         health = UpdateHealth(float(norm), losses, losses_finite=broken == 0)
         if not health.finite:
@@ -153,7 +153,7 @@ class PolicyUpdate:
         return True
 
     def _step_without_gradient(self) -> None:
-        """Count an update that is not made: without gradients the optimizer leaves weights and state as they are."""
+        """Count a skipped update in Lightning: without gradients the optimizer changes neither weights nor state."""
         self.optimizer.zero_grad()
         self.optimizer.step()
 
@@ -193,23 +193,23 @@ class PolicyUpdate:
         selection: dict[str, Tensor],
         context: StepContext,
     ) -> TokenBatch:
-        places = experience.tokens(batch.members).to(logprobs.device)
-        rollout_logprobs = experience.rollout_logprobs[places]
+        tokens = experience.tokens(batch.members).to(logprobs.device)
+        rollout_logprobs = experience.rollout_logprobs[tokens]
         advantages = experience.advantages[batch.members].to(logprobs.device)[batch.sequence_ids]
         if (shaping := self.loss.entropy_advantage) is not None:
-            old_entropy = experience.old_entropy[places]
+            old_entropy = experience.old_entropy[tokens]
             advantages = entropy_advantage(advantages, old_entropy, alpha=shaping.alpha, kappa=shaping.kappa)
         by_sampler = self.loss.old_logprobs == "sampler"
         return TokenBatch(
             logprobs=logprobs,
             entropy=entropy,
-            old_logprobs=rollout_logprobs if by_sampler else experience.old_logprobs[places],
+            old_logprobs=rollout_logprobs if by_sampler else experience.old_logprobs[tokens],
             advantages=advantages,
             sequence_ids=batch.sequence_ids,
             num_sequences=len(batch.members),
             rollout_logprobs=rollout_logprobs,
             ref_logprobs=self.passes.reference_logprobs(batch, context.temperature),
-            selection={name: values[places] for name, values in selection.items()},
+            selection={name: values[tokens] for name, values in selection.items()},
         )
 
     def _corrected(
@@ -220,7 +220,7 @@ class PolicyUpdate:
         batch: MicroBatch,
         metrics: StepMetrics,
     ) -> ObjectiveOutput:
-        """Weigh the policy term against the mismatch between sampler and trainer, where the config says so."""
+        """Apply the sampler correction to the policy term, if the config has one."""
         if self.loss.correction.mode == "off":
             return output
         old = experience.old_logprobs[experience.tokens(batch.members).to(tokens.logprobs.device)]
@@ -239,36 +239,36 @@ class PolicyUpdate:
     # ---- parts of an update ----
 
     def _divisor(self, experience: Experience, members: Sequence[int], context: StepContext) -> float:
-        """What some completions add to their update's divisor."""
+        """Contribution of `members` to their update's divisor."""
         if not members:
             return 0.0
         ids = experience.sequence_ids(members)
         return local_divisor(ids, len(members), self.loss.aggregation, context.max_tokens)
 
     def _selection(self, experience: Experience, members: Sequence[int], context: StepContext) -> dict[str, Tensor]:
-        """What the objective chooses by statistics over the whole update, as columns [T]; every rank takes part."""
+        """Result of the objective's `prepare` for the update, as columns [T]; every rank takes part."""
         if not self._chooses_tokens:
             return {}
-        places = experience.tokens(members).to(experience.old_logprobs.device)
+        tokens = experience.tokens(members).to(experience.old_logprobs.device)
         if not self.objective.needs_old_logprobs:
-            old = torch.full_like(experience.old_logprobs[places], torch.nan)
+            old = torch.full_like(experience.old_logprobs[tokens], torch.nan)
         else:
             by_sampler = self.loss.old_logprobs == "sampler"
-            old = (experience.rollout_logprobs if by_sampler else experience.old_logprobs)[places]
+            old = (experience.rollout_logprobs if by_sampler else experience.old_logprobs)[tokens]
         update = update_tokens(
             experience, members, old, run_seed=self.run_seed, step=context.step, all_gather=cat_over_ranks
         )
         columns = {}
         for name, values in self.objective.prepare(update).items():
-            columns[name] = values.new_zeros(len(experience.old_logprobs), device=places.device)
-            columns[name][places] = values.to(places.device)
+            columns[name] = values.new_zeros(len(experience.old_logprobs), device=tokens.device)
+            columns[name][tokens] = values.to(tokens.device)
         return columns
 
     def _zero_loss(self, experience: Experience, members: Sequence[int], context: StepContext) -> set[int]:
-        """Those of some completions whose loss is 0: no completion of their prompt has an advantage.
+        """The members whose loss is 0, as their prompt is zero-advantage.
 
-        None where another term of the loss teaches without one, and none where weights are sharded, as every rank takes
-        part in every pass there.
+        Empty if another term of the loss has a gradient without an advantage, and with sharded weights, where every
+        rank takes part in every pass.
         """
         if (
             self.passes.sharded
@@ -281,8 +281,8 @@ class PolicyUpdate:
         return experience.zero_advantage(members)
 
     def _scored(self, experience: Experience, members: Sequence[int], context: StepContext) -> list[int]:
-        """Those that get a forward pass: all, unless those whose loss is 0 are left out."""
+        """The members that get a forward pass: all, or all but those whose loss is 0."""
         if self.score_zero_advantage or self.objective.needs_old_logprobs or self._chooses_tokens:
             return list(members)
-        idle = self._zero_loss(experience, members, context)
-        return [member for member in members if member not in idle]
+        zero_loss = self._zero_loss(experience, members, context)
+        return [member for member in members if member not in zero_loss]

@@ -1,4 +1,4 @@
-"""Advantages of a step: from verdicts alone, then shaped by length and form."""
+"""Shaping of a step's advantages by length and form."""
 
 from collections.abc import Sequence
 
@@ -23,15 +23,15 @@ def shape(
     overlong_buffer: int | None,
     terms: Sequence[ShapingTerm],
 ) -> Tensor:
-    """Add what length and form add, if anything: after p and the sign were taken from correctness.
+    """Add the overlong penalty and the shaping terms to advantages whose p and sign come from correctness alone.
 
     Args:
         advantages: [P, G] of the estimator.
         rollouts: The completions.
         groups: Their verdicts.
-        metrics: Gets the means of what is added.
+        metrics: Receives the means of what is added.
         overlong_buffer: Length in tokens of the soft penalty's ramp; None: no penalty.
-        terms: Terms by form.
+        terms: Shaping terms, which score the form of a completion.
 
     Returns:
         [P, G].

@@ -1,4 +1,4 @@
-"""What a step's rollouts say about themselves, as scalars."""
+"""Scalar metrics of a step's rollouts and updates."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def record_groups(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRew
 
 
 def record_lengths(metrics: StepMetrics, rollouts: RolloutBatch, groups: GroupRewards) -> None:
-    """`response_length/*`, in tokens, over all completions; `clip_ratio` is the share that the limit cut."""
+    """`response_length/*`, in tokens, over all completions; `clip_ratio` is the share that the limit truncated."""
     completions = [judged.completion for group in rollouts.groups for judged in group]
     lengths = torch.tensor([len(completion.token_ids) for completion in completions], dtype=torch.float64)
     correct = (groups.rewards == 1).flatten()
@@ -66,7 +66,7 @@ def record_entropy(metrics: StepMetrics, entropy: Tensor, correct: Tensor) -> No
     """`actor/entropy*`: mean token entropy in nats, over all tokens and over those of right and of wrong completions.
 
     Args:
-        metrics: Where to.
+        metrics: Receives them.
         entropy: [T].
         correct: [T] bool, whether a token's completion was judged right.
     """
@@ -90,10 +90,10 @@ def record_by_accuracy(metrics: StepMetrics, groups: GroupRewards, advantages: T
     length-normalized log-probability of its completions.
 
     Args:
-        metrics: Where to.
+        metrics: Receives them.
         groups: P groups of G verdicts.
         advantages: [P, G].
-        experience: Of these P * G completions.
+        experience: The experience of these P * G completions.
     """
     shape = groups.rewards.shape
     lengths = experience.lengths.float().view(shape)

@@ -1,1 +1,1 @@
-"""Sampling on vLLM servers: how one is started safely, and how a run samples from one or several of them."""
+"""Sampling on vLLM servers: safe start of a server, and the engine that samples from one or several of them."""

@@ -1,4 +1,4 @@
-"""The token that every route of a sampler server asks for."""
+"""Token authentication on every route of a sampler server."""
 
 import json
 import os
@@ -22,12 +22,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class TokenMiddleware:
-    """ASGI middleware around a whole server: what comes without the token gets 401, whatever the route.
+    """ASGI middleware around a whole server: requests without the token get 401, whatever the route.
 
     vLLM's own `--api-key` covers only some routes; those that load weights or call into the workers stay open.
 
-    The token is read from `$ASYMGRPO_TOKEN`. `GET /asymgrpo/info` answers with `$ASYMGRPO_SERVER_INFO`, what the server
-    was started with, so that a run can refuse a server whose settings would give other numbers.
+    The token is read from `$ASYMGRPO_TOKEN`. `GET /asymgrpo/info` returns `$ASYMGRPO_SERVER_INFO`, the server's start
+    settings, so that a run can refuse a server whose settings would give other numbers.
 
     Raises:
         RuntimeError: There is no token.
@@ -42,7 +42,7 @@ class TokenMiddleware:
         self._info = os.environ.get(INFO_VARIABLE, "{}").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what may pass."""
+        """Pass authorized requests on to the app."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif not self._authorized(scope):
@@ -58,7 +58,7 @@ class TokenMiddleware:
 
 
 async def _respond(scope: Scope, send: Send, status: int, body: bytes) -> None:
-    """A JSON answer; a handshake of a websocket is answered in the same way where the server can, or else closed."""
+    """Send a JSON response; a websocket handshake gets the same if the server supports it, and is closed otherwise."""
     prefix = scope["type"]
     if prefix == "websocket":
         if "websocket.http.response" not in scope.get("extensions", {}):
@@ -100,5 +100,5 @@ def read_token(token_file: str | None, key: str) -> str:
 
 
 def info_json(info: dict[str, Any]) -> str:
-    """What `GET /asymgrpo/info` answers with."""
+    """Response body of `GET /asymgrpo/info`."""
     return json.dumps(info, sort_keys=True)

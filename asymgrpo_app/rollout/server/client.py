@@ -1,4 +1,4 @@
-"""One sampler server, as a run talks to it."""
+"""Client of one sampler server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,25 +14,25 @@ from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettin
 from asymgrpo_app.rollout.vllm_engine import sampling_arguments
 
 _CONTROL_TIMEOUT_S = 300.0
-"""For calls that load weights; the others answer at once."""
+"""Timeout of all calls but completions; loading weights takes time, the others answer at once."""
 _CONNECT_TIMEOUT_S = 5.0
 
 
 class ServerDownError(Exception):
-    """The server did not answer, or with an error of its own; another try may succeed."""
+    """The server did not answer, or answered with a server error; another try may succeed."""
 
 
 class OtherWeightsError(Exception):
-    """The server sampled from other weights than those that were asked for: it was started anew, or serves two runs."""
+    """The server sampled from other weights than requested: it was started anew, or serves two runs."""
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server was started with.
+    """Settings that a server was started with.
 
     Attributes:
         max_model_len: Longest prompt plus completion in tokens.
-        dtype: What it computes in.
+        dtype: Compute type.
         settings: The other settings that decide the numbers, by vLLM's names.
     """
 
@@ -42,12 +42,12 @@ class ServerInfo:
 
 
 class SamplerServer:
-    """A server's routes as methods. Every method raises `ServerDownError` where another try may succeed.
+    """Client with a server's routes as methods. Every method raises `ServerDownError` if another try may succeed.
 
     Args:
         url: Its address.
         token: Its token.
-        session: The connections.
+        session: HTTP session with its connections.
         request_timeout_s: Longest wait for a completion.
     """
 
@@ -58,7 +58,7 @@ class SamplerServer:
         self._request_timeout_s = request_timeout_s
 
     async def info(self) -> ServerInfo:
-        """What the server was started with.
+        """Settings that the server was started with.
 
         Raises:
             RunError: It was not started by `asymgrpo serve`.
@@ -70,11 +70,11 @@ class SamplerServer:
             raise RunError(f"the sampler server {self.url} was not started by `asymgrpo serve`.") from error
 
     async def version(self) -> str:
-        """The label of the weights it holds."""
+        """Label of the weights that the server holds."""
         return str((await self._call("GET", "/weight_info"))["weight_version"])
 
     async def load_file(self, name: str) -> None:
-        """Replace its weights by those in a file of the shared folder.
+        """Replace the server's weights by those in a file of the shared folder.
 
         Raises:
             RunError: It cannot read the file.
@@ -84,31 +84,31 @@ class SamplerServer:
                 raise RunError(f"the sampler server {self.url} could not load weights: {result['error']}.")
 
     async def set_version(self, version: str) -> None:
-        """Name the weights it now holds, and drop what it calculated from the old ones."""
+        """Set the label of the weights that the server now holds, and drop its cache from the old ones."""
         if not (await self._call("POST", "/reset_prefix_cache"))["success"]:
             raise ServerDownError("its prefix cache could not be reset: it still has work")
         await self._call("POST", "/update_weight_version", {"new_version": version})
 
     async def abort_all(self) -> None:
-        """End all requests that it works on."""
+        """Abort all requests that the server works on."""
         await self._call("POST", "/abort_requests", {})
 
     async def digest(self, version: int) -> WeightDigest | None:
-        """The digest of its weights; None where they are spread over several workers."""
+        """Digest of the server's weights; None if they are spread over several workers."""
         results = await self._workers("asymgrpo_digest", version=version)
         if len(results) != 1:
             return None
         return WeightDigest(int(results[0]["linear"]), int(results[0]["other"]))
 
     async def workers(self) -> int:
-        """How many workers it has."""
+        """Number of the server's workers."""
         return int((await self._call("GET", "/get_world_size"))["world_size"])
 
     async def generate(self, request: SampleRequest, settings: SamplingSettings, version: str) -> Completion:
         """One completion, sampled from the weights with this label.
 
         Raises:
-            OtherWeightsError: It was sampled from others.
+            OtherWeightsError: It was sampled from other weights.
         """
         body = {"token_ids": request.prompt_token_ids, "sampling_params": sampling_arguments(request.seed, settings)}
         answer = await self._call("POST", "/inference/v1/generate", body, self._request_timeout_s)

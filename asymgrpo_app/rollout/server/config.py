@@ -1,4 +1,4 @@
-"""Where sampler servers are, and how patient a run is with them."""
+"""Config of sampler servers: addresses, weight transfer, limits and timeouts."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -15,14 +15,14 @@ class ServerConfig:
     Args:
         urls: Their addresses, e.g. `http://10.0.0.5:8000`. Prompts are spread over them.
         token_file: File with the servers' token; null: the environment variable ASYMGRPO_TOKEN.
-        transfer: How weights travel: through a folder that both sides see (`folder`), or over NCCL between GPUs
+        transfer: Transfer of weights: through a folder that both sides see (`folder`), or over NCCL between GPUs
             (`nccl`, not tested).
         weights_folder: The shared folder as this machine sees it, for `folder`.
         nccl_address: This machine's address for the servers' GPUs, for `nccl`.
         max_in_flight: Most completions that are requested of one server at the same time.
-        request_timeout_s: A completion that takes longer is given up and requested again.
-        max_attempts: How often a completion is requested before the run stops.
-        max_outage_s: How long no server may answer before the run stops.
+        request_timeout_s: Timeout of a completion in seconds, after which it is requested again.
+        max_attempts: Attempts to get a completion before the run stops.
+        max_outage_s: Seconds without an answer from any server before the run stops.
     """
 
     urls: list[str]
@@ -55,10 +55,10 @@ class ServerConfig:
 
 
 def check_url(url: str) -> None:
-    """Refuse what is no address of a server.
+    """Refuse a text that is no address of a server.
 
     Raises:
-        UserError: With the address.
+        UserError: It is none; the message has the text.
     """
     try:
         parts = urlsplit(url)

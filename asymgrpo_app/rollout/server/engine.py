@@ -1,4 +1,4 @@
-"""The sampler that asks vLLM servers."""
+"""Engine that samples from vLLM servers."""
 
 import asyncio
 import uuid
@@ -30,11 +30,11 @@ _LONGEST_PAUSE_S = 15.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """What the engine must know of the other ranks of a run.
+    """This process's rank in a run, and the exchange with the other ranks.
 
     Attributes:
-        rank: This process's, from 0.
-        gather: The value of every rank, on every rank.
+        rank: Rank of this process, from 0.
+        gather: Returns the values of all ranks, on every rank.
     """
 
     rank: int = 0
@@ -42,18 +42,18 @@ class Ranks:
 
 
 class ServerEngine:
-    """Samples from servers that `asymgrpo serve` started. See `RolloutEngine`.
+    """Engine that samples from servers that `asymgrpo serve` started. See `RolloutEngine`.
 
     Every completion names the weights it was sampled from; one from any other than those pushed last is thrown away. A
     server that fails is asked again with growing pauses, and one that was started anew gets the weights once more; its
     completions are the same, as each is a function of weights, prompt and seed.
 
     Args:
-        config: Where the servers are.
-        dtype: What they must compute in.
+        config: Config of the servers.
+        dtype: Compute type that the servers must have.
         max_model_len: Longest prompt plus completion in tokens.
-        label: Names the run, for files in the shared folder.
-        ranks: The other ranks; each asks the servers for its own completions, the first one sends the weights.
+        label: Name of the run, for files in the shared folder.
+        ranks: The ranks of the run; each requests its own completions, the first one sends the weights.
 
     Raises:
         UserError: There is no token, or the weights folder cannot be written.
@@ -145,7 +145,7 @@ class ServerEngine:
     # ---- servers ----
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end, or to an exception that a signal's handler raised: asyncio would log it and go on."""
+        """Run a coroutine; re-raise an exception of a signal's handler, which asyncio would only log."""
         assert self._runner is not None
         loop = self._runner.get_loop()
         raised: list[BaseException] = []
@@ -183,13 +183,13 @@ class ServerEngine:
         await self._some(check)
 
     async def _ready(self) -> list[SamplerServer]:
-        """Servers that hold the newest weights, at least one; they are pushed where others are held."""
+        """Servers that hold the newest weights, at least one; weights are sent to those that hold others."""
         return await self._some(self._prepare)
 
     async def _prepare(self, server: SamplerServer) -> None:
         if await server.version() == self._version:
             return
-        await server.abort_all()  # of a request that was given up here and still runs there
+        await server.abort_all()  # a request that was given up here may still run there
         await self._transfer.send(server)
         await server.set_version(self._version)
         if self._digest is None:
@@ -202,7 +202,7 @@ class ServerEngine:
             )
 
     async def _some(self, task: Callable[[SamplerServer], Any]) -> list[SamplerServer]:
-        """Do it on every server that answers, and wait until at least one has.
+        """Run a task on every server that answers, and wait until at least one has succeeded.
 
         Raises:
             RunError: None has within `max_outage_s`.
@@ -227,7 +227,7 @@ class ServerEngine:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _report(self, down: dict[str, str]) -> None:
-        """Say once what has failed, and once that it is back."""
+        """Tell the user once that a server failed, and once that it is back."""
         for url in sorted(down.keys() - self._reported):
             say(f"The sampler server {url} does not answer ({down[url]}): it is asked again.")
         for url in sorted(self._reported - down.keys()):
@@ -249,14 +249,14 @@ class ServerEngine:
             queue = deque(group for _, group in _by_prompt(requests, waiting))
             await asyncio.gather(*(self._feed(server, queue, work, limit) for server in ready))
             self._stop_if_hopeless(work)
-        return [work.done[place] for place in range(len(requests))]
+        return [work.done[index] for index in range(len(requests))]
 
     async def _feed(self, server: SamplerServer, queue: deque[list[int]], work: "_Work", limit: int) -> None:
-        """Have one server work on the queue, `limit` completions at a time, until it is empty or the server fails.
+        """Sample the queue on one server, `limit` completions at a time, until it is empty or the server fails.
 
         A prompt's completions stay on one server, whose cache then holds the prompt.
         """
-        places, tasks = asyncio.Semaphore(limit), set[asyncio.Task[None]]()
+        permits, tasks = asyncio.Semaphore(limit), set[asyncio.Task[None]]()
         failed = asyncio.Event()
 
         async def one(place: int) -> None:
@@ -266,21 +266,21 @@ class ServerEngine:
                 work.failures.setdefault(place, []).append(f"{server.url}: {error}")
                 failed.set()
             finally:
-                places.release()
+                permits.release()
 
         try:
             while queue and not failed.is_set():
-                for place in queue.popleft():
-                    await places.acquire()
-                    tasks.add(asyncio.create_task(one(place)))
+                for index in queue.popleft():
+                    await permits.acquire()
+                    tasks.add(asyncio.create_task(one(index)))
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
 
     def _stop_if_hopeless(self, work: "_Work") -> None:
-        for place in work.waiting():
-            failures = work.failures.get(place, [])
+        for index in work.waiting():
+            failures = work.failures.get(index, [])
             if len(failures) >= self._config.max_attempts:
                 raise RunError(
                     f"a completion failed {len(failures)} times (rollout.server.max_attempts), the last time at "
@@ -289,7 +289,7 @@ class ServerEngine:
 
 
 class _Work:
-    """Requests, and what has come of them so far, by their places."""
+    """Requests, with completions and failures so far by the index of the request."""
 
     def __init__(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> None:
         self.requests = requests
@@ -298,12 +298,12 @@ class _Work:
         self.failures: dict[int, list[str]] = {}
 
     def waiting(self) -> list[int]:
-        """Places without a completion."""
-        return [place for place in range(len(self.requests)) if place not in self.done]
+        """Indices of the requests without a completion."""
+        return [index for index in range(len(self.requests)) if index not in self.done]
 
 
 def _by_prompt(requests: Sequence[SampleRequest], places: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Places grouped by their prompt, where requests with one prompt stand side by side."""
+    """Indices of requests, grouped by their prompt; requests with one prompt are neighbours."""
     return [(prompt, list(group)) for prompt, group in groupby(places, key=lambda p: requests[p].prompt_token_ids)]
 
 

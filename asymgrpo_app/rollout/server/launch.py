@@ -44,7 +44,7 @@ def server_arguments(
 
 
 def server_command(arguments: Mapping[str, Any], host: str, port: int) -> list[str]:
-    """The program and its options."""
+    """Command line of the server's program with its options."""
     command = [sys.executable, "-m", _PROGRAM, "--host", host, "--port", str(port)]
     for name, value in arguments.items():
         option = name.replace("_", "-")
@@ -56,7 +56,7 @@ def server_command(arguments: Mapping[str, Any], host: str, port: int) -> list[s
 
 
 def server_environment(arguments: Mapping[str, Any], token: str, weights_folder: Path | None) -> dict[str, str]:
-    """Environment variables that are added to this process's own."""
+    """Environment variables of the server, added to those of this process."""
     info = {
         "max_model_len": arguments["max_model_len"],
         "dtype": arguments["dtype"],
@@ -67,10 +67,10 @@ def server_environment(arguments: Mapping[str, Any], token: str, weights_folder:
         INFO_VARIABLE: info_json(info),
         WEIGHTS_VARIABLE: str(weights_folder.absolute()) if weights_folder else "",
         "VLLM_SERVER_DEV_MODE": "1",  # the routes that load weights
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # what an engine in this process would have turned off
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # an engine in this process would have turned it off
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
     if not torch.cuda.is_available():
-        added["TORCH_COMPILE_DISABLE"] = "1"  # what little vLLM compiles on CPU asks for a C++ compiler
+        added["TORCH_COMPILE_DISABLE"] = "1"  # the little that vLLM compiles on CPU needs a C++ compiler
     return added

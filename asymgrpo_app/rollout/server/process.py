@@ -13,7 +13,7 @@ _forking = {"parent": 0}
 
 
 def end_forks_with_this() -> None:
-    """The kernel's promise is not inherited: every process that this one forks asks anew."""
+    """Make every forked process end with its parent; the kernel's setting for it is not inherited."""
     os.register_at_fork(
         before=lambda: _forking.update(parent=os.getpid()), after_in_child=lambda: end_with_parent(_forking["parent"])
     )

@@ -1,4 +1,4 @@
-"""How a run's weights reach its sampler servers."""
+"""Transfer of a run's weights to its sampler servers."""
 
 import contextlib
 import os
@@ -19,27 +19,27 @@ from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
 
 
 class WeightTransfer(Protocol):
-    """Holds the newest weights and gives them to servers, to one that was started anew as well."""
+    """Protocol that holds the newest weights and sends them to servers, also to one that was started anew."""
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
-        """Take new weights (Hugging Face names); on ranks other than the first nothing but iterate them."""
+        """Store new weights (Hugging Face names); on ranks other than the first only iterate over them."""
 
     async def send(self, server: SamplerServer) -> None:
-        """Bring the newest weights to one server. Raises `ServerDownError` where another try may succeed."""
+        """Send the newest weights to one server. Raises `ServerDownError` if another try may succeed."""
 
     def close(self) -> None:
-        """Leave nothing behind. Safe to call twice."""
+        """Remove files and connections. Safe to call twice."""
 
 
 class FolderTransfer:
-    """Through a folder that the trainer's and the servers' machines share, each at a path of its own.
+    """Transfer through a folder that the trainer's and the servers' machines share, each at a path of its own.
 
-    A file is complete as soon as it has its name, and the one before it is removed.
+    A file is complete as soon as it has its name, and the previous one is removed.
 
     Args:
         folder: The folder as this machine sees it.
-        label: Names the run, so that one that died leaves nothing that the next does not remove.
-        dtype: What the servers compute in; weights travel in it.
+        label: Name of the run, by which the next run removes the files of one that died.
+        dtype: Compute type of the servers; weights are sent in it.
         writes: Whether this is the rank that writes.
     """
 
@@ -61,7 +61,7 @@ class FolderTransfer:
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
         tensors = {}
-        for name, tensor in weights:  # on every rank: to gather a sharded weight is a collective call
+        for name, tensor in weights:  # on every rank: gathering a sharded weight is a collective call
             if self._writes:
                 tensors[name] = tensor.detach().to("cpu", self._dtype).contiguous()
         previous, self._name = self._name, f"{self._prefix}{number:08d}.safetensors"
@@ -95,7 +95,7 @@ class FolderTransfer:
 
 
 class NcclTransfer:
-    """Over NCCL, with vLLM's own engine for weight transfer: one group of the trainer and the workers of each server.
+    """Transfer over NCCL with vLLM's engine for it: one group of the trainer and the workers per server.
 
     Written against vLLM 0.32's `vllm.distributed.weight_transfer`. It needs GPUs and has not been run on any.
 
@@ -146,7 +146,7 @@ class NcclTransfer:
 
 
 def _nccl_client(url: str, token: str) -> Any:
-    """vLLM's client for the weight routes, with the token that our servers ask for."""
+    """vLLM's client for the weight routes, with the token that our servers require."""
     import requests
     from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 
@@ -160,7 +160,7 @@ def _nccl_client(url: str, token: str) -> Any:
 
 
 def _source(named: list[tuple[str, Tensor]]) -> Any:
-    """The list as vLLM wants weights to be handed over; what is in it may change between two rounds."""
+    """vLLM's `WeightSource` of a list of weights, whose content may change between two transfers."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
     class Source(WeightSource):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What runs inside the workers of a sampler server: vLLM adds these methods to its own worker class."""
+"""Methods of a sampler server's workers, which vLLM adds to its own worker class."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class SamplerWorker:
         """Replace all weights with those of a file in the server's weights folder.
 
         Returns:
-            `{"error": reason}` if there is no such file, else nothing.
+            `{"error": reason}` if there is no such file, else an empty dict.
         """
         folder = os.environ.get(WEIGHTS_VARIABLE)
         if not folder or Path(name).name != name or not name.endswith(".safetensors"):
