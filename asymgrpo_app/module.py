@@ -53,7 +53,7 @@ class AsymGRPOModule(PolicyModule):
         score_idle: Whether zero-advantage completions (all advantages of their prompt are 0, and the loss has no other
             term) get a forward pass for metrics such as entropy. If false, these metrics are means over the other
             prompts, and the update is the same. No effect with sharded weights, or with an objective that takes
-            statistics over tokens; an objective of your own must have no loss where the advantage is 0.
+            statistics over tokens or does not say `zero_without_advantage`.
         max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
         max_skipped_updates: Number of skipped updates in a row that stops the run; an update is skipped if its loss or
             gradient is not finite.
