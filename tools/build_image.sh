@@ -30,7 +30,7 @@ container=$(buildah from --pull-never "localhost/asymgrpo:$target")
 buildah run "$container" -- asymgrpo --version
 if [ "$target" = gpu ]; then
   # The compiler and the headers that kernels are compiled with when they are first used are of one version.
-  buildah run "$container" -- sh -c 'echo "int main() { return 0; }" > /tmp/a.cu && nvcc -o /tmp/a /tmp/a.cu && /tmp/a'
+  buildah run "$container" -- sh -c 'echo "int main() { return 0; }" > /tmp/a.cu && /app/.venv/lib/python3*/site-packages/nvidia/cu13/bin/nvcc -o /tmp/a /tmp/a.cu && /tmp/a'
 fi
 buildah inspect --format '{{.FromImageID}}' "$container"
 buildah rm "$container" > /dev/null
