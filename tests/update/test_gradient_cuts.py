@@ -13,6 +13,7 @@ from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.update import passes
 from asymgrpo_app.update.experience import Experience
+from asymgrpo_app.update.loss_config import AdaptiveEntropyConfig, LossConfig
 from asymgrpo_app.update.perf import PassedTokens
 from tests.support.recorded_training import CASES, LOW_PRECISION, result_of, trained, trained_on_two_processes
 
@@ -173,6 +174,23 @@ def test_without_passes_for_what_teaches_nothing_the_update_is_the_same_to_the_l
         assert torch.equal(short[name], every[name]), name
     assert short["actor/grad_norm"] == every["actor/grad_norm"] > 0
     assert short["actor/loss_divisor"] == every["actor/loss_divisor"]
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossConfig(kl_coef=0.1),
+        LossConfig(entropy_coef=0.01),
+        LossConfig(adaptive_entropy=AdaptiveEntropyConfig(coef=0.005, target=10.0)),
+    ],
+    ids=["KL", "entropy", "adaptive entropy"],
+)
+def test_each_term_beside_the_objective_gives_solved_groups_a_gradient(loss, monkeypatch):
+    counted = count_backward_passes(monkeypatch)
+    settings = {"solved": set(range(8)), "left_out": set(), "loss": loss, "score_idle": False}
+    monkeypatch.setitem(CASES, "all solved", lambda: dict(settings))
+    trained("all solved", 40, devices=1)
+    assert len(counted) == 9
 
 
 def test_kl_and_entropy_give_solved_groups_a_gradient(monkeypatch):
