@@ -200,11 +200,6 @@ def test_looking_at_everything_counts_all_faults(make, tmp_path):
     ]
 
 
-def test_the_old_name_of_the_template(make):
-    with pytest.raises(UserError, match=r"use_chat_template is no longer used: set data\.template to ChatTemplate"):
-        make(Countdown(), use_chat_template=True)
-
-
 def test_a_chat_template_for_a_base_model(make):
     with pytest.raises(UserError, match="has no chat template"):
         make(Countdown(), template=ChatTemplate()).check()

@@ -285,7 +285,7 @@ CONFLICTS = {
     ),
     "a linked key": option("data.seed=4", "data.seed", "seed_everything"),
     "a link to the policy": option("data.tokenizer=x", "data.tokenizer", "model.policy"),
-    "no longer used": option("data.use_chat_template=true", "data.use_chat_template", "ChatTemplate"),
+    "a key that is gone": option("data.use_chat_template=true", "data.use_chat_template"),
     "a length of the run that Lightning counts": setting("trainer.max_steps", "5", "trainer.max_steps", "steps"),
     "null for a number": setting("data.prompts_per_step", "null", "data.prompts_per_step", "null"),
     "null for a length": setting("trainer.log_every_n_steps", "null", "trainer.log_every_n_steps", "None"),

@@ -94,11 +94,6 @@ def test_a_verifier_of_ones_own_from_a_file_beside_the_config(check, capsys, mon
 
 
 OLD = {
-    "use_chat_template": (
-        ["--data.use_chat_template=true"],
-        "data.use_chat_template is no longer used",
-        "ChatTemplate",
-    ),
     "a limit on failures": (["--rollout.max_verifier_failures=2"], "rollout.max_verifier_failures", "2"),
     "workers": (["--data.verifiers.workers=0"], "workers", "0"),
     "a timeout": (["--data.verifiers.timeout_s=-1"], "timeout_s", "-1"),
