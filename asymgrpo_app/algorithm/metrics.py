@@ -30,8 +30,4 @@ def mean_of(values: Tensor, where: Tensor | None = None) -> Mean:
 
 def ratio(total: Tensor | float, weight: Tensor | float) -> Mean:
     """A `Mean` from a sum and its divisor, given as numbers or scalar tensors."""
-    return Mean(_scalar(total), _scalar(weight))
-
-
-def _scalar(value: Tensor | float) -> Tensor:
-    return value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+    return Mean(*(torch.as_tensor(part, dtype=torch.float64).detach() for part in (total, weight)))

@@ -456,7 +456,7 @@ def test_groups_of_all_ranks():
         GroupRewards(torch.tensor([[1.0, 0.0]]), torch.tensor([[True, True]]), 0.25),
         GroupRewards(torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.tensor([[True, False], [True, True]]), 0.25),
     ]
-    whole = of_all_ranks(parts[0], lambda own: parts)
+    whole = of_all_ranks(parts[0], lambda mine: [mine, parts[1]])
     assert whole.rewards.tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
     assert whole.valid.tolist() == [[True, True], [True, False], [True, True]]
     assert whole.progress == 0.25
