@@ -67,6 +67,7 @@ class ClipCov(ClippedObjective):
     """
 
     needs_old_logprobs = True
+    zero_without_advantage = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ as the index of each token's completion. A completion is never split over two mi
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -91,6 +92,12 @@ class Objective(ABC):
 
     needs_old_logprobs: bool = False
     zero_without_advantage: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """`zero_without_advantage` is not inherited by a class with losses of its own."""
+        super().__init_subclass__(**kwargs)
+        if "token_losses" in vars(cls):
+            cls.zero_without_advantage = vars(cls).get("zero_without_advantage", False)
 
     def prepare(self, update: UpdateTokens) -> dict[str, Tensor]:
         """Select tokens by statistics over the whole update; returns per-token tensors by name, each [T].

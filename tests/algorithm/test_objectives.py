@@ -300,3 +300,25 @@ def test_one_loss_per_token_is_what_an_objective_owes() -> None:
     assert checked_losses(Reinforce(), batch).losses.tolist() == [2, -1]
     with pytest.raises(UserError, match=r"losses of MeanLoss have the shape \[\]: return one per token, \[2\]"):
         checked_losses(MeanLoss(), batch)
+
+
+def test_a_subclass_with_other_losses_does_not_inherit_that_they_are_zero_without_advantage():
+    class OtherLosses(ClippedObjective):
+        def token_losses(self, batch):
+            return super().token_losses(batch)
+
+    class SaysSo(OtherLosses):
+        zero_without_advantage = True
+
+    class OtherSettings(SaysSo):
+        pass
+
+    named = (ClippedObjective, GSPO, CISPO, ClipCov, KLCov, OtherLosses, SaysSo, OtherSettings)
+    assert [kind.__name__ for kind in named if kind.zero_without_advantage] == [
+        "ClippedObjective",
+        "GSPO",
+        "CISPO",
+        "ClipCov",
+        "SaysSo",
+        "OtherSettings",
+    ]
