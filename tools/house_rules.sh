@@ -14,6 +14,11 @@ report() {
   failed=1
 }
 
+# The files that git would track under the given paths, ended by NUL: never what a run left there (caches, builds).
+tracked() {
+  git ls-files --cached --others --exclude-standard -z -- "$@"
+}
+
 search() {
   git grep --no-index --exclude-standard -I -n -E "$@" || [[ $? == 1 ]]
 }
@@ -24,8 +29,7 @@ report "Names a package registry" < <(search 'pypi[.]org|python[h]osted|index[-_
 report "Names a folder of somebody's machine" < <(search '(^|[^[:alnum:]_.-])/(root|work|Users|home)/')
 report "Imports a test file (what tests share is in tests/support)" < <(search "^ *(from|import) tests[.]([a-z_]+[.])*test_" -- tests)
 report "Holds a conflict marker" < <(search '^(<<<<<<<|>>>>>>>)( |$)')
-report "Is larger than 6 MB" < <(git ls-files --cached --others --exclude-standard -z 2>/dev/null |
-  xargs -0 -r -I{} find {} -maxdepth 0 -size +6M)
-report "Is a script that is not executable" < <(find tools .ci -type f ! -perm -u+x)
+report "Is larger than 6 MB" < <(tracked | xargs -0 -r -I{} find {} -maxdepth 0 -size +6M)
+report "Is a script that is not executable" < <(tracked tools .ci | xargs -0 -r -I{} find {} -maxdepth 0 ! -perm -u+x)
 
 exit "$failed"
