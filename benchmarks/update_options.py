@@ -19,12 +19,13 @@ from statistics import mean
 from time import perf_counter
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from asymgrpo_app.checks.precision import calculates_bfloat16
-from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence, build, cut_by_tokens
-from asymgrpo_app.microbatch.packing import cut_packed, pack
+from asymgrpo_app.microbatch.cutting import cut
+from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
 from asymgrpo_app.policy.compilation import compile_blocks
 from asymgrpo_app.policy.loading import packs, token_logprobs
 from asymgrpo_app.policy.packed_attention import NAME
@@ -58,11 +59,7 @@ def micro_batches(number: int, tokens: int, *, packed: bool) -> list[MicroBatch]
         prompt = random_tokens(50)
         lengths = torch.randint(10, 161, (8,), generator=generator).tolist()
         sequences += [TokenSequence(prompt, random_tokens(length)) for length in lengths]
-    device = torch.device(DEVICE)
-    if packed:
-        return [pack(sequences, members).to(device) for members in cut_packed(sequences, tokens)]
-    lengths = [len(sequence.prompt) + len(sequence.completion) for sequence in sequences]
-    return [build(sequences, members).to(device) for members in cut_by_tokens(lengths, tokens)]
+    return move_data_to_device(cut(sequences, range(len(sequences)), tokens, packed=packed), DEVICE)
 
 
 def measure(row: str, number: int, tokens: int) -> None:

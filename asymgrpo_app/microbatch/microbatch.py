@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class TokenSequence:
         return len(self.prompt) + len(self.completion)
 
 
-@dataclass(frozen=True)
+@dataclass
 class PackedAttention:
     """Index maps between N packed tokens and the padded buckets of sequences that attention runs on.
 
@@ -35,17 +36,8 @@ class PackedAttention:
     shared: Tensor
     shared_tokens: Tensor
 
-    def to(self, device: torch.device) -> "PackedAttention":
-        """A copy on a device."""
-        return PackedAttention(
-            tuple(bucket.to(device) for bucket in self.buckets),
-            self.owners.to(device),
-            self.shared.to(device),
-            self.shared_tokens.to(device),
-        )
 
-
-@dataclass(frozen=True)
+@dataclass
 class MicroBatch:
     """One forward pass over B sequences with T completion tokens in all: padded, or packed in one row of N tokens.
 
@@ -71,20 +63,6 @@ class MicroBatch:
     position_ids: Tensor | None = None
     attention: PackedAttention | None = None
 
-    def to(self, device: torch.device) -> "MicroBatch":
-        """A copy on a device."""
-        return MicroBatch(
-            self.input_ids.to(device),
-            None if self.attention_mask is None else self.attention_mask.to(device),
-            self.predictors.to(device),
-            self.targets.to(device),
-            self.sequence_ids.to(device),
-            self.members,
-            self.num_tokens,
-            None if self.position_ids is None else self.position_ids.to(device),
-            None if self.attention is None else self.attention.to(device),
-        )
-
 
 def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Group sequences of similar length so that each group, padded to its longest, has at most `max_tokens` tokens.
@@ -105,27 +83,29 @@ def cut_by_tokens(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
+def completion_tokens(chosen: Sequence[TokenSequence]) -> tuple[Tensor, Tensor]:
+    """The completion tokens of B sequences, one after the other, and for each the index of its sequence: [T], [T]."""
+    lengths = torch.tensor([len(sequence.completion) for sequence in chosen])
+    tokens = [token for sequence in chosen for token in sequence.completion]
+    return torch.tensor(tokens), torch.arange(len(chosen)).repeat_interleave(lengths)
+
+
 def build(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
     """Pad the chosen sequences into one forward pass."""
     chosen = [sequences[member] for member in members]
-    width = max(map(len, chosen))
-    input_ids = torch.zeros(len(chosen), width, dtype=torch.int64)  # token 0 as padding: masked, its identity is moot
-    attention_mask = torch.zeros_like(input_ids)
-    predictors, targets, sequence_ids = [], [], []
+    rows = [torch.tensor([*sequence.prompt, *sequence.completion]) for sequence in chosen]
+    input_ids = pad_sequence(rows, batch_first=True)  # token 0 as padding: masked, its identity is moot
+    predictors: list[int] = []
     for row, sequence in enumerate(chosen):
-        tokens = [*sequence.prompt, *sequence.completion]
-        input_ids[row, : len(tokens)] = torch.tensor(tokens)
-        attention_mask[row, : len(tokens)] = 1
-        first = row * width + len(sequence.prompt) - 1  # the last prompt token predicts the first completion token
-        predictors.append(torch.arange(first, first + len(sequence.completion)))
-        targets.append(torch.tensor(sequence.completion))
-        sequence_ids.append(torch.full((len(sequence.completion),), row))
+        first = row * input_ids.shape[1] + len(sequence.prompt) - 1  # the last prompt token predicts the first target
+        predictors.extend(range(first, first + len(sequence.completion)))
+    targets, sequence_ids = completion_tokens(chosen)
     return MicroBatch(
         input_ids,
-        attention_mask,
-        torch.cat(predictors),
-        torch.cat(targets),
-        torch.cat(sequence_ids),
-        members,
+        attention_mask=pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+        predictors=torch.tensor(predictors),
+        targets=targets,
+        sequence_ids=sequence_ids,
+        members=members,
         num_tokens=sum(map(len, chosen)),
     )

@@ -8,16 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from asymgrpo_app.microbatch.microbatch import MicroBatch, PackedAttention, TokenSequence
+from asymgrpo_app.microbatch.microbatch import MicroBatch, PackedAttention, TokenSequence, completion_tokens
 
 # Sequences are padded inside attention alone; one that is shorter than this share of the longest starts a new bucket.
 _SHORTEST = 0.7
-
-
-def packed_length(sequence: TokenSequence) -> int:
-    """Tokens that a completion adds to a packed row beside its prompt: its last token predicts nothing."""
-    return len(sequence.completion) - 1
 
 
 def cut_packed(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[int]]:
@@ -42,7 +39,7 @@ def cut_packed(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list
     for prompt, members in sorted(families.items(), key=lambda family: -len(sequences[family[1][0]])):
         new = True  # whether the prompt is still to be laid out in the current group
         for index in members:
-            length = packed_length(sequences[index])
+            length = len(sequences[index].completion) - 1  # the last token predicts nothing
             if not groups or length + new * len(prompt) > room:
                 groups.append([])
                 room, new = max_tokens, True
@@ -54,80 +51,52 @@ def cut_packed(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list
 
 def pack(sequences: Sequence[TokenSequence], members: list[int]) -> MicroBatch:
     """Lay the chosen sequences end to end; those with the same prompt must be neighbours for it to be shared."""
-    row = _Row()
-    for member in members:
-        row.add(sequences[member])
-    lengths = [len(tokens) for tokens in row.places]
-    attention = _attention(row.places, lengths, len(row.tokens))
-    targets = [token for member in members for token in sequences[member].completion]
-    counts = torch.tensor([len(sequences[member].completion) for member in members])
+    chosen = [sequences[member] for member in members]
+    row: list[int] = []
+    places: list[Tensor] = []  # per sequence, the indices of its tokens (without the last one) in the row
+    prompt: Sequence[int] | None = None
+    for sequence in chosen:
+        if sequence.prompt != prompt:
+            prompt, prompt_places = sequence.prompt, torch.arange(len(row), len(row) + len(sequence.prompt))
+            row.extend(prompt)
+        start = len(row)
+        row.extend(sequence.completion[:-1])
+        places.append(torch.cat([prompt_places, torch.arange(start, len(row))]))
+    positions = torch.zeros(1, len(row), dtype=torch.int64)
+    predictors = []
+    for sequence, tokens in zip(chosen, places, strict=True):
+        positions[0, tokens] = torch.arange(len(tokens))
+        predictors.append(tokens[len(sequence.prompt) - 1 :])
+    targets, sequence_ids = completion_tokens(chosen)
     return MicroBatch(
-        input_ids=torch.tensor([row.tokens]),
+        input_ids=torch.tensor([row]),
         attention_mask=None,
-        predictors=torch.from_numpy(np.concatenate(row.predictors)),
-        targets=torch.tensor(targets),
-        sequence_ids=torch.arange(len(members)).repeat_interleave(counts),
+        predictors=torch.cat(predictors),
+        targets=targets,
+        sequence_ids=sequence_ids,
         members=members,
-        num_tokens=len(row.tokens),
-        position_ids=torch.from_numpy(np.concatenate(row.positions)).unsqueeze(0),
-        attention=attention,
+        num_tokens=len(row),
+        position_ids=positions,
+        attention=_attention(places),
     )
 
 
-class _Row:
-    """A row of packed tokens under construction.
-
-    Attributes:
-        tokens: The tokens of the row.
-        positions: Their positions within their sequences, piece by piece.
-        places: Per sequence, the indices of its tokens (without the last one) in the row.
-        predictors: Per sequence, the indices of the tokens before each token of its completion.
-    """
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.positions: list[np.ndarray] = []
-        self.places: list[np.ndarray] = []
-        self.predictors: list[np.ndarray] = []
-        self._prompt: Sequence[int] | None = None
-        self._prompt_places = np.zeros(0, dtype=np.int64)
-
-    def add(self, sequence: TokenSequence) -> None:
-        """Append a completion, after its prompt unless that is the last prompt in the row."""
-        if sequence.prompt != self._prompt:
-            self._prompt = sequence.prompt
-            self._prompt_places = self._lay(sequence.prompt, first_position=0)
-        completion = self._lay(sequence.completion[:-1], first_position=len(sequence.prompt))
-        self.places.append(np.concatenate([self._prompt_places, completion]))
-        self.predictors.append(np.concatenate([self._prompt_places[-1:], completion]))
-
-    def _lay(self, tokens: Sequence[int], *, first_position: int) -> np.ndarray:
-        places = np.arange(len(self.tokens), len(self.tokens) + len(tokens))
-        self.tokens.extend(tokens)
-        self.positions.append(np.arange(first_position, first_position + len(tokens)))
-        return places
-
-
-def _attention(places: list[np.ndarray], lengths: list[int], num_tokens: int) -> PackedAttention:
-    buckets, tokens_of_copies, copies, start = [], [], [], 0
-    for members in _buckets(lengths):
-        width = lengths[members[0]]
-        bucket = np.zeros((len(members), width), dtype=np.int64)
-        for row, member in enumerate(members):
-            bucket[row, : lengths[member]] = places[member]
-            tokens_of_copies.append(places[member])
-            copies.append(start + row * width + np.arange(lengths[member]))
-        buckets.append(torch.from_numpy(bucket))
-        start += bucket.size
-    tokens, flat = np.concatenate(tokens_of_copies), np.concatenate(copies)
-    _, first = np.unique(tokens, return_index=True)  # every token is in some sequence
-    assert len(first) == num_tokens
+def _attention(places: list[Tensor]) -> PackedAttention:
+    """Index maps for sequences whose tokens are at these places of the row; every token is in some sequence."""
+    buckets = [
+        pad_sequence([places[member] for member in members], batch_first=True, padding_value=-1)
+        for members in _buckets([len(tokens) for tokens in places])
+    ]
+    flat = torch.cat([bucket.flatten() for bucket in buckets]).numpy()
+    copies = np.flatnonzero(flat >= 0)
+    tokens = flat[copies]
+    _, first = np.unique(tokens, return_index=True)
     further = np.setdiff1d(np.arange(len(tokens)), first, assume_unique=True)
     return PackedAttention(
-        tuple(buckets),
-        torch.from_numpy(flat[first]),
-        torch.from_numpy(flat[further]),
-        torch.from_numpy(tokens[further]),
+        tuple(bucket.clamp(min=0) for bucket in buckets),
+        owners=torch.from_numpy(copies[first]),
+        shared=torch.from_numpy(copies[further]),
+        shared_tokens=torch.from_numpy(tokens[further]),
     )
 
 

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from asymgrpo_app.microbatch.cutting import cut
-from asymgrpo_app.microbatch.in_step import in_step
+from asymgrpo_app.microbatch.cutting import cut, in_step
 from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
 from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.parallel.sharding import is_sharded, policy_logprobs
@@ -36,11 +36,6 @@ class ForwardPasses:
     count: PassedTokens = field(default_factory=PassedTokens)
 
     @property
-    def device(self) -> torch.device:
-        """Device of the policy, where micro-batches go."""
-        return next(self.policy.parameters()).device
-
-    @property
     def sharded(self) -> bool:
         """Whether weights are sharded, so that every rank takes part in each pass."""
         return is_sharded(self.policy)
@@ -63,7 +58,8 @@ class ForwardPasses:
         batches = [batch for part in parts for batch in cut(sequences, part, self.max_tokens, packed=packed)]
         if self.sharded:
             batches = in_step(batches, packed=packed, gather=gather_objects)
-        return [batch.to(self.device) for batch in batches]
+        moved: list[MicroBatch] = move_data_to_device(batches, next(self.policy.parameters()).device)
+        return moved
 
     def logprobs(self, batch: MicroBatch, temperature: float, *, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each of T completion tokens under the policy, two float32 tensors [T]."""
