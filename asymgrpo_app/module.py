@@ -1,36 +1,43 @@
 """The LightningModule: the policy, and one RL step from rollouts to optimizer updates."""
 
 import math
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
 
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards, checked_advantages
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.groups import of_all_ranks
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.errors import UserError, at_least_1
+from asymgrpo_app.evaluation.module import EvaluatingModule
 from asymgrpo_app.metrics import Stopwatch
+from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.parallel.ranks import gather_objects
-from asymgrpo_app.policy.loading import AttentionImplementation, check_model_path
+from asymgrpo_app.parallel.sharding import shard
+from asymgrpo_app.policy.compilation import compile_blocks
+from asymgrpo_app.policy.loading import AttentionImplementation, check_model_path, load_policy
 from asymgrpo_app.policy.lora import LoRAConfig
+from asymgrpo_app.policy.lora_files import adapted, check_checkpoint, label_checkpoint
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.types import PromptBatch
 from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.update.experience import Experience, StepRecord
 from asymgrpo_app.update.loss_config import LossConfig
 from asymgrpo_app.update.non_finite import SkippedUpdates
+from asymgrpo_app.update.passes import ForwardPasses
 from asymgrpo_app.update.perf import PassedTokens, performance
-from asymgrpo_app.update.policy_module import PolicyModule
-from asymgrpo_app.update.policy_update import PolicyUpdate, StepContext
+from asymgrpo_app.update.policy_update import PolicyUpdate
 from asymgrpo_app.update.shaping import shape
 from asymgrpo_app.update.step_metrics import record_by_accuracy, record_groups, record_lengths, record_sampler_gap
 from asymgrpo_app.version import __version__
 
 
-class AsymGRPOModule(PolicyModule):
+class AsymGRPOModule(EvaluatingModule):
     """A causal language model that is trained by AsymGRPO (arXiv 2604.04894); one training batch is one RL step.
 
     A step turns the verdicts of its rollouts into advantages. It then makes `passes_per_step` (PPO epochs) times
@@ -64,6 +71,11 @@ class AsymGRPOModule(PolicyModule):
         lora: Train low-rank adapters and leave the policy's own weights as they are; null: train all weights.
         optimizer: Optimizer, by `class_path`.
         lr_scheduler: Learning-rate schedule, by `class_path`; it advances once per RL step. Null: constant.
+
+    Attributes:
+        policy: The model; set by `configure_model`.
+        passes: Forward passes of the policy, and of its reference once that is loaded.
+        weight_version: Changes whenever the policy's weights do; a sampler compares it with its own.
     """
 
     def __init__(
@@ -88,18 +100,17 @@ class AsymGRPOModule(PolicyModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         check_model_path("model.policy", policy)
-        super().__init__(
-            policy,
-            total_steps,
-            micro_batch_tokens=at_least_1("model.micro_batch_tokens", micro_batch_tokens),
-            attention=attention,
-            gradient_checkpointing=gradient_checkpointing,
-            compile_blocks=compile,
-            lora=lora,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-        )
+        super().__init__(total_steps)
         self.automatic_optimization = False
+        self.strict_loading = lora is None  # a checkpoint of adapters holds no other weights; see `on_load_checkpoint`
+        self.policy_path = policy
+        self.micro_batch_tokens = at_least_1("model.micro_batch_tokens", micro_batch_tokens)
+        self.attention = attention
+        self.gradient_checkpointing = gradient_checkpointing
+        self.compile_blocks = compile
+        self.lora = lora
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
         self.advantage = advantage or AsymGRPO()
         self.objective = objective or ClippedObjective()
         self.loss = loss
@@ -116,9 +127,55 @@ class AsymGRPOModule(PolicyModule):
                 f"{type(self.objective).__name__} do not see: choose one of the two."
             )
         self.config_text = ""  # the resolved config in YAML, for checkpoints; empty without the command line
+        self.weight_version = 0
         self.last_step: StepRecord | None = None
+        self._base = ""  # fingerprint of the frozen base weights, for checkpoints of adapters
         self._entropy_control = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
         self._skipped = SkippedUpdates(at_least_1("model.max_skipped_updates", max_skipped_updates))
+
+    # ---- policy, reference and optimizer ----
+
+    def configure_model(self) -> None:
+        """Load the policy. Lightning may call this twice."""
+        if hasattr(self, "policy"):
+            return
+        policy = load_policy(self.policy_path, self.attention)
+        if self.lora is not None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            self._base = adapted(policy, self.lora, self.policy_path, data.seed, in_bfloat16=self.in_bfloat16)
+        if self.gradient_checkpointing:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
+        policy.train()
+        if self.compile_blocks:
+            compile_blocks(policy)
+        if self.device_mesh is not None:  # set by a strategy that shards
+            shard(policy, self.device_mesh["data_parallel"])
+        self.policy, self.passes = policy, ForwardPasses(policy, self.micro_batch_tokens)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer([weight for weight in self.policy.parameters() if weight.requires_grad])
+        if self.make_lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+
+    def _load_reference(self) -> None:
+        """Load the reference model of the KL term; with LoRA it is the policy with its adapters off."""
+        reference = self.policy
+        if self.lora is None:
+            reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
+            if self.device_mesh is not None:
+                shard(reference, self.device_mesh["data_parallel"])
+            nn.Module.to(reference, self.device)
+        self.passes.reference = reference
+
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether forward and backward passes compute in bfloat16."""
+        return "bf16" in str(self.trainer.precision)
+
+    def sequence_logprobs(self, sequences: Sequence[TokenSequence], temperature: float) -> list[Tensor]:
+        """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
+        return self.passes.of_sequences(sequences, temperature, self.trainer.precision_plugin.forward_context())
 
     # ---- checkpoint ----
 
@@ -132,10 +189,12 @@ class AsymGRPOModule(PolicyModule):
             "advantage": self.advantage.state_dict(),
             "adaptive_entropy": self._entropy_control.state_dict() if self._entropy_control else None,
         }
-        self.label_checkpoint(checkpoint)
+        if self.lora is not None:
+            label_checkpoint(checkpoint, self.lora, self.policy_path, self._base, rounded=self.in_bfloat16)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_checkpoint(checkpoint)
+        check_checkpoint(checkpoint, self.lora, self.policy, self._base, str(self.trainer.ckpt_path))
+        self.weight_version += 1
         state = checkpoint["asymgrpo"]
         self.completed_steps = int(state["completed_steps"])
         self.validation_pending = bool(state.get("validation_pending", False))
@@ -150,7 +209,7 @@ class AsymGRPOModule(PolicyModule):
         """Load the reference model where a KL coefficient needs it; an evaluation never does."""
         reuse_freed_memory(self.device.type)
         if self.loss.kl_coef > 0:
-            self.load_reference()
+            self._load_reference()
 
     def on_train_start(self) -> None:
         """Run a pending validation first: that of the start, or one that was due when the run was stopped."""
@@ -173,20 +232,20 @@ class AsymGRPOModule(PolicyModule):
             estimated, rollouts, groups, metrics, overlong_buffer=self.loss.overlong_buffer, terms=self.shaping
         )
         experience = Experience.of(rollouts, groups, advantages, self.device)
-        update, context = self._policy_update(), self._context(batch)
+        update = self._policy_update(batch, experience)
         self.passes.count = PassedTokens()
-        update.score_old(experience, context)
+        update.score_old()
         clock.lap("old_log_prob")
         for number in range(self.passes_per_step * self.updates_per_step):
             share, on_policy = number % self.updates_per_step, number == 0
-            self.weight_version += update.update(experience, share, context, metrics, on_policy=on_policy)
+            self.weight_version += update.update(share, on_policy=on_policy)
         return_freed_memory(self.device.type)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # the optimizer's kernels belong to the update
         clock.lap("update_actor")
         record_sampler_gap(metrics, experience)
         record_by_accuracy(metrics, groups, advantages, experience)
-        self.last_step = StepRecord(groups, advantages, experience, context.temperature)
+        self.last_step = StepRecord(groups, advantages, experience, rollouts.settings.temperature)
         self.advantage.observe(of_all_ranks(groups, gather_objects))
         self._finish_step(batch)
 
@@ -227,24 +286,26 @@ class AsymGRPOModule(PolicyModule):
         """Share of the run that is done, in [0, 1]: 0 in the first step and 1 in the last."""
         return min(self.completed_steps / max(self.total_steps - 1, 1), 1.0)
 
-    def _policy_update(self) -> PolicyUpdate:
+    def _policy_update(self, batch: PromptBatch, experience: Experience) -> PolicyUpdate:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         wrapped: Any = self.trainer.model
+        settings = batch.require_rollouts().settings
         return PolicyUpdate(
+            experience=experience,
+            metrics=batch.metrics,
             passes=self.passes,
             objective=self.objective,
             loss=self.loss,
             wrapped=wrapped,
             optimizer=self.optimizers(),
             backward=self.manual_backward,
-            run_seed=data.seed,
-            run_dir=self.trainer.default_root_dir,
             skipped=self._skipped,
             max_grad_norm=self.max_grad_norm,
             score_zero_advantage=self.score_idle,
+            run_seed=data.seed,
+            run_dir=self.trainer.default_root_dir,
+            step=batch.step,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            entropy_coef=self._entropy_control.coefficient if self._entropy_control else self.loss.entropy_coef,
         )
-
-    def _context(self, batch: PromptBatch) -> StepContext:
-        settings = batch.require_rollouts().settings
-        coefficient = self._entropy_control.coefficient if self._entropy_control else self.loss.entropy_coef
-        return StepContext(batch.step, settings.temperature, settings.max_tokens, coefficient)

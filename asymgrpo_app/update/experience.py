@@ -1,6 +1,6 @@
 """Training data of a step: its judged completions as flat tensors over completions and tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from asymgrpo_app.algorithm.groups import GroupRewards
-from asymgrpo_app.algorithm.objective import UpdateTokens
 from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.rollout.types import RolloutBatch
 from asymgrpo_app.seeds import derive_seed
@@ -118,35 +117,6 @@ class StepRecord:
     advantages: Tensor
     experience: Experience
     temperature: float
-
-
-def update_tokens(
-    experience: Experience,
-    members: Sequence[int],
-    old_logprobs: Tensor,
-    *,
-    run_seed: int,
-    step: int,
-    all_gather: Callable[[Tensor], Tensor],
-) -> UpdateTokens:
-    """Constant values of one update, for objectives that select tokens by statistics over all of it.
-
-    Args:
-        experience: Experience of the step.
-        members: The update's completions on this rank.
-        old_logprobs: [t] under pi_old; NaN where the objective does not ask for them.
-        run_seed: Seed of the run.
-        step: RL steps completed before this one.
-        all_gather: See `UpdateTokens`.
-    """
-    sequence_ids = experience.sequence_ids(members)
-    return UpdateTokens(
-        old_logprobs=old_logprobs.cpu(),
-        advantages=experience.advantages[list(members)][sequence_ids],
-        sequence_ids=sequence_ids,
-        token_keys=token_keys(experience, members, run_seed, step),
-        all_gather=all_gather,
-    )
 
 
 def token_keys(experience: Experience, members: Sequence[int], run_seed: int, step: int) -> Tensor:

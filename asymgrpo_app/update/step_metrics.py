@@ -83,6 +83,21 @@ def record_ratios(metrics: StepMetrics, tokens: TokenBatch) -> None:
     metrics.largest("actor/ratio_max", ratios)
 
 
+def record_correction(metrics: StepMetrics, ratios: Tensor, applied: Tensor) -> None:
+    """`rollout_corr/{ratio_raw_mean,ratio_raw_max,ratio_mean,ratio_max,masked}` of the sampler correction.
+
+    Args:
+        metrics: Receives them.
+        ratios: Ratios of tokens or completions, trainer to sampler.
+        applied: The weights that became of them; 0 where masked.
+    """
+    metrics.add("rollout_corr/ratio_raw_mean", mean_of(ratios))
+    metrics.add("rollout_corr/ratio_mean", mean_of(applied))
+    metrics.add("rollout_corr/masked", mean_of(applied == 0))
+    metrics.largest("rollout_corr/ratio_raw_max", ratios)
+    metrics.largest("rollout_corr/ratio_max", applied)
+
+
 def record_by_accuracy(metrics: StepMetrics, groups: GroupRewards, advantages: Tensor, experience: Experience) -> None:
     """`method/{entropy,cov}_<bin>`: token entropy and Cov(log pi, A) of groups, by group accuracy.
 

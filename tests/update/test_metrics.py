@@ -8,6 +8,7 @@ import torch
 from asymgrpo_app.algorithm.metrics import ratio
 from asymgrpo_app.evaluation import pass_at_k
 from asymgrpo_app.metrics import StepMetrics, Stopwatch
+from asymgrpo_app.update.step_metrics import record_correction
 
 
 def one_process(parts):
@@ -20,6 +21,18 @@ def test_means_weigh_parts_by_their_counts():
     metrics.add("a", ratio(4.0, 3))
     metrics.add("nothing", ratio(0.0, 0))
     assert metrics.combined(one_process) == {"a": 1.5}
+
+
+def test_means_and_maxima_of_the_sampler_correction():
+    metrics = StepMetrics()
+    record_correction(metrics, ratios=torch.tensor([0.5, 8.0, 1.5, 2.0]), applied=torch.tensor([0.5, 0.0, 1.5, 2.0]))
+    assert metrics.combined(one_process) == {
+        "rollout_corr/ratio_raw_mean": 3.0,
+        "rollout_corr/ratio_mean": 1.0,
+        "rollout_corr/masked": 0.25,
+        "rollout_corr/ratio_raw_max": 8.0,
+        "rollout_corr/ratio_max": 2.0,
+    }
 
 
 def test_ranks_are_combined_by_name():
