@@ -195,98 +195,56 @@ class _CompletionLogprobs(torch.autograd.Function):
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
         # Under manual optimization the backward pass, too, runs inside autocast.
         with torch.autocast(ctx.saved_tensors[0].device.type, enabled=False):
-            by_hidden, by_weight, by_bias = _gradients(ctx, grad_logprobs, grad_entropy)
-        _, weight, bias, *_ = ctx.saved_tensors
-        return (
-            by_hidden,
-            _cast(by_weight, weight.dtype),
-            _cast(by_bias, None if bias is None else bias.dtype),
-            None,
-            None,
-        )
+            gradients = _gradients(ctx, grad_logprobs, grad_entropy)
+        inputs = ctx.saved_tensors[:3]
+        return *(None if own is None else own.to(x.dtype) for own, x in zip(gradients, inputs, strict=True)), None, None
 
 
 def _gradients(
     ctx: Any, grad_logprobs: Tensor | None, grad_entropy: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients by hidden states, weight and bias, the last two as sums in the dtype of statistics."""
+    """Gradients by hidden states, weight and bias (those that are needed), the last two in the dtype of statistics.
+
+    By the logits it is (onehot(target) - p) grad_logprobs - p (log p + entropy) grad_entropy.
+    """
     hidden, weight, bias, targets, log_normalizer, entropy = ctx.saved_tensors
     # With the temperature in here, what follows is the gradient by the logits before they are divided by it.
     temperature = ctx.settings.temperature
     by_logprob = torch.zeros_like(entropy) if grad_logprobs is None else grad_logprobs / temperature
     by_entropy = None if grad_entropy is None else grad_entropy / temperature
     head = _Head(hidden, weight, bias, ctx.settings)
-    gradients = _HeadGradients(head, ctx.needs_input_grad)
+    needs, sums = ctx.needs_input_grad, ctx.settings.statistics_dtype
+    by_hidden = torch.empty_like(hidden) if needs[0] else None
+    by_weight = torch.zeros_like(weight, dtype=sums) if needs[1] else None
+    by_bias = torch.zeros_like(bias, dtype=sums) if needs[2] else None
     scratch = None if by_entropy is None else head.block_buffer()
+    tile = head.weight.new_empty(_TILE_WORDS, hidden.shape[1]) if needs[1] and sums != head.weight.dtype else None
     for chunk in head.chunks():
         for block, logits, products in head.logits(chunk):
-            log_p = logits.sub_(log_normalizer[block].unsqueeze(-1))
+            by_logits = logits.sub_(log_normalizer[block].unsqueeze(-1))  # log p, until it is overwritten
             by_targets = by_logprob[block].unsqueeze(-1)
             if by_entropy is None or scratch is None:
-                by_logits = log_p.exp_().mul_(-by_targets)
+                by_logits.exp_().mul_(-by_targets)
             else:
-                entropies, by_entropies = entropy[block].unsqueeze(-1), by_entropy[block].unsqueeze(-1)
-                by_logits = _gradient_with_entropy(log_p, entropies, by_targets, by_entropies, scratch)
+                p = torch.exp(by_logits, out=scratch[: len(by_logits)])
+                by_logits.add_(entropy[block].unsqueeze(-1)).mul_(by_entropy[block].unsqueeze(-1))
+                by_logits.add_(by_targets).mul_(p).neg_()
             by_logits.scatter_add_(-1, targets[block].unsqueeze(-1), by_targets)
-            gradients.add_block(by_logits, products)
-        gradients.add_chunk(chunk)
-    return gradients.hidden, gradients.weight, gradients.bias
+            if by_bias is not None:
+                by_bias += by_logits.sum(dim=0)
+            if products.dtype != by_logits.dtype:
+                products.copy_(by_logits)
+        if by_hidden is not None:
+            by_hidden[chunk] = head.products(chunk) @ head.weight
+        if by_weight is not None:
+            _add_product(by_weight, head.products(chunk), head.states(chunk), tile)
+    return by_hidden, by_weight, by_bias
 
 
-def _gradient_with_entropy(
-    log_p: Tensor, entropy: Tensor, by_logprob: Tensor, by_entropy: Tensor, scratch: Tensor
-) -> Tensor:
-    """The gradient by the logits, less the target's own part: -p (by_logprob + by_entropy (log p + entropy)).
-
-    Args:
-        log_p: [c, V]; overwritten, it holds the result.
-        entropy: [c, 1].
-        by_logprob: [c, 1] gradient by the log-probabilities.
-        by_entropy: [c, 1] gradient by the entropies, with d entropy / d logits = -p (log p + entropy).
-        scratch: At least [c, V]; overwritten.
-    """
-    p = torch.exp(log_p, out=scratch[: len(log_p)])
-    return log_p.add_(entropy).mul_(by_entropy).add_(by_logprob).mul_(p).neg_()
-
-
-class _HeadGradients:
-    """Gradients of hidden states, weight and bias (those that are needed), accumulated chunk by chunk.
-
-    Sums over chunks are in the dtype of statistics.
-    """
-
-    def __init__(self, head: _Head, needed: tuple[bool, ...]) -> None:
-        products, sums = head.settings.matmul_dtype, head.settings.statistics_dtype
-        self._head = head
-        self.hidden = torch.empty_like(head.hidden) if needed[0] else None
-        self.weight = torch.zeros_like(head.weight, dtype=sums) if needed[1] else None
-        tiled = needed[1] and products != sums
-        self._weight_part = head.weight.new_empty(_TILE_WORDS, head.weight.shape[1]) if tiled else None
-        self.bias = torch.zeros_like(head.bias) if needed[2] and head.bias is not None else None
-
-    def add_block(self, by_logits: Tensor, place: Tensor) -> None:
-        """Add the gradient by the logits of a block, [n, V] in the dtype of statistics; overwrites its products."""
-        if self.bias is not None:
-            self.bias += by_logits.sum(dim=0)
-        if place.dtype != by_logits.dtype:
-            place.copy_(by_logits)
-
-    def add_chunk(self, chunk: slice) -> None:
-        """Add the part of a chunk of tokens, after all its blocks were added."""
-        by_logits = self._head.products(chunk)
-        if self.hidden is not None:
-            self.hidden[chunk] = by_logits @ self._head.weight
-        if self.weight is None:
-            return
-        states = self._head.states(chunk)
-        if self._weight_part is None:
-            self.weight.addmm_(by_logits.T, states)
-            return
-        # Rounded parts of the weight's gradient exist for a tile of the vocabulary at a time.
-        for words in _cuts(0, len(self.weight), _TILE_WORDS):
-            part = self._weight_part[: words.stop - words.start]
-            self.weight[words] += torch.mm(by_logits[:, words].T, states, out=part)
-
-
-def _cast(gradient: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
-    return None if gradient is None else gradient.to(dtype)
+def _add_product(total: Tensor, by_logits: Tensor, states: Tensor, tile: Tensor | None) -> None:
+    """Add by_logits^T states to the gradient by the weight, [V, H]; a `tile` is for rounded products of some words."""
+    if tile is None:
+        total.addmm_(by_logits.T, states)
+        return
+    for words in _cuts(0, len(total), _TILE_WORDS):
+        total[words] += torch.mm(by_logits[:, words].T, states, out=tile[: words.stop - words.start])
