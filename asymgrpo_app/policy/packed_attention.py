@@ -70,8 +70,8 @@ def packed_attention(
         _attend(q, k, v, scaling).transpose(1, 2)
         for q, k, v in zip(*(_batches(part, packing) for part in spread), strict=True)
     ]
-    flat = torch.cat([result.flatten(0, 1) for result in results]) if len(results) > 1 else results[0].flatten(0, 1)
-    return _Collect.apply(flat, packing).unsqueeze(0), None  # type: ignore[no-untyped-call]
+    flat = torch.cat([result.flatten(0, 1) for result in results])
+    return flat.index_select(0, packing.owners).unsqueeze(0), None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -100,26 +100,10 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         packing: PackedAttention = ctx.packing
-        own = gradient.index_select(0, packing.owners)
-        if len(packing.shared):
-            total = own.float() if own.dtype in (torch.bfloat16, torch.float16) else own
-            total.index_add_(0, packing.shared_tokens, gradient.index_select(0, packing.shared).to(total.dtype))
-            own = total.to(own.dtype)
-        return own, None
-
-
-class _Collect(torch.autograd.Function):
-    """Pick tokens [N, ...] from all buckets [S, ...]; copies and padding that are not read get gradient 0."""
-
-    @staticmethod
-    def forward(ctx: Any, spread: Tensor, packing: PackedAttention) -> Tensor:
-        ctx.owners, ctx.places = packing.owners, len(spread)
-        return spread.index_select(0, packing.owners)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        spread = gradient.new_zeros(ctx.places, *gradient.shape[1:])
-        return spread.index_copy_(0, ctx.owners, gradient), None
+        exact = torch.promote_types(gradient.dtype, torch.float32)
+        total = gradient.index_select(0, packing.owners).to(exact)
+        total.index_add_(0, packing.shared_tokens, gradient.index_select(0, packing.shared).to(exact))
+        return total.to(gradient.dtype), None
 
 
 AttentionInterface.register(NAME, packed_attention)
