@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.policy.loading import token_logprobs, transformer_blocks
-from asymgrpo_app.policy.lora import merged, scales
+from asymgrpo_app.policy.lora import merged
 
 _LOGPROBS = "asymgrpo_token_logprobs"
 
@@ -102,7 +102,7 @@ def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
 
 def whole_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """As `asymgrpo_app.policy.loading.named_weights`, gathered one at a time; every rank has to take part."""
-    return merged(((name, whole(part.detach())) for name, part in policy.named_parameters()), scales(policy))
+    return merged(((name, whole(part.detach())) for name, part in policy.named_parameters()), policy)
 
 
 def gathered_state(module: nn.Module, *, keep: bool) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from asymgrpo_app.policy.lora import merged, scales
+from asymgrpo_app.policy.lora import merged
 from asymgrpo_app.policy.lora_files import write_adapter
 from asymgrpo_app.version import __version__
 
@@ -82,7 +82,7 @@ def write_export(
     if card.adapter:
         write_adapter(folder, policy)
     else:
-        weights = merged((policy.state_dict() if state is None else state).items(), scales(policy))
+        weights = merged((policy.state_dict() if state is None else state).items(), policy)
         policy.save_pretrained(folder, state_dict={name: weight.to(policy.dtype) for name, weight in weights})
         _generation_config(card.base_model, policy).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -22,7 +22,7 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.head import completion_logprobs
-from asymgrpo_app.policy.lora import is_adapter, merged, plain_name, scales
+from asymgrpo_app.policy.lora import is_adapter, merged, plain_name
 from asymgrpo_app.policy.packed_attention import can_pack
 from asymgrpo_app.runtime.compat import attention_of, block_names, came_with_adapter
 
@@ -177,7 +177,7 @@ def _sentence(error: BaseException) -> str:
 def named_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Every weight once, by its Hugging Face name (a tied head only as the embedding), with adapters merged into it."""
     parameters = ((name, parameter.detach()) for name, parameter in policy.named_parameters())
-    return merged(parameters, scales(policy))
+    return merged(parameters, policy)
 
 
 def linear_weights(policy: PreTrainedModel) -> tuple[list[str], str | None]:

@@ -4,7 +4,8 @@ peft puts the adapters into the model itself, without a wrapper around it, so th
 any other policy. The sampler never sees adapters: it gets W + s B A, computed for one layer at a time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +23,7 @@ ADAPTER = "default"
 """peft's name of the one adapter."""
 
 _BASE, _A, _B = "base_layer", f"lora_A.{ADAPTER}", f"lora_B.{ADAPTER}"
+_PART = re.compile(rf"\.(?:{_BASE}|{_A}|{_B})\.")  # within a parameter's name, after that of the adapted layer
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,27 @@ def target_layers(policy: PreTrainedModel, config: LoRAConfig, path: str) -> dic
     layers = {
         name: module for name, module in policy.named_modules() if isinstance(module, nn.Linear) and module is not head
     }
-    kinds = sorted({name.rpartition(".")[2] for name in layers})
     if not layers:
         raise UserError(
             f"model.lora: {path} has no linear layers that could get adapters: train it without model.lora."
         )
     if config.target_modules is None:
         return layers
+    chosen: set[str] = set()
     for target in config.target_modules:
-        if not any(_is_called(name, target) for name in layers):
+        called_so = {name for name in layers if f".{name}".endswith(f".{target}")}
+        if not called_so:
             raise UserError(
                 f"model.lora.target_modules has {target!r}, which is no linear layer of {path} that can get an "
-                f"adapter: choose among {', '.join(kinds)}."
+                f"adapter: choose among {_kinds(layers)}."
             )
-    return {
-        name: layer
-        for name, layer in layers.items()
-        if any(_is_called(name, target) for target in config.target_modules)
-    }
+        chosen |= called_so
+    return {name: layer for name, layer in layers.items() if name in chosen}
 
 
-def _is_called(name: str, target: str) -> bool:
-    return f".{name}".endswith(f".{target}")
+def _kinds(layers: Iterable[str]) -> str:
+    """The last parts of layers' names, for messages."""
+    return ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
 
 
 def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
@@ -110,11 +111,10 @@ def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
         UserError: It does not have the layers.
     """
     layers = target_layers(policy, config, path)
-    kinds = sorted({name.rpartition(".")[2] for name in layers})
     trained = sum(config.rank * (layer.in_features + layer.out_features) for layer in layers.values())
     share = trained / sum(parameter.numel() for parameter in policy.parameters())
     return (
-        f"LoRA of rank {config.rank}, scale {config.scale:g}, on {len(layers)} linear layers ({', '.join(kinds)}): "
+        f"LoRA of rank {config.rank}, scale {config.scale:g}, on {len(layers)} linear layers ({_kinds(layers)}): "
         f"{trained:,} trained parameters, {share:.2%} of the policy's"
     )
 
@@ -146,7 +146,7 @@ def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None
     # On the meta device at first: peft's own first values would be taken from the run's generators.
     inject_adapter_in_model(settings, policy, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     policy.requires_grad_(False)
-    for layer in _adapted(policy).values():
+    for layer in adapted_layers(policy).values():
         for part in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
             part.weight = nn.Parameter(torch.zeros_like(part.weight, device=layer.get_base_layer().weight.device))
         # Inputs are in autocast's type where it is on. Cast to float32 by peft, each adapter would keep a copy of them.
@@ -155,7 +155,7 @@ def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None
 
 def first_values(policy: PreTrainedModel, seed: int) -> None:
     """Give A its first values: uniform in +-1/sqrt(in) as in peft, by the run's seed and the layer's name alone."""
-    for name, layer in _adapted(policy).items():
+    for name, layer in adapted_layers(policy).items():
         generator = torch.Generator().manual_seed(derive_seed("lora", seed, name))
         weight: Tensor = layer.lora_A[ADAPTER].weight.data
         weight.copy_(torch.empty_like(weight, device="cpu").uniform_(-1, 1, generator=generator))
@@ -191,7 +191,7 @@ def plain_name(name: str) -> str:
 @contextmanager
 def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
     """Context without a policy's adapters, if it has any: it is then the policy that training started from."""
-    layers = _adapted(policy).values()
+    layers = adapted_layers(policy).values()
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -201,33 +201,30 @@ def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def scales(policy: PreTrainedModel) -> dict[str, float]:
-    """The factor s of each layer that has an adapter, by the layer's name."""
-    return {name: float(layer.scaling[ADAPTER]) for name, layer in _adapted(policy).items()}
-
-
-def merged(named: Iterable[tuple[str, Tensor]], factors: Mapping[str, float]) -> Iterator[tuple[str, Tensor]]:
-    """Merge adapters into the weights, one at a time, by their names in the model without adapters.
+def merged(named: Iterable[tuple[str, Tensor]], policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Merge a policy's adapters into its weights, one at a time, by their names in the model without adapters.
 
     Inputs are not changed, and a merged weight is freed as soon as the consumer lets go of it.
 
     Args:
-        named: All parameters, whole, in the order of `named_parameters`: those of a layer follow each other.
-        factors: As from `scales`.
+        named: All its parameters, whole, in the order of `named_parameters`: those of a layer follow each other.
+        policy: The policy, with or without adapters.
 
     Yields:
         Names and weights: W + s B A of a layer with an adapter, in the adapter's type; all others as they are.
     """
-    for layer, group in groupby(named, key=lambda pair: _layer_of(pair[0])):
-        if layer not in factors:
+    layers = adapted_layers(policy)
+    for layer, group in groupby(named, key=lambda pair: _PART.split(pair[0])[0]):
+        if layer not in layers:
             yield from group
             continue
+        factor = float(layers[layer].scaling[ADAPTER])
         parts = {name.removeprefix(f"{layer}."): tensor for name, tensor in group}
         down, up = parts.pop(f"{_A}.weight"), parts.pop(f"{_B}.weight")
         for name, tensor in parts.items():
             # No local variable holds a merged weight, so that it is freed as soon as the consumer lets go of it.
             adds = name == f"{_BASE}.weight"
-            yield plain_name(f"{layer}.{name}"), _sum(tensor, down, up, factors[layer]) if adds else tensor
+            yield plain_name(f"{layer}.{name}"), _sum(tensor, down, up, factor) if adds else tensor
 
 
 @torch.no_grad()
@@ -237,16 +234,7 @@ def _sum(weight: Tensor, down: Tensor, up: Tensor, factor: float) -> Tensor:
         return torch.addmm(weight.to(up.dtype), up, down, alpha=factor)
 
 
-def _layer_of(name: str) -> str:
-    """Name of the adapted layer that a parameter belongs to; the parameter's own name if there is none."""
-    for part in (_BASE, _A, _B):
-        layer, found, _ = name.partition(f".{part}.")
-        if found:
-            return layer
-    return name
-
-
-def _adapted(policy: PreTrainedModel) -> dict[str, Any]:
+def adapted_layers(policy: PreTrainedModel) -> dict[str, Any]:
     """The layers that have an adapter, by name."""
     if not hasattr(policy, "peft_config"):  # most policies have none, and peft takes its time to load
         return {}

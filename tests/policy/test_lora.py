@@ -21,13 +21,13 @@ from asymgrpo_app.policy.loading import (
 )
 from asymgrpo_app.policy.lora import (
     LoRAConfig,
+    adapted_layers,
     adapters_off,
     add_adapters,
     first_values,
     hold_in_bfloat16,
     is_adapter,
     merged,
-    scales,
     summary,
     target_layers,
 )
@@ -89,7 +89,7 @@ def test_adapters_go_where_they_are_asked_for(targets, expected):
     config = LoRAConfig(rank=2, target_modules=targets)
     assert len(target_layers(policy, config, "tiny")) == expected
     add_adapters(policy, config, "tiny")
-    assert len(scales(policy)) == expected
+    assert len(adapted_layers(policy)) == expected
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "proj", "q_projj", "", "layers.2.mlp.up_proj", "norm"])
@@ -114,7 +114,7 @@ def test_the_user_is_told_what_is_trained():
 def test_the_scale_is_pefts(rslora, scale):
     config = LoRAConfig(rslora=rslora)
     assert config.scale == scale
-    assert set(scales(adapted(tiny(), config)).values()) == {scale}
+    assert {layer.scaling["default"] for layer in adapted_layers(adapted(tiny(), config)).values()} == {scale}
 
 
 # ---- what they compute ----
@@ -175,12 +175,12 @@ def test_merging_takes_one_layer_at_a_time_and_changes_nothing():
             yield name, parameter.detach()
 
     earlier = None
-    for name, weight in merged(named(), scales(policy)):
+    for name, weight in merged(named(), policy):
         layer = name.rpartition(".")[0]
         last = max(place for place, own in enumerate(names) if own.startswith(f"{layer}."))
         assert len(asked) <= last + 2  # with the one that shows that the layer is complete
         assert earlier is None or earlier() is None  # nobody keeps a weight that was made before
-        earlier = weakref.ref(weight) if layer in scales(policy) and name.endswith("weight") else None
+        earlier = weakref.ref(weight) if layer in adapted_layers(policy) and name.endswith("weight") else None
         del weight
     assert asked == names
     assert all(torch.equal(own, before[name]) for name, own in policy.state_dict().items())
@@ -200,7 +200,7 @@ def test_only_adapters_have_a_gradient_and_it_is_that_of_the_merged_weight():
     gradients = {name: own.grad for name, own in plain.named_parameters()}
     parameters = dict(policy.named_parameters())
     assert {name for name, own in parameters.items() if own.grad is not None} == set(filter(is_adapter, parameters))
-    for layer in scales(policy):
+    for layer in adapted_layers(policy):
         down, up = (parameters[f"{layer}.lora_{part}.default.weight"] for part in "AB")
         whole = 5 / 3 * gradients[f"{layer}.weight"]
         torch.testing.assert_close(up.grad, whole @ down.detach().T, rtol=1e-9, atol=1e-12)
@@ -227,7 +227,7 @@ def test_a_policy_without_adapters_has_nothing_to_turn_off_or_to_merge():
     policy = tiny()
     with adapters_off(policy):
         assert torch.equal(logits(policy), logits(tiny()))
-    assert scales(policy) == {}
+    assert adapted_layers(policy) == {}
     assert [name for name, _ in named_weights(policy)] == [name for name, _ in policy.named_parameters()]
 
 
