@@ -109,7 +109,7 @@ def _table(settings: Settings) -> JsonTable:
         _refuse_existing(settings.output)
         if not settings.output.parent.is_dir():
             raise UserError(f"--output {settings.output}: the folder {settings.output.parent} does not exist.")
-    table = JsonTable([str(settings.path)])
+    table = JsonTable(str(settings.path), settings.path.name)
     if not len(table):
         raise UserError(f"--input {settings.path}: the file is empty.")
     for index in range(len(table)):

@@ -30,25 +30,23 @@ def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path
     """
     identity = f"{source.path}\0{source.size}\0{source.mtime_ns}"
     name = f"{blake2b(identity.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.{kind}"
-    path = _cache_folder() / name
-    if _is_readable(path):
-        return path
+    folder = Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
     try:
-        return _make(path, build)
+        return _found_or_made(folder / name, build)
     except OSError:
-        path = _temporary_folder() / name
-    if path.exists():
-        return path
+        temporary = _temporary_folder()
     try:
-        return _make(path, build)
+        return _found_or_made(temporary / name, build)
     except OSError as error:
         raise UserError(
-            f"Neither {str(_cache_folder())!r} nor {str(path.parent)!r} takes the index of {source.path!r}: "
+            f"Neither {str(folder)!r} nor {str(temporary)!r} takes the index of {source.path!r}: "
             f"{error.strerror or error}; set ASYMGRPO_CACHE to a folder with space."
         ) from error
 
 
-def _make(path: Path, build: Callable[[Path], None]) -> Path:
+def _found_or_made(path: Path, build: Callable[[Path], None]) -> Path:
+    if path.is_file() and os.access(path, os.R_OK):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     unfinished = Path(name)
@@ -61,27 +59,9 @@ def _make(path: Path, build: Callable[[Path], None]) -> Path:
         unfinished.unlink(missing_ok=True)
 
 
-def _cache_folder() -> Path:
-    """The folder of the cache."""
-    return Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.R_OK)
-    except OSError:
-        return False
-
-
 @cache
 def _temporary_folder() -> Path:
     """A temporary folder for this process and those it forks; it is removed when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="asymgrpo-"))
-    owner = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # not run in processes that multiprocessing forks
     return folder

@@ -1,19 +1,97 @@
-"""Files of rows: finding the ones a user names, and reading parts of them."""
+"""Files of rows: finding the ones a user names, reading parts of them, and their rows as one table."""
 
 import os
-import stat
-import weakref
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob, has_magic
+from io import FileIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.prompts.order import locate
+from asymgrpo_app.prompts.rows import Row, RowSource
+from asymgrpo_app.rewards.base import Verifier
 
 _KEPT_OPEN = 128
 """Most files that a process keeps open: far below the usual limit of 1,024, for sources with thousands of files."""
+
+
+class FileSource(RowSource):
+    """Prompts from files of rows, named in a config.
+
+    Args:
+        path: The file, relative to the working directory, a pattern such as `data/*.jsonl`, or a list of both.
+        prompt_field: The field of the prompt, a string that is not empty (or a list with one chat message of the role
+            `user`); for a field within a field, names joined by dots, e.g. `extra_info.question`.
+        answer_field: The field of the right answer, a string that is not empty or a number; named likewise.
+        verifier: The verifier that judges the completions; exact match if left out.
+
+    Raises:
+        UserError: A file cannot be read, or there is no row.
+    """
+
+    table_class: ClassVar[type["FileTable"]]
+
+    def __init__(
+        self,
+        path: str | list[str],
+        prompt_field: str = "prompt",
+        answer_field: str = "answer",
+        verifier: Verifier | None = None,
+    ) -> None:
+        self.path = path
+        super().__init__(_Tables(expand(path), self.table_class), prompt_field, answer_field, verifier)
+
+    def __str__(self) -> str:
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
+
+
+class FileTable(ABC):
+    """The rows of one file; a subclass counts them when it is made.
+
+    Args:
+        path: The file.
+        name: Its name in uids.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+
+    def __init__(self, path: str, name: str) -> None:
+        self.file = SourceFile.find(path)
+        self.name = name
+        self.length = 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """The row `index`, from 0.
+
+        Raises:
+            BadRow: The row cannot be read.
+        """
+
+
+class _Tables:
+    """The rows of several files, one file after the other."""
+
+    def __init__(self, paths: Sequence[str], table_class: type[FileTable]) -> None:
+        self._tables = [table_class(path, name) for path, name in zip(paths, _unique_names(paths), strict=True)]
+        self._ends = list(accumulate(map(len, self._tables)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def row(self, index: int) -> Row:
+        number, within = locate(self._ends, index)
+        return self._tables[number].row(within)
 
 
 @dataclass(frozen=True)
@@ -39,14 +117,12 @@ class SourceFile:
         Raises:
             UserError: The file does not exist, is not a regular file, or may not be read.
         """
-        absolute = str(Path(path).absolute())
+        absolute = Path(path).absolute()
         try:
-            status = os.stat(absolute)  # noqa: PTH116 (beside os.open and os.fstat)
-            if stat.S_ISDIR(status.st_mode):
-                raise IsADirectoryError(0, "Is a directory")
-            if not stat.S_ISREG(status.st_mode):
+            status = absolute.stat()
+            if not absolute.is_file():  # a pipe would wait for its writer
                 raise OSError(0, "Not a regular file")
-            found = cls(absolute, path, status.st_size, status.st_mtime_ns)
+            found = cls(str(absolute), path, status.st_size, status.st_mtime_ns)
             _opened(found)
         except OSError as error:
             raise _unreadable(path, error) from error
@@ -59,9 +135,9 @@ class SourceFile:
             UserError: The file cannot be read or is no longer what it was.
         """
         try:
-            descriptor = _opened(self).descriptor
-            content = os.pread(descriptor, length, start)
-            status = os.fstat(descriptor)
+            file = _opened(self)
+            content = os.pread(file.fileno(), length, start)
+            status = os.fstat(file.fileno())
         except OSError as error:
             raise _unreadable(self.shown, error) from error
         if (status.st_size, status.st_mtime_ns) != (self.size, self.mtime_ns) or len(content) != length:
@@ -71,19 +147,11 @@ class SourceFile:
         return content
 
 
-class _Opened:
-    """An open file, closed when the last reference to it is gone."""
-
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self.descriptor)
-
-
 # Opened by each process for itself, when first needed. Who reads holds a reference, so a file that falls out of the
 # cache is not closed under a reading thread; and pread has no position that threads or forks could share.
 @lru_cache(maxsize=_KEPT_OPEN)
-def _opened(file: SourceFile) -> _Opened:
-    return _Opened(file.path)
+def _opened(file: SourceFile) -> FileIO:
+    return FileIO(file.path)
 
 
 def _unreadable(path: str, error: OSError) -> UserError:
@@ -111,16 +179,13 @@ def expand(path: str | Sequence[str]) -> list[str]:
         files += matches
     if not files:
         raise UserError("The list of prompt files is empty: name at least one file.")
-    seen: set[Path] = set()
-    for file in files:
-        absolute = Path(file).absolute()
-        if absolute in seen:
-            raise UserError(f"The prompt file {file!r} is named twice.")
-        seen.add(absolute)
+    for file, times in Counter(Path(file).absolute() for file in files).items():
+        if times > 1:
+            raise UserError(f"The prompt file {str(file)!r} is named twice.")
     return files
 
 
-def unique_names(paths: Sequence[str]) -> list[str]:
+def _unique_names(paths: Sequence[str]) -> list[str]:
     """A short name for each of several files: the file name, or the path below their common folder if names repeat."""
     names = [Path(path).name for path in paths]
     if len(set(names)) == len(names):
@@ -128,10 +193,3 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     absolute = [Path(path).absolute() for path in paths]
     shared = os.path.commonpath([path.parent for path in absolute])
     return [path.relative_to(shared).as_posix() for path in absolute]
-
-
-def shown(path: str | Sequence[str]) -> str:
-    """The path or paths that the user named, short enough for a message."""
-    if isinstance(path, str):
-        return path
-    return path[0] if len(path) == 1 else f"{path[0]} (and {len(path) - 1} more)"

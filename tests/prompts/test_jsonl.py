@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts import BadRow, JsonLines
 from asymgrpo_app.rewards import CountdownVerifier, ExactMatch, Verdict
 
@@ -123,11 +122,14 @@ def test_fixed_is_in_the_order_of_the_file(write: Write) -> None:
     assert [prompt.text for prompt in source.fixed(None)] == [str(number) for number in range(10)]
     assert len(source.fixed(99)) == 10
     assert [source.nth(index) for index in range(10)] == source.fixed(None)
-    with pytest.raises(UserError, match="A limit of 0 leaves no prompts, use a positive one"):
-        source.fixed(0)
 
 
 GOOD = b'{"prompt": "p", "answer": "a"}\n'
+PROMPT = (
+    "'prompt' must be a string (valid Unicode, not empty) or a chat of a single message of the role 'user' (the system "
+    "prompt belongs to the template), not "
+)
+ANSWER = "'answer' must be a string (valid Unicode, not empty) or a number, not "
 
 
 @pytest.mark.parametrize(
@@ -144,19 +146,19 @@ GOOD = b'{"prompt": "p", "answer": "a"}\n'
         (b"null", "expected a JSON object, not 'null'"),
         (b'{"answer": "a"}', "the field 'prompt' is missing, the row has [\"answer\"]"),
         (b'{"prompt": "p", "Answer": "a"}', 'the field \'answer\' is missing, the row has ["prompt", "Answer"]'),
-        (b'{"prompt": 3, "answer": "a"}', "'prompt' must be a string that is not empty, not 3"),
-        (b'{"prompt": "", "answer": "a"}', "'prompt' must be a string that is not empty, not ''"),
-        (b'{"prompt": " \\n", "answer": "a"}', "'prompt' must be a string that is not empty, not ' \\n'"),
-        (b'{"prompt": null, "answer": "a"}', "'prompt' must be a string that is not empty, not null"),
+        (b'{"prompt": 3, "answer": "a"}', PROMPT + "3"),
+        (b'{"prompt": "", "answer": "a"}', PROMPT + "''"),
+        (b'{"prompt": " \\n", "answer": "a"}', PROMPT + "' \\n'"),
+        (b'{"prompt": null, "answer": "a"}', PROMPT + "null"),
         (b'{"prompt": ["' + b"x" * 999 + b'"], "answer": "a"}', 'not ["' + "x" * 55 + "...."),
-        (b'{"prompt": "\\ud800", "answer": "a"}', "'prompt' holds half a surrogate pair, which is no text: '\\ud800'"),
-        (b'{"prompt": "p", "answer": "\\udfff"}', "'answer' holds half a surrogate pair, which is no text: '\\udfff'"),
-        (b'{"prompt": "p", "answer": ""}', "'answer' must be a string that is not empty or a number, not ''"),
-        (b'{"prompt": "p", "answer": "  "}', "'answer' must be a string that is not empty or a number, not '  '"),
-        (b'{"prompt": "p", "answer": null}', "'answer' must be a string that is not empty or a number, not null"),
-        (b'{"prompt": "p", "answer": true}', "'answer' must be a string that is not empty or a number, not true"),
-        (b'{"prompt": "p", "answer": [1, 2]}', "'answer' must be a string that is not empty or a number, not [1, 2]"),
-        (b'{"prompt": "p", "answer": 1e999}', "'answer' must be a string that is not empty or a number, not Infinity"),
+        (b'{"prompt": "\\ud800", "answer": "a"}', PROMPT + "'\\ud800'"),
+        (b'{"prompt": "p", "answer": "\\udfff"}', ANSWER + "'\\udfff'"),
+        (b'{"prompt": "p", "answer": ""}', ANSWER + "''"),
+        (b'{"prompt": "p", "answer": "  "}', ANSWER + "'  '"),
+        (b'{"prompt": "p", "answer": null}', ANSWER + "null"),
+        (b'{"prompt": "p", "answer": true}', ANSWER + "true"),
+        (b'{"prompt": "p", "answer": [1, 2]}', ANSWER + "[1, 2]"),
+        (b'{"prompt": "p", "answer": 1e999}', ANSWER + "Infinity"),
         (b'{"prompt": "\xff\xfe", "answer": "a"}', "not UTF-8 text, seen the bytes b'\\xff'"),
         (GOOD.strip().decode().encode("utf-16"), "not UTF-8 text, seen the bytes b'\\xff'"),
     ],
@@ -209,18 +211,15 @@ def test_a_chat_of_one_message_of_the_user_is_a_prompt(write: Write) -> None:
 @pytest.mark.parametrize(
     ("roles", "shown"),
     [
-        (["system", "user"], '["system", "user"]'),
-        (["user", "assistant", "user"], '["user", "assistant", "user"]'),
-        (["assistant"], '["assistant"]'),
+        (["system", "user"], '[{"role": "system", "content": "c"}, {"role": "user", "con...'),
+        (["user", "assistant", "user"], '[{"role": "user", "content": "c"}, {"role": "assistant", ...'),
+        (["assistant"], '[{"role": "assistant", "content": "c"}]'),
     ],
 )
 def test_other_chats_are_refused(write: Write, roles: list[str], shown: str, refusal: Refusal) -> None:
     chat = [{"role": role, "content": "c"} for role in roles]
     path = write(json.dumps({"prompt": chat, "answer": "4"}).encode())
-    assert refusal(JsonLines(path).nth, 0) == (
-        f"{path}, line 1: 'prompt' is a chat of the roles {shown}; only a single message of the role 'user' can be "
-        "used, since the system prompt belongs to the template."
-    )
+    assert refusal(JsonLines(path).nth, 0) == f"{path}, line 1: {PROMPT}{shown}."
 
 
 def test_the_verifier_is_not_asked_about_rows(write: Write) -> None:
@@ -231,13 +230,13 @@ def test_the_verifier_is_not_asked_about_rows(write: Write) -> None:
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf", b" " * 3 * MEGABYTE])
 def test_an_empty_file_is_refused(write: Write, content: bytes, refusal: Refusal) -> None:
     path = write(content)
-    assert refusal(JsonLines, path) == f"{path} holds no prompts: write one JSON object per line."
+    assert refusal(JsonLines, path) == f"{path} holds no prompts: there is no row in it."
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, write: Write, refusal: Refusal) -> None:
     missing = str(tmp_path / "missing.jsonl")
     assert refusal(JsonLines, missing) == f"Cannot read the prompt file {missing!r}: No such file or directory."
-    assert refusal(JsonLines, str(tmp_path)) == f"Cannot read the prompt file {str(tmp_path)!r}: Is a directory."
+    assert refusal(JsonLines, str(tmp_path)) == f"Cannot read the prompt file {str(tmp_path)!r}: Not a regular file."
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
     assert refusal(JsonLines, pipe) == f"Cannot read the prompt file {pipe!r}: Not a regular file."
@@ -248,7 +247,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, write: Write, ref
 
 
 def test_fields_must_have_names(write: Write, refusal: Refusal) -> None:
-    assert refusal(JsonLines, write(GOOD), answer_field="") == "answer_field is empty: name a field of the rows."
+    path = write(GOOD)
+    assert refusal(JsonLines(path, answer_field="").nth, 0) == (
+        f'{path}, line 1: the field \'\' is missing, the row has ["prompt", "answer"].'
+    )
 
 
 def test_a_line_that_is_no_line_is_refused_unread(write: Write, refusal: Refusal) -> None:
@@ -288,7 +290,7 @@ class TestSeveralFiles:
         path = write(GOOD)
         assert refusal(JsonLines, [path, pattern]) == f"The prompt file {path!r} is named twice."
         empty = [write(b"", "a.jsonl"), write(b"", "b.jsonl")]
-        assert refusal(JsonLines, empty) == f"{empty[0]} (and 1 more) holds no prompts: write one JSON object per line."
+        assert refusal(JsonLines, empty) == f"{empty[0]}, {empty[1]} holds no prompts: there is no row in it."
 
     def test_more_files_than_a_process_may_open(self, write: Write) -> None:
         import resource

@@ -89,20 +89,29 @@ def test_several_files_may_have_different_columns(write: Write, tmp_path: Path) 
     assert source.nth(0).row == {"prompt": "x", "answer": "y", "more": 1}
 
 
+PROMPT = (
+    "'prompt' must be a string (valid Unicode, not empty) or a chat of a single message of the role 'user' (the system "
+    "prompt belongs to the template), not "
+)
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
         ({"prompt": ["p"]}, "the field 'answer' is missing, the row has [\"prompt\"]"),
-        ({"prompt": [None], "answer": ["a"]}, "'prompt' must be a string that is not empty, not null"),
-        ({"prompt": [b"p"], "answer": ["a"]}, "'prompt' must be a string that is not empty, not b'p'"),
-        ({"prompt": ["p"], "answer": [True]}, "'answer' must be a string that is not empty or a number, not true"),
+        ({"prompt": [None], "answer": ["a"]}, PROMPT + "null"),
+        ({"prompt": [b"p"], "answer": ["a"]}, PROMPT + "b'p'"),
+        (
+            {"prompt": ["p"], "answer": [True]},
+            "'answer' must be a string (valid Unicode, not empty) or a number, not true",
+        ),
         (
             {"prompt": ["p"], "answer": [float("nan")]},
-            "'answer' must be a string that is not empty or a number, not NaN",
+            "'answer' must be a string (valid Unicode, not empty) or a number, not NaN",
         ),
         (
             {"prompt": ["p"], "answer": pa.array([0], pa.date32())},
-            "'answer' must be a string that is not empty or a number, not \"datetime.date(1970, 1, 1)\"",
+            "'answer' must be a string (valid Unicode, not empty) or a number, not \"datetime.date(1970, 1, 1)\"",
         ),
         (
             {"prompt": pa.array([b"\xff"]).cast(pa.string(), safe=False), "answer": ["a"]},
@@ -132,7 +141,7 @@ def test_files_that_cannot_be_read_are_refused(
     assert refusal(ParquetFiles, str(path)).startswith(f"Cannot read the Parquet file {str(path)!r}: ")
     assert list(cache_folder.iterdir()) == []  # nothing half done is taken for the file later
     empty = write({"prompt": pa.array([], pa.string())})
-    assert refusal(ParquetFiles, empty) == f"{empty} holds no prompts: the file has no rows."
+    assert refusal(ParquetFiles, empty) == f"{empty} holds no prompts: there is no row in it."
 
 
 def test_it_is_converted_once_and_again_when_the_file_changes(write: Write, cache_folder: Path) -> None:
