@@ -1,9 +1,10 @@
 """Problems from data sets of the Hugging Face Hub."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, one_line
 from asymgrpo_app.prompts.rows import Row, RowSource
 from asymgrpo_app.rewards.base import Verifier
 
@@ -29,7 +30,7 @@ class HubDataset(RowSource):
         verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
-        UserError: The data set, split, revision, configuration or a field is not there or cannot be reached.
+        UserError: The data set, split, revision or configuration is not there or cannot be reached.
     """
 
     def __init__(
@@ -44,68 +45,47 @@ class HubDataset(RowSource):
     ) -> None:
         self.name = name
         self.split = split
-        self.revision = revision
-        self.config = config
-        table = HubTable(name, split, revision, config)
-        if not len(table):
-            raise UserError(f"There are no rows in {_called(name, split, revision, config)}.")
-        for argument, field in (("prompt_field", prompt_field), ("answer_field", answer_field)):
-            if field not in table.columns and field.split(".")[0] not in table.columns:
-                raise UserError(
-                    f"There is no field {field!r} ({argument}) in {_called(name, split, revision, config)}, it has: "
-                    f"{', '.join(table.columns)}."
-                )
-        super().__init__(table, prompt_field, answer_field, verifier)
+        super().__init__(_Split(name, split, revision, config), prompt_field, answer_field, verifier)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split})"
 
 
-class HubTable:
-    """The rows of one split.
-
-    Args:
-        name: The data set's id or a folder.
-        split: The split.
-        revision: Branch, tag or commit, or None.
-        config: The configuration, or None.
-
-    Raises:
-        UserError: The split cannot be loaded.
-    """
+class _Split:
+    """The rows of one split."""
 
     def __init__(self, name: str, split: str, revision: str | None, config: str | None) -> None:
         self._name = f"{name}/{split}"
         self._place = f"{name} ({split})"
         # As Arrow: pictures and the like are left undecoded.
         self._rows = _load(name, split, revision, config).with_format("arrow")
-        self.columns = self._rows.column_names
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def row(self, index: int) -> Row:
-        """Row `index`, from 0."""
         fields = self._rows[index].to_pylist()[0]
         return Row(uid=f"{self._name}/{index + 1}", place=f"{self._place}, row {index + 1}", fields=fields)
 
 
 def _load(name: str, split: str, revision: str | None, config: str | None) -> "Dataset":
-    called = _called(name, split, revision, config)
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if Path(name).is_dir():
+        if revision is not None:
+            raise UserError(f"{name} is a folder, and a folder has no revision {revision!r}: leave it out.")
+    elif name.startswith(("/", ".", "~")):
+        raise UserError(f"There is no folder {name!r}.")
     try:
         builder = _builder(name, revision, config)
         builder.download_and_prepare()
-    except UserError:
-        raise
-    except Exception as error:  # the library raises exceptions of every kind
-        raise UserError(f"Cannot load {called}: {_reason(error)}.") from error
-    try:
         return builder.as_dataset(split=split)
-    except ValueError as error:
-        splits = ", ".join(builder.info.splits or {})
-        if split.split("[")[0] in (builder.info.splits or {}):
-            raise UserError(f"Cannot load {called}: {_reason(error)}.") from error
-        raise UserError(f"Cannot load {called}: there is no such split, there is: {splits}.") from error
+    except Exception as error:  # the library raises exceptions of every kind
+        reason = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
+        if isinstance(error, LocalEntryNotFoundError):
+            reason = "it is not in the local cache, and the hub cannot be reached"
+        named = f"split {split!r}, config {config!r}, revision {revision!r}"
+        raise UserError(f"Cannot load the data set {name!r} ({named}): {reason}.") from error
 
 
 def _builder(name: str, revision: str | None, config: str | None) -> "DatasetBuilder":
@@ -114,38 +94,13 @@ def _builder(name: str, revision: str | None, config: str | None) -> "DatasetBui
     from huggingface_hub import snapshot_download
 
     if Path(name).is_dir():
-        if revision is not None:
-            raise UserError(f"{name} is a folder, and a folder has no revision {revision!r}: leave it out.")
         return datasets.load_dataset_builder(name, config)
-    if name.startswith(("/", ".", "~")):
-        raise UserError(f"There is no folder {name!r}.")
     if not datasets.config.HF_HUB_OFFLINE:
-        try:
+        with contextlib.suppress(ConnectionError):
             builder = datasets.load_dataset_builder(name, config, revision=revision)
-        except ConnectionError:
-            builder = None
-        if builder is not None and not isinstance(builder, Cache):
-            return builder
+            if not isinstance(builder, Cache):
+                return builder
     # Without the hub, the library would take the data set that it prepared last, whatever its revision. The hub's own
     # cache is filed by revision, so the data set is taken from there.
     folder = snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
     return datasets.load_dataset_builder(folder, config)
-
-
-def _called(name: str, split: str, revision: str | None, config: str | None) -> str:
-    parts = [f"split {split!r}"]
-    if config is not None:
-        parts.append(f"config {config!r}")
-    if not Path(name).is_dir():
-        parts.append("the main revision" if revision is None else f"revision {revision!r}")
-    return f"the data set {name!r} ({', '.join(parts)})"
-
-
-def _reason(error: Exception) -> str:
-    """The message of an exception in one line."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if isinstance(error, LocalEntryNotFoundError):
-        return "it is not in the local cache, and the hub cannot be reached"
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

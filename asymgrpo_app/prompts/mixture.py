@@ -12,7 +12,7 @@ from itertools import accumulate
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import Prompt, PromptSource
-from asymgrpo_app.prompts.order import sorted_order
+from asymgrpo_app.prompts.order import locate, sorted_order
 
 _LONGEST_BLOCK = 10_000
 _FIXED_SEED = 0
@@ -81,8 +81,8 @@ class Mixture(PromptSource):
         """The prompt `index` of the sources one after the other. Only if all of them end."""
         if self.size is None:
             return super().nth(index)
-        number = bisect_right(self._ends, index)
-        return _renamed(self._parts[number].nth(index - (self._ends[number - 1] if number else 0)), number)
+        number, within = locate(self._ends, index)
+        return _renamed(self._parts[number].nth(within), number)
 
     def finite_parts(self) -> list[PromptSource]:
         """The sources that end, those within mixtures included."""
@@ -94,12 +94,10 @@ class Mixture(PromptSource):
         A source without further prompts is left out from there on. None: all prompts of all sources.
 
         Raises:
-            UserError: `limit` is None and a source endless, `limit` is not positive, or a source has no fixed prompts.
+            UserError: `limit` is None and a source endless, or a source has no fixed prompts.
         """
         if limit is None and self.size is None:
             raise UserError("A mixture with an endless source needs a limit for evaluation.")
-        if limit is not None and limit < 1:
-            raise UserError(f"A limit of {limit} leaves no prompts, use a positive one.")
         numbers = self._fixed_numbers(limit)
         streams = [
             iter(part.fixed(count)) if (count := numbers.count(number)) else iter(())

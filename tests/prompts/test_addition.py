@@ -7,8 +7,8 @@ from asymgrpo_app.prompts import Addition
 from asymgrpo_app.rewards import Verdict
 
 
-def pairs(source: Addition, number: int) -> set[tuple[int, ...]]:
-    return {source.identity(source.at(position, seed=1)) for position in range(number)}
+def pairs(source: Addition, number: int) -> set[str]:
+    return {source.identity(source.at(position, seed=1).row) for position in range(number)}
 
 
 @pytest.mark.parametrize("digits", [1, 2, 5])
@@ -48,7 +48,7 @@ def test_the_stream_does_not_change_between_versions() -> None:
 
 def test_problems_of_an_evaluation_are_distinct() -> None:
     chosen = Addition(split="validation").fixed(256)
-    assert len({Addition().identity(problem) for problem in chosen}) == 256
+    assert len({Addition().identity(problem.row) for problem in chosen}) == 256
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_cannot_be_made(options: dict[str, object], said: str) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "said"),
-    [(None, "needs a positive limit"), (0, "not 0"), (4_096, "too large"), (600, "ask for fewer")],
+    [(None, "needs a limit"), (10**9, "ask for fewer"), (600, "ask for fewer")],
 )
 def test_limits_of_an_evaluation(limit: int | None, said: str) -> None:
     with pytest.raises(UserError, match=said):

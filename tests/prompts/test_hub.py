@@ -70,15 +70,15 @@ def test_splits_and_parts_of_splits(folder: str) -> None:
 
 def test_what_is_not_there_is_named_with_what_is(folder: str, refusal: Refusal) -> None:
     assert refusal(HubDataset, folder, split="validation", **FIELDS) == (
-        f"Cannot load the data set {folder!r} (split 'validation'): there is no such split, there is: train, test."
+        f"Cannot load the data set {folder!r} (split 'validation', config None, revision None): ValueError: Unknown "
+        "split \"validation\". Should be one of ['train', 'test']."
     )
     assert refusal(HubDataset, folder, config="other", **FIELDS) == (
-        f"Cannot load the data set {folder!r} (split 'train', config 'other'): ValueError: BuilderConfig 'other' not "
-        "found. Available: ['easy']."
+        f"Cannot load the data set {folder!r} (split 'train', config 'other', revision None): ValueError: "
+        "BuilderConfig 'other' not found. Available: ['easy']."
     )
-    assert refusal(HubDataset, folder, prompt_field="question") == (
-        f"There is no field 'answer' (answer_field) in the data set {folder!r} (split 'train'), it has: question, "
-        "solution."
+    assert refusal(HubDataset(folder, prompt_field="question").nth, 0) == (
+        f'{folder} (train), row 1: the field \'answer\' is missing, the row has ["question", "solution"].'
     )
     source = HubDataset(folder, prompt_field="question", answer_field="solution.value")
     assert refusal(source.nth, 4) == (
@@ -130,12 +130,12 @@ def test_data_sets_of_the_hub_come_from_its_cache_by_revision(tmp_path: Path) ->
         "7 someone/sums/train/1 1",
         "4 someone/sums/train/1 1",
         "7 someone/sums/train/1 1",
-        "Cannot load the data set 'someone/sums' (split 'train', revision 'v2'): it is not in the local cache, and the "
-        "hub cannot be reached.",
-        "Cannot load the data set 'someone/sums' (split 'test', revision 'v1'): there is no such split, there is: "
-        "train.",
-        "Cannot load the data set 'someone/others' (split 'train', the main revision): it is not in the local cache, "
-        "and the hub cannot be reached.",
+        "Cannot load the data set 'someone/sums' (split 'train', config None, revision 'v2'): it is not in the local "
+        "cache, and the hub cannot be reached.",
+        "Cannot load the data set 'someone/sums' (split 'test', config None, revision 'v1'): ValueError: Unknown split "
+        "\"test\". Should be one of ['train'].",
+        "Cannot load the data set 'someone/others' (split 'train', config None, revision None): it is not in the local "
+        "cache, and the hub cannot be reached.",
     ]
 
 

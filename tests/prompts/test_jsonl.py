@@ -211,7 +211,7 @@ def test_a_chat_of_one_message_of_the_user_is_a_prompt(write: Write) -> None:
 @pytest.mark.parametrize(
     ("roles", "shown"),
     [
-        (["system", "user"], '[{"role": "system", "content": "c"}, {"role": "user", "con...'),
+        (["system", "user"], '[{"role": "system", "content": "c"}, {"role": "user", "co...'),
         (["user", "assistant", "user"], '[{"role": "user", "content": "c"}, {"role": "assistant", ...'),
         (["assistant"], '[{"role": "assistant", "content": "c"}]'),
     ],

@@ -108,7 +108,7 @@ def test_an_endless_source_makes_the_mixture_endless(lines: Files, refusal: Refu
     assert {place.rsplit("/", 1)[0] for place in places} == {"countdown/train/0"}
 
 
-def test_fixed_deals_by_the_same_proportions_until_a_source_ends(lines: Files, refusal: Refusal) -> None:
+def test_fixed_deals_by_the_same_proportions_until_a_source_ends(lines: Files) -> None:
     mixture = Mixture([WeightedSource(lines("a", 8), 2), WeightedSource(lines("b", 3), 1)])
     everything = [prompt.text for prompt in mixture.fixed(None)]
     assert sorted(everything) == sorted([f"a{number}" for number in range(8)] + [f"b{number}" for number in range(3)])
@@ -117,7 +117,6 @@ def test_fixed_deals_by_the_same_proportions_until_a_source_ends(lines: Files, r
     assert Counter(text[0] for text in everything[:6]) == {"a": 4, "b": 2}
     for limit in (1, 5, 10, 11, 50):
         assert [prompt.text for prompt in mixture.fixed(limit)] == everything[:limit]
-    assert refusal(mixture.fixed, 0) == "A limit of 0 leaves no prompts, use a positive one."
 
 
 def test_a_bad_row_is_named_as_in_its_source(tmp_path: Path) -> None:
