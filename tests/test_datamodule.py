@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from asymgrpo_app import PromptDataModule
+from asymgrpo_app.checks.data import check_data, inspect, preview
 from asymgrpo_app.datamodule import EvaluationSet
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts import Countdown, JsonLines
-from asymgrpo_app.prompts.inspection import EVERYTHING, Depth
 from asymgrpo_app.prompts.screening import Reason
 from asymgrpo_app.prompts.templates import ChatTemplate, PlainTemplate
 from asymgrpo_app.rewards import CountdownVerifier, MathVerifier
@@ -140,28 +140,28 @@ def test_a_reference_answer_that_cannot_be_parsed_is_found_in_a_worker(make, tmp
     path = write(tmp_path / "train.jsonl", [line(1), {"prompt": "2>", "answer": "\\frac{"}])
     data = make(JsonLines(path, verifier=MathVerifier()), prompts_per_step=2)
     with pytest.raises(UserError, match=r"line 2: MathVerifier cannot judge this row: "):
-        data.check()
+        check_data(data, training=data.train_source is not None)
 
 
 def test_a_broken_evaluation_row_always_stops(make, tmp_path):
     path = write(tmp_path / "test.jsonl", [line(1), {"prompt": "2>"}])
     data = make(validation={"mine": EvaluationSet(JsonLines(path))}, bad_rows="skip")
     with pytest.raises(UserError, match="line 2: the field 'answer' is missing"):
-        data.check()
+        check_data(data, training=data.train_source is not None)
 
 
 def test_long_problems_leave_a_set_with_a_word_and_keep_the_seeds_of_the_others(make, tmp_path):
     path = write(tmp_path / "test.jsonl", [line(1), {"prompt": LONG, "answer": "0"}, line(2)])
     data = make(validation={"mine": EvaluationSet(JsonLines(path))})
-    (note,) = data.check()
-    assert note.startswith("data.validation.mine: 1 of 3 problems have too many tokens and are left out, the first: ")
+    (note,) = check_data(data, training=data.train_source is not None)
+    assert note.startswith("data.validation.mine: 1 of 3 problems left out for too many tokens, the first: ")
     assert [problem.index for problem in data.evaluation_problems("mine")] == [0, 2]
 
 
 def test_a_set_without_usable_problems(make, tmp_path):
     path = write(tmp_path / "test.jsonl", [{"prompt": LONG, "answer": "0"}])
     with pytest.raises(UserError, match=r"data\.validation\.mine has no problem left"):
-        make(validation={"mine": EvaluationSet(JsonLines(path))}).check()
+        check_data(make(validation={"mine": EvaluationSet(JsonLines(path))}), training=False)
 
 
 def test_a_set_has_its_own_template(make, tmp_path):
@@ -178,9 +178,9 @@ def test_problems_of_both_sides_are_told_and_counted(make, tmp_path):
     train = write(tmp_path / "train.jsonl", [line(n) for n in range(4)])
     test = write(tmp_path / "test.jsonl", [{"prompt": " 2  + 1>", "answer": "3"}])
     data = make(JsonLines(train), prompts_per_step=4, validation={"mine": EvaluationSet(JsonLines(test))})
-    (note,) = data.check()
+    (note,) = check_data(data, training=data.train_source is not None)
     assert note == (
-        f"data.train: 1 row is a problem of an evaluation set, too, the first: {train}, line 3 is in mine. "
+        f"data.train: 1 of the first 4 rows also found in an evaluation set, the first: {train}, line 3 is in mine. "
         "Evaluations then measure memory."
     )
     share = data.training_batch(0).metrics.means["data/in_validation"]
@@ -190,11 +190,10 @@ def test_problems_of_both_sides_are_told_and_counted(make, tmp_path):
 def test_looking_at_everything_counts_all_faults(make, tmp_path):
     rows = [*(line(n) for n in range(5)), line(0), {"prompt": LONG, "answer": "1"}, {"prompt": "x"}, "{"]
     data = make(JsonLines(write(tmp_path / "train.jsonl", rows)))
-    seen = []
-    (found,) = data.inspections(EVERYTHING, progress=seen.append)
-    assert (found.size, found.seen, found.usable, found.repeated, sum(seen)) == (9, 9, 6, 1, 9)
+    found = inspect(data, data.train_source)
+    assert (found.tally.drawn, found.judged, found.repeated) == (9, 9, 1)
     assert found.tally.rejected == {Reason.TOO_LONG: 1, Reason.BAD_ROW: 2}
-    assert [message.split(": ")[1] for message in found.faults[Reason.BAD_ROW]] == [
+    assert [message.split(": ")[1] for message in found.tally.messages[Reason.BAD_ROW]] == [
         "the field 'answer' is missing, the row has [\"prompt\"].",
         "not JSON (expecting property name enclosed in double quotes at column 2), seen '{'.",
     ]
@@ -202,20 +201,26 @@ def test_looking_at_everything_counts_all_faults(make, tmp_path):
 
 def test_a_chat_template_for_a_base_model(make):
     with pytest.raises(UserError, match="has no chat template"):
-        make(Countdown(), template=ChatTemplate()).check()
+        check_data(make(Countdown(), template=ChatTemplate()))
 
 
 def test_the_preview_is_the_first_step(make):
     data = make(Countdown(), prompts_per_step=4)
-    assert data.preview(2) == data.training_batch(0).prompts[:2]
-    sets = {"mine": EvaluationSet(Countdown("validation"), limit=3)}
-    assert make(validation=sets).preview(1) == make(validation=sets).evaluation_problems("mine")[:1]
+    first, second = data.training_batch(0).prompts[:2]
+    assert preview(data) == [
+        "The first prompts, as the policy sees them:",
+        *(line for p in (first, second) for line in (shown_uid(p), f"    | {p.rendered}")),
+    ]
+
+
+def shown_uid(encoded) -> str:
+    return f"  {encoded.prompt.uid}, {len(encoded.token_ids)} tokens, answer '{encoded.prompt.row['answer']}'"
 
 
 def test_what_was_not_looked_at_is_not_spoken_for(make, tmp_path):
     rows = [line(n) for n in range(10)] + [{"prompt": f"{n} {LONG}>", "answer": "0"} for n in range(10)]
     data = make(JsonLines(write(tmp_path / "train.jsonl", [*rows[10:], *rows[:10]])))
-    (found,) = data.inspections(Depth(read=15, judged=4))
-    assert (found.size, found.seen, found.judged) == (20, 15, 4)
+    found = inspect(data, data.train_source, read=15, judged=4)
+    assert (found.tally.drawn, found.judged) == (15, 4)
     (note,) = found.notes()
-    assert note.startswith("4 of the first 4 rows have too many tokens and are left out, the first: ")
+    assert note.startswith("4 of the first 4 rows left out for too many tokens, the first: ")

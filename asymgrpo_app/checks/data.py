@@ -1,51 +1,149 @@
-"""Checks every row of the training data, and shows the first prompts."""
+"""Looks at the data before a run: rows that cannot be used, problems that are in evaluation sets, the first prompts."""
 
 import sys
+from array import array
+from dataclasses import dataclass, field
 
+import numpy as np
 from tqdm import tqdm
 
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError, one_line
-from asymgrpo_app.prompts.inspection import EVERYTHING
-from asymgrpo_app.prompts.screening import Reason
+from asymgrpo_app.prompts.base import EncodedPrompt, PromptSource
+from asymgrpo_app.prompts.screening import Reason, Rejected, Tally, attempt, fingerprint
 from asymgrpo_app.runtime.console import printable
 
+_READ_BEFORE_A_RUN = 20_000
+_JUDGED_BEFORE_A_RUN = 512
+"""Rows that are also tokenized and shown to their verifier: all in all this costs about a second."""
+
+_CHUNK = 1_000
 _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
 
 
-def check_all_data(data: PromptDataModule) -> list[str]:
-    """Check every row of the training data; returns the notes for the user.
+def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool = False) -> list[str]:
+    """Check the templates, all evaluation sets, and rows of the training data; returns notes, one sentence each.
+
+    Args:
+        data: The data of a run.
+        training: Whether the run trains.
+        every_row: Whether all rows of the training data are checked, or just the first.
 
     Raises:
-        UserError: Some rows cannot be used, and the config says that this stops a run.
+        UserError: A template does not suit the tokenizer, or a row cannot be used (in training data: and `bad_rows` is
+            `stop`).
     """
-    parts = data.train_source.finite_parts() if data.train_source else []
-    notes = data.check(training=False)
-    with tqdm(total=sum(part.size or 0 for part in parts), unit="row", disable=not sys.stderr.isatty()) as bar:
-        findings = data.inspections(EVERYTHING, progress=bar.update)
-    for part, found in zip(parts, findings, strict=True):
-        notes.append(f"data.train: {found.seen:,} rows of {part}, {found.usable:,} of them can be used.")
-        notes += [f"data.train: {line}" for line in found.notes()]
-    faults = [fault for found in findings for fault in found.faults[Reason.BAD_ROW]]
-    if faults and data.bad_rows == "stop":
-        count = sum(found.tally.rejected[Reason.BAD_ROW] for found in findings)
-        shown = " ".join(faults)
+    for name in (None, *data.evaluation_sets):
+        data.screening(name).template.check(data.tokenizer)
+    notes = []
+    for name in data.evaluation_sets:
+        tally = data.screened_problems(name)[1]
+        if dropped := tally.rejected[Reason.TOO_LONG]:
+            notes.append(
+                f"data.validation.{name}: {dropped:,} of {tally.drawn:,} problems left out for too many tokens, the "
+                f"first: {tally.messages[Reason.TOO_LONG][0]}"
+            )
+    parts = data.train_source.finite_parts() if training and data.train_source is not None else []
+    findings = [
+        inspect(data, part) if every_row else inspect(data, part, _READ_BEFORE_A_RUN, _JUDGED_BEFORE_A_RUN)
+        for part in parts
+    ]
+    bad = sum(found.tally.rejected[Reason.BAD_ROW] for found in findings)
+    if bad and data.bad_rows == "stop":
+        messages = [message for found in findings for message in found.tally.messages[Reason.BAD_ROW]]
         raise UserError(
-            f"{count:,} row{'s' * (count > 1)} of data.train cannot be used (repair them, or set data.bad_rows: "
-            f"skip){', the first' * (count > len(faults))}: {shown}"
+            f"{bad:,} of the rows of data.train cannot be used (repair them, or set data.bad_rows: skip), the first: "
+            f"{' '.join(messages)}"
         )
-    data.training_batch(0)
+    for part, found in zip(parts, findings, strict=True):
+        if every_row:
+            usable = found.tally.drawn - found.tally.rejected.total()
+            notes.append(f"data.train: {found.tally.drawn:,} rows of {part}, {usable:,} of them can be used.")
+        notes += [f"data.train: {line}" for line in found.notes()]
+    if training:
+        data.training_batch(0)
     return notes
 
 
 def preview(data: PromptDataModule) -> list[str]:
-    """The first prompts as the policy sees them."""
+    """The first prompts of a training run as the policy sees them."""
     lines = ["The first prompts, as the policy sees them:"]
-    for encoded in data.preview(_PREVIEWED):
+    for encoded in data.training_batch(0).prompts[:_PREVIEWED]:
         answer = one_line(ascii(encoded.prompt.row.get("answer")))
         lines.append(f"  {encoded.prompt.uid}, {len(encoded.token_ids)} tokens, answer {answer}")
         text = encoded.rendered
         shown = text if len(text) <= _PREVIEW_CHARS else text[:_PREVIEW_CHARS] + " ..."
         lines += [f"    | {printable(line)}" for line in shown.split("\n")]
     return lines
+
+
+@dataclass
+class Inspection:
+    """The findings on the rows of a source.
+
+    Attributes:
+        judged: Number of rows that were also tokenized and checked by their verifier.
+        tally: Outcomes of all rows that were read.
+        repeated: Number of rows whose prompt an earlier row has, too.
+        shared: Number of rows that are also in an evaluation set.
+        first_shared: Place of the first of these, with the set's name.
+    """
+
+    judged: int
+    tally: Tally = field(default_factory=Tally)
+    repeated: int = 0
+    shared: int = 0
+    first_shared: str = ""
+
+    def notes(self) -> list[str]:
+        """Notes for the user, one sentence each."""
+        read, rejected, messages = self.tally.drawn, self.tally.rejected, self.tally.messages
+        lines = []
+        if bad := rejected[Reason.BAD_ROW]:
+            lines.append(f"{bad:,} of the first {read:,} rows cannot be used, the first: {messages[Reason.BAD_ROW][0]}")
+        if long := rejected[Reason.TOO_LONG]:
+            first = messages[Reason.TOO_LONG][0]
+            lines.append(f"{long:,} of the first {self.judged:,} rows left out for too many tokens, the first: {first}")
+        if self.shared:
+            lines.append(
+                f"{self.shared:,} of the first {read:,} rows also found in an evaluation set, the first: "
+                f"{self.first_shared}. Evaluations then measure memory."
+            )
+        if self.repeated:
+            lines.append(f"{self.repeated:,} of the first {read:,} rows with the prompt of an earlier row.")
+        return lines
+
+
+def inspect(
+    data: PromptDataModule, source: PromptSource, read: int = sys.maxsize, judged: int = sys.maxsize
+) -> Inspection:
+    """Inspect the first rows of a source that ends, in its own order.
+
+    Args:
+        data: The data module that the source belongs to.
+        source: A source with a size.
+        read: Most rows that are read, checked for their fields, and compared with the evaluation sets.
+        judged: Most rows among them that are also tokenized and checked by their verifier.
+    """
+    assert source.size is not None
+    read = min(read, source.size)
+    found = Inspection(min(judged, read))
+    screening = data.screening()
+    prints = array("Q")
+    hidden = read <= _READ_BEFORE_A_RUN or not sys.stderr.isatty()
+    for start in tqdm(range(0, read, _CHUNK), str(source), unit=" rows", unit_scale=_CHUNK, disable=hidden):
+        rows = [attempt(source.nth, index) for index in range(start, min(start + _CHUNK, read))]
+        own = max(0, judged - start)
+        outcomes = [*screening.screen(rows[:own]), *rows[own:]]
+        found.tally.count(outcomes)
+        for outcome in outcomes:
+            if isinstance(outcome, Rejected):
+                continue
+            prompt = outcome.prompt if isinstance(outcome, EncodedPrompt) else outcome
+            prints.append(fingerprint(prompt.text))
+            if name := data.validation_prints.get(prints[-1]):
+                found.shared += 1
+                found.first_shared = found.first_shared or f"{prompt.place or prompt.uid} is in {name}"
+    found.repeated = len(prints) - len(np.unique(np.frombuffer(prints, dtype=np.uint64)))
+    return found

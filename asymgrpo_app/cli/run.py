@@ -5,7 +5,7 @@ from typing import Any
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE
-from asymgrpo_app.checks.data import check_all_data, preview
+from asymgrpo_app.checks.data import check_data, preview
 from asymgrpo_app.checks.objects import check_adapters, check_lengths, check_training
 from asymgrpo_app.checks.options import check_options
 from asymgrpo_app.checks.report import arithmetic, memory
@@ -73,7 +73,7 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     check_lengths(module, data, section.rollout)
     _check_best(made)
     adapters = check_adapters(module, trainer, section.ckpt_path)
-    notes = check_all_data(data) if dry_run else data.check()
+    notes = check_data(data, every_row=dry_run)
     lines = [arithmetic(module, data, trainer, section), *adapters, *memory(module, data, trainer, section.rollout)]
     say("\n".join([*lines, *notes, "", *preview(data)]))
 
@@ -88,7 +88,7 @@ def check_evaluation(made: Run) -> None:
         raise UserError("data.validation is empty: name at least one set to evaluate.")
     check_lengths(made.module, made.data, made.section.rollout)
     check_adapters(made.module, made.trainer, made.section.ckpt_path)
-    notes = made.data.check(training=False)
+    notes = check_data(made.data, training=False)
     say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import Prompt, PromptSource
@@ -98,26 +99,20 @@ class Mixture(PromptSource):
         """
         if limit is None and self.size is None:
             raise UserError("A mixture with an endless source needs a limit for evaluation.")
-        numbers = self._fixed_numbers(limit)
-        streams = [
-            iter(part.fixed(count)) if (count := numbers.count(number)) else iter(())
-            for number, part in enumerate(self._parts)
-        ]
+        numbers = list(islice(self._fixed_numbers(), limit))
+        streams = {number: iter(self._parts[number].fixed(count)) for number, count in Counter(numbers).items()}
         return [_renamed(next(streams[number]), number) for number in numbers]
 
-    def _fixed_numbers(self, limit: int | None) -> list[int]:
-        """The number of the source of each of the fixed prompts."""
+    def _fixed_numbers(self) -> Iterator[int]:
+        """Yield the number of the source of each of the fixed prompts."""
         left = [math.inf if part.size is None else part.size for part in self._parts]
-        wanted = sum(left) if limit is None else min(limit, sum(left))
         pattern = [number for number, _ in _deal(self._shares, _FIXED_SEED, 0)]
-        numbers: list[int] = []
-        while len(numbers) < wanted:
-            pattern = [number for number in pattern if left[number]]
+        while pattern:
             for number in pattern:
-                if left[number] and len(numbers) < wanted:
+                if left[number]:
                     left[number] -= 1
-                    numbers.append(number)
-        return numbers
+                    yield number
+            pattern = [number for number in pattern if left[number]]
 
 
 def _shares(weights: Sequence[float]) -> tuple[int, ...]:

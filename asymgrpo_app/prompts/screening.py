@@ -1,14 +1,18 @@
 """Turns rows into encoded prompts; prompts that cannot be used are rejected with a reason, never cut or repaired."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 
 from transformers import PreTrainedTokenizerBase
 
 from asymgrpo_app.prompts.base import BadRow, EncodedPrompt, Prompt
 from asymgrpo_app.prompts.templates import Template
 from asymgrpo_app.rewards.pool.pool import VerifierPool
+
+_SHOWN = 5
 
 
 class Reason(StrEnum):
@@ -32,91 +36,84 @@ class Rejected:
 
 
 @dataclass
-class Encoder:
-    """Renders and tokenizes prompts.
-
-    Attributes:
-        tokenizer: The policy's tokenizer.
-        template: The template that the problem is put into.
-        max_tokens: Longest prompt in tokens, after the template.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    template: Template
-    max_tokens: int
-
-    def encode(self, prompt: Prompt) -> EncodedPrompt | Rejected:
-        """Encode one prompt, with index and update 0, or return the reason why it cannot be used."""
-        place = prompt.place or prompt.uid
-        try:
-            rendered = self.template.render(prompt.text, self.tokenizer)
-            # A chat template writes its own special tokens; a base model's tokenizer may add one at the front.
-            token_ids = self.tokenizer.encode(rendered, add_special_tokens=self.template.adds_special_tokens)
-        except Exception as error:  # templates and the tokenizers library raise nothing more specific
-            return Rejected(Reason.BAD_ROW, f"{place}: the prompt cannot be rendered and tokenized: {error}.")
-        if not token_ids:
-            return Rejected(Reason.BAD_ROW, f"{place}: the prompt has no token.")
-        if len(token_ids) > self.max_tokens:
-            return Rejected(
-                Reason.TOO_LONG,
-                f"{place}: the prompt has {len(token_ids):,} tokens, more than data.max_prompt_tokens "
-                f"({self.max_tokens:,}).",
-            )
-        return EncodedPrompt(prompt, rendered, token_ids)
-
-
-def screen(
-    reads: Sequence[Callable[[], Prompt]], encoder: Encoder, pool: VerifierPool
-) -> list[EncodedPrompt | Rejected]:
-    """Read, encode and check N prompts.
-
-    Args:
-        reads: Each reads one prompt and may raise `BadRow`.
-        encoder: Renders and tokenizes.
-        pool: The pool that verifiers check their rows in.
-
-    Returns:
-        N outcomes, in order.
-    """
-    outcomes: list[EncodedPrompt | Rejected] = []
-    for read in reads:
-        try:
-            outcomes.append(encoder.encode(read()))
-        except BadRow as error:
-            outcomes.append(Rejected(Reason.BAD_ROW, str(error)))
-    encoded = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, EncodedPrompt)]
-    prompts = [outcome.prompt for _, outcome in encoded]
-    faults = pool.check([prompt.verifier for prompt in prompts], [prompt.row for prompt in prompts])
-    for (index, outcome), fault in zip(encoded, faults, strict=True):
-        if fault is not None:
-            prompt = outcome.prompt
-            outcomes[index] = Rejected(
-                Reason.BAD_ROW,
-                f"{prompt.place or prompt.uid}: {type(prompt.verifier).__name__} cannot judge this row: {fault}.",
-            )
-    return outcomes
-
-
-@dataclass
 class Tally:
     """Counts of drawn and rejected prompts.
 
     Attributes:
         drawn: Number of all prompts drawn.
         rejected: Number of rejected prompts by reason.
-        in_validation: Number of accepted prompts that are in an evaluation set, too.
-        first: The first message by reason.
+        messages: The first few messages by reason, in the order in which the reasons came.
     """
 
     drawn: int = 0
-    rejected: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
-    in_validation: int = 0
-    first: dict[Reason, str] = field(default_factory=dict)
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    messages: defaultdict[Reason, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def count(self, outcomes: Sequence[EncodedPrompt | Rejected]) -> None:
-        """Add outcomes of `screen`."""
+    def count(self, outcomes: Sequence[EncodedPrompt | Prompt | Rejected]) -> None:
+        """Add outcomes of reading or of `Screening.screen`."""
         self.drawn += len(outcomes)
         for outcome in outcomes:
             if isinstance(outcome, Rejected):
                 self.rejected[outcome.reason] += 1
-                self.first.setdefault(outcome.reason, outcome.message)
+                if self.rejected[outcome.reason] <= _SHOWN:
+                    self.messages[outcome.reason].append(outcome.message)
+
+
+def attempt(read: Callable[..., Prompt], *position: int) -> Prompt | Rejected:
+    """Read the prompt at a position of a source; a bad row is an outcome like others."""
+    try:
+        return read(*position)
+    except BadRow as error:
+        return Rejected(Reason.BAD_ROW, str(error))
+
+
+@dataclass
+class Screening:
+    """Renders, tokenizes and checks prompts.
+
+    Attributes:
+        tokenizer: The policy's tokenizer.
+        template: The template that the problem is put into.
+        max_tokens: Longest prompt in tokens, after the template.
+        pool: The pool that verifiers check their rows in.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    max_tokens: int
+    pool: VerifierPool
+
+    def screen(self, prompts: Sequence[Prompt | Rejected]) -> list[EncodedPrompt | Rejected]:
+        """Encode and check N prompts; returns N outcomes, in order. The index and update of each prompt are 0."""
+        outcomes = [prompt if isinstance(prompt, Rejected) else self._encoded(prompt) for prompt in prompts]
+        encoded = [outcome.prompt for outcome in outcomes if isinstance(outcome, EncodedPrompt)]
+        faults = iter(self.pool.check([prompt.verifier for prompt in encoded], [prompt.row for prompt in encoded]))
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, EncodedPrompt) and (fault := next(faults)) is not None:
+                verifier = type(outcome.prompt.verifier).__name__
+                outcomes[index] = _rejected(outcome.prompt, f"{verifier} cannot judge this row: {fault}.")
+        return outcomes
+
+    def _encoded(self, prompt: Prompt) -> EncodedPrompt | Rejected:
+        try:
+            rendered = self.template.render(prompt.text, self.tokenizer)
+            # A chat template writes its own special tokens; a base model's tokenizer may add one at the front.
+            token_ids = self.tokenizer.encode(rendered, add_special_tokens=self.template.adds_special_tokens)
+        except Exception as error:  # templates and the tokenizers library raise nothing more specific
+            return _rejected(prompt, f"the prompt cannot be rendered and tokenized: {error}.")
+        if not token_ids:
+            return _rejected(prompt, "the prompt has no token.")
+        if len(token_ids) > self.max_tokens:
+            limit = f"more than data.max_prompt_tokens ({self.max_tokens:,})"
+            return _rejected(prompt, f"the prompt has {len(token_ids):,} tokens, {limit}.", Reason.TOO_LONG)
+        return EncodedPrompt(prompt, rendered, token_ids)
+
+
+def _rejected(prompt: Prompt, message: str, reason: Reason = Reason.BAD_ROW) -> Rejected:
+    return Rejected(reason, f"{prompt.place or prompt.uid}: {message}")
+
+
+def fingerprint(text: str) -> int:
+    """64 bits of a problem's text, runs of white space as one space."""
+    digest = blake2b(" ".join(text.split()).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

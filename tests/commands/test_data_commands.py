@@ -48,8 +48,8 @@ def test_all_rows_are_looked_at_and_all_faults_told(check, capsys):
     assert main([*check, *write([*GOOD, {"prompt": "1"}, long, "{"])]) == 2
     captured = capsys.readouterr()
     assert captured.err == (
-        "asymgrpo: error: 2 rows of data.train cannot be used (repair them, or set data.bad_rows: skip): "
-        "mine.jsonl, line 10: the field 'answer' is missing, the row has [\"prompt\"]. "
+        "asymgrpo: error: 2 of the rows of data.train cannot be used (repair them, or set data.bad_rows: skip), the "
+        "first: mine.jsonl, line 10: the field 'answer' is missing, the row has [\"prompt\"]. "
         "mine.jsonl, line 12: not JSON (expecting property name enclosed in double quotes at column 2), seen '{'.\n"
     )
 
@@ -59,9 +59,9 @@ def test_skipped_rows_are_counted(check, capsys):
     assert main([*check, *write([*GOOD, {"prompt": "1"}, long, GOOD[0]]), "--data.bad_rows=skip"]) == 0
     out = capsys.readouterr().out
     assert "data.train: 12 rows of mine.jsonl, 10 of them can be used." in out
-    assert "data.train: 1 row cannot be used, the first: mine.jsonl, line 10: " in out
-    assert "data.train: 1 row has too many tokens and is left out, the first: mine.jsonl, line 11: " in out
-    assert "data.train: 1 row repeats the prompt of an earlier row." in out
+    assert "data.train: 1 of the first 12 rows cannot be used, the first: mine.jsonl, line 10: " in out
+    assert "data.train: 1 of the first 12 rows left out for too many tokens, the first: mine.jsonl, line 11: " in out
+    assert "data.train: 1 of the first 12 rows with the prompt of an earlier row." in out
 
 
 CLASS_NAMES = {
