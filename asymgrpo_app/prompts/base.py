@@ -75,12 +75,12 @@ class PromptSource(ABC):
         """
 
     def nth(self, index: int) -> Prompt:
-        """The prompt `index` (from 0, below `size`) in the source's own order; for sources that end only.
+        """The prompt `index` (from 0, below `size`) in the source's own order; for `finite_parts` only.
 
         Raises:
             BadRow: The row cannot be used.
         """
-        raise NotImplementedError(f"{type(self).__name__} is endless")
+        raise NotImplementedError(f"{self} is not read by index")
 
     def finite_parts(self) -> "list[PromptSource]":
         """The sources that end among those this one is made of; these can be inspected in full before a run."""

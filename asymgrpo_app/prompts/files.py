@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.prompts.order import locate
 from asymgrpo_app.prompts.rows import Row, RowSource
 from asymgrpo_app.rewards.base import Verifier
 
@@ -45,7 +45,15 @@ class FileSource(RowSource):
         verifier: Verifier | None = None,
     ) -> None:
         self.path = path
-        super().__init__(_Tables(expand(path), self.table_class), prompt_field, answer_field, verifier)
+        paths = expand(path)
+        self._tables = [self.table_class(file, name) for file, name in zip(paths, _unique_names(paths), strict=True)]
+        self._ends = list(accumulate(map(len, self._tables)))
+        super().__init__(self._ends[-1], prompt_field, answer_field, verifier)
+
+    def row(self, index: int) -> Row:
+        """The row `index`, from 0, of the files one after the other."""
+        number = bisect_right(self._ends, index)
+        return self._tables[number].row(index - (self._ends[number - 1] if number else 0))
 
     def __str__(self) -> str:
         return self.path if isinstance(self.path, str) else ", ".join(self.path)
@@ -77,21 +85,6 @@ class FileTable(ABC):
         Raises:
             BadRow: The row cannot be read.
         """
-
-
-class _Tables:
-    """The rows of several files, one file after the other."""
-
-    def __init__(self, paths: Sequence[str], table_class: type[FileTable]) -> None:
-        self._tables = [table_class(path, name) for path, name in zip(paths, _unique_names(paths), strict=True)]
-        self._ends = list(accumulate(map(len, self._tables)))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def row(self, index: int) -> Row:
-        number, within = locate(self._ends, index)
-        return self._tables[number].row(within)
 
 
 @dataclass(frozen=True)

@@ -45,27 +45,17 @@ class HubDataset(RowSource):
     ) -> None:
         self.name = name
         self.split = split
-        super().__init__(_Split(name, split, revision, config), prompt_field, answer_field, verifier)
+        # As Arrow: pictures and the like are left undecoded.
+        self._rows = _load(name, split, revision, config).with_format("arrow")
+        super().__init__(len(self._rows), prompt_field, answer_field, verifier)
+
+    def row(self, index: int) -> Row:
+        """The row `index`, from 0."""
+        fields = self._rows[index].to_pylist()[0]
+        return Row(uid=f"{self.name}/{self.split}/{index + 1}", place=f"{self}, row {index + 1}", fields=fields)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split})"
-
-
-class _Split:
-    """The rows of one split."""
-
-    def __init__(self, name: str, split: str, revision: str | None, config: str | None) -> None:
-        self._name = f"{name}/{split}"
-        self._place = f"{name} ({split})"
-        # As Arrow: pictures and the like are left undecoded.
-        self._rows = _load(name, split, revision, config).with_format("arrow")
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def row(self, index: int) -> Row:
-        fields = self._rows[index].to_pylist()[0]
-        return Row(uid=f"{self._name}/{index + 1}", place=f"{self._place}, row {index + 1}", fields=fields)
 
 
 def _load(name: str, split: str, revision: str | None, config: str | None) -> "Dataset":

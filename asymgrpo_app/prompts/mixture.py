@@ -13,7 +13,7 @@ from itertools import accumulate, islice
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import Prompt, PromptSource
-from asymgrpo_app.prompts.order import locate, sorted_order
+from asymgrpo_app.prompts.order import sorted_order
 
 _LONGEST_BLOCK = 10_000
 _FIXED_SEED = 0
@@ -68,8 +68,7 @@ class Mixture(PromptSource):
         self._shares = _shares([part.weight for part in sources])
         self._block_length = sum(self._shares)
         sizes = [part.size for part in self._parts]
-        self._ends = list(accumulate(size for size in sizes if size is not None))
-        self.size = None if None in sizes else self._ends[-1]
+        self.size = None if None in sizes else sum(size or 0 for size in sizes)
 
     def at(self, position: int, seed: int) -> Prompt:
         """The prompt at `position`; its block gives the source and the number of the source's earlier prompts."""
@@ -77,13 +76,6 @@ class Mixture(PromptSource):
         number, earlier = _deal(self._shares, seed, block)[index]
         prompt = self._parts[number].at(block * self._shares[number] + earlier, _seed_of(number, seed))
         return _renamed(prompt, number)
-
-    def nth(self, index: int) -> Prompt:
-        """The prompt `index` of the sources one after the other. Only if all of them end."""
-        if self.size is None:
-            return super().nth(index)
-        number, within = locate(self._ends, index)
-        return _renamed(self._parts[number].nth(within), number)
 
     def finite_parts(self) -> list[PromptSource]:
         """The sources that end, those within mixtures included."""

@@ -1,7 +1,5 @@
 """The order of rows: an exact shuffle with random access that needs no memory."""
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from math import isqrt
@@ -49,12 +47,6 @@ def sorted_order(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     """A permutation of range(count), drawn uniformly from all, as a whole; for counts that fit well into memory."""
     key = _key(seed, epoch)
     return tuple(sorted(range(count), key=lambda value: _digest(key, _ROUNDS, value)))
-
-
-def locate(ends: Sequence[int], index: int) -> tuple[int, int]:
-    """Number of the part that item `index` of parts in a row is in, and its index there; `ends` are their ends."""
-    number = bisect_right(ends, index)
-    return number, index - (ends[number - 1] if number else 0)
 
 
 @lru_cache(maxsize=8)

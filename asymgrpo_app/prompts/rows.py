@@ -3,9 +3,10 @@
 import json
 import math
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
@@ -32,44 +33,37 @@ class Row:
     fields: Mapping[str, Any]
 
 
-class Table(Protocol):
-    """Rows that can be read in any order."""
-
-    def __len__(self) -> int:
-        """Number of rows."""
-
-    def row(self, index: int) -> Row:
-        """The row `index`, from 0.
-
-        Raises:
-            BadRow: The row cannot be read.
-        """
-
-
 class RowSource(PromptSource):
-    """Prompts from a finite table. Rows are read and checked when they are asked for, one at a time.
+    """Prompts from a table. Rows are read and checked when they are asked for, one at a time, in any order.
 
     The verifier finds all fields of the row, and the answer as a string under `answer`.
 
     Args:
-        table: The rows.
+        size: Number of rows.
         prompt_field: The field of the problem; for a field within a field, names joined by dots, e.g. `extra.question`.
             Its value is a string that is not empty, or a list with one chat message of the role `user`.
         answer_field: The field of the right answer, named likewise; a string that is not empty or a number.
         verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
-        UserError: The table is empty.
+        UserError: There is no row.
     """
 
-    def __init__(self, table: Table, prompt_field: str, answer_field: str, verifier: Verifier | None) -> None:
-        self.table = table
+    def __init__(self, size: int, prompt_field: str, answer_field: str, verifier: Verifier | None) -> None:
+        if not size:
+            raise UserError(f"{self} holds no prompts: there is no row in it.")
+        self.size: int = size
         self.prompt_field = prompt_field
         self.answer_field = answer_field
         self.verifier = ExactMatch() if verifier is None else verifier
-        self.size: int = len(table)
-        if not self.size:
-            raise UserError(f"{self} holds no prompts: there is no row in it.")
+
+    @abstractmethod
+    def row(self, index: int) -> Row:
+        """The row `index`, from 0.
+
+        Raises:
+            BadRow: The row cannot be read.
+        """
 
     def at(self, position: int, seed: int) -> Prompt:
         """The prompt at `position`: every epoch is one pass over all rows in an order drawn from (seed, epoch)."""
@@ -78,7 +72,7 @@ class RowSource(PromptSource):
 
     def nth(self, index: int) -> Prompt:
         """The prompt of row `index`, from 0, in the order of the table."""
-        row = self.table.row(index)
+        row = self.row(index)
         text = self._prompt_text(row)
         return Prompt(row.uid, text, {**row.fields, "answer": self._answer_text(row)}, self.verifier, row.place)
 

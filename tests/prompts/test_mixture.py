@@ -90,8 +90,6 @@ def test_mixtures_of_mixtures(lines: Files) -> None:
     assert [part.path for part in mixture.finite_parts()] == [
         f"{inner.sources[0].source.path[:-7]}{n}.jsonl" for n in "abc"
     ]
-    assert [mixture.nth(index).text for index in (0, 9, 10, 29)] == ["a0", "a9", "b0", "c9"]
-    assert mixture.nth(29).uid == "1/c.jsonl/10"
 
 
 def test_an_endless_source_makes_the_mixture_endless(lines: Files, refusal: Refusal) -> None:
@@ -99,8 +97,6 @@ def test_an_endless_source_makes_the_mixture_endless(lines: Files, refusal: Refu
     assert mixture.size is None
     assert [part.size for part in mixture.finite_parts()] == [3]
     assert refusal(mixture.fixed, None) == "A mixture with an endless source needs a limit for evaluation."
-    with pytest.raises(NotImplementedError):
-        mixture.nth(0)
     prompts = mixture.fixed(20)
     assert Counter(prompt.uid.split("/")[0] for prompt in prompts[:6]) == {"0": 3, "1": 3}
     assert Counter(prompt.uid.split("/")[0] for prompt in prompts) == {"0": 17, "1": 3}
