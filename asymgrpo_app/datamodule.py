@@ -211,17 +211,6 @@ class PromptDataModule(LightningDataModule):
             self._problems[name] = problems, tally
         return self._problems[name]
 
-    def evaluation_batches(
-        self, name: str, rank: int = 0, world_size: int = 1, size: int = _EVALUATION_SLICE
-    ) -> list[PromptBatch]:
-        """One evaluation set in slices; every rank has the same number of slices, some of which may be empty."""
-        left_out = self._left_out.get(name, set())
-        problems = [problem for problem in self.evaluation_problems(name) if problem.index not in left_out]
-        return [
-            PromptBatch(name, number, problems[start : start + size][rank::world_size])
-            for number, start in enumerate(range(0, len(problems), size))
-        ]
-
     def leave_out(self, problems: Mapping[str, Iterable[int]]) -> None:
         """Exclude problems of the evaluation sets, given by index, from sampling: they are done."""
         self._left_out = {name: set(indices) for name, indices in problems.items()}
@@ -282,8 +271,14 @@ class PromptDataModule(LightningDataModule):
         ]
 
     def _evaluation_loader(self, name: str, size: int) -> DataLoader[PromptBatch]:
+        """One evaluation set in slices; every rank has the same number of slices, some of which may be empty."""
+        left_out = self._left_out.get(name, set())
+        problems = [problem for problem in self.evaluation_problems(name) if problem.index not in left_out]
         trainer: Any = self.trainer
-        batches: Any = self.evaluation_batches(name, trainer.global_rank, trainer.world_size, size)
+        batches: Any = [
+            PromptBatch(name, number, problems[start : start + size][trainer.global_rank :: trainer.world_size])
+            for number, start in enumerate(range(0, len(problems), size))
+        ]
         return DataLoader(batches, batch_size=None, collate_fn=_fresh)
 
 

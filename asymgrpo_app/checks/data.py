@@ -45,10 +45,8 @@ def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool
                 f"first: {tally.messages[Reason.TOO_LONG][0]}"
             )
     parts = data.train_source.finite_parts() if training and data.train_source is not None else []
-    findings = [
-        inspect(data, part) if every_row else inspect(data, part, _READ_BEFORE_A_RUN, _JUDGED_BEFORE_A_RUN)
-        for part in parts
-    ]
+    limits = {} if every_row else {"read": _READ_BEFORE_A_RUN, "judged": _JUDGED_BEFORE_A_RUN}
+    findings = [inspect(data, part, **limits) for part in parts]
     bad = sum(found.tally.rejected[Reason.BAD_ROW] for found in findings)
     if bad and data.bad_rows == "stop":
         messages = [message for found in findings for message in found.tally.messages[Reason.BAD_ROW]]
@@ -98,21 +96,16 @@ class Inspection:
 
     def notes(self) -> list[str]:
         """Notes for the user, one sentence each."""
-        read, rejected, messages = self.tally.drawn, self.tally.rejected, self.tally.messages
-        lines = []
-        if bad := rejected[Reason.BAD_ROW]:
-            lines.append(f"{bad:,} of the first {read:,} rows cannot be used, the first: {messages[Reason.BAD_ROW][0]}")
-        if long := rejected[Reason.TOO_LONG]:
-            first = messages[Reason.TOO_LONG][0]
-            lines.append(f"{long:,} of the first {self.judged:,} rows left out for too many tokens, the first: {first}")
-        if self.shared:
-            lines.append(
-                f"{self.shared:,} of the first {read:,} rows also found in an evaluation set, the first: "
-                f"{self.first_shared}. Evaluations then measure memory."
-            )
-        if self.repeated:
-            lines.append(f"{self.repeated:,} of the first {read:,} rows with the prompt of an earlier row.")
-        return lines
+        read, rejected = self.tally.drawn, self.tally.rejected
+        first = {reason: f"the first: {messages[0]}" for reason, messages in self.tally.messages.items() if messages}
+        memory = f"the first: {self.first_shared}. Evaluations then measure memory."
+        findings = [
+            (rejected[Reason.BAD_ROW], read, f"cannot be used, {first.get(Reason.BAD_ROW)}"),
+            (rejected[Reason.TOO_LONG], self.judged, f"left out for too many tokens, {first.get(Reason.TOO_LONG)}"),
+            (self.shared, read, f"also found in an evaluation set, {memory}"),
+            (self.repeated, read, "with the prompt of an earlier row."),
+        ]
+        return [f"{count:,} of the first {rows:,} rows {what}" for count, rows, what in findings if count]
 
 
 def inspect(

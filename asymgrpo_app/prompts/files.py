@@ -162,11 +162,10 @@ def expand(path: str | Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     for pattern in [path] if isinstance(path, str) else path:
-        if not has_magic(pattern) or Path(pattern).exists():
-            files.append(pattern)
-            continue
-        found = glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        matches = sorted(match for match in found if Path(match).is_file())
+        matches = [pattern]
+        if has_magic(pattern) and not Path(pattern).exists():
+            found = glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+            matches = sorted(match for match in found if Path(match).is_file())
         if not matches:
             raise UserError(f"No file matches {pattern!r}.")
         files += matches

@@ -51,21 +51,18 @@ class JsonTable(FileTable):
         Raises:
             BadRow: The line is no JSON object.
         """
-        start, number, end, _ = self._pairs(index)  # white space and blank lines may follow before the end
-        place = f"{self.file.shown}, line {number}"
-        if end - start > _LONGEST_LINE:
-            raise BadRow(
-                f"{place}: the line has {end - start:,} bytes, more than {_LONGEST_LINE:,}: write one JSON object per "
-                "line."
-            )
-        fields = _parsed(self.file.read(start, end - start), place)
-        return Row(uid=f"{self.name}/{number}", place=place, fields=fields)
-
-    def _pairs(self, index: int) -> tuple[int, ...]:
         first = index * _PAIR
         if isinstance(self._index, SourceFile):
-            return _TWO_PAIRS.unpack(self._index.read(first, _TWO_PAIRS.size))
-        return _TWO_PAIRS.unpack_from(self._index, first)
+            pairs = self._index.read(first, _TWO_PAIRS.size)
+        else:
+            pairs = self._index[first : first + _TWO_PAIRS.size]
+        start, number, end, _ = _TWO_PAIRS.unpack(pairs)  # white space and blank lines may follow before the end
+        place = f"{self.file.shown}, line {number}"
+        if end - start > _LONGEST_LINE:
+            limit = f"more than {_LONGEST_LINE:,}: write one JSON object per line"
+            raise BadRow(f"{place}: the line has {end - start:,} bytes, {limit}.")
+        fields = _parsed(self.file.read(start, end - start), place)
+        return Row(uid=f"{self.name}/{number}", place=place, fields=fields)
 
     def _write_index(self, path: Path) -> None:
         with path.open("wb") as index:

@@ -59,10 +59,7 @@ class Mixture(PromptSource):
             raise UserError("A mixture needs at least one source.")
         for number, part in enumerate(sources):
             if not (math.isfinite(part.weight) and part.weight > 0):
-                raise UserError(
-                    f"sources[{number}].weight is {part.weight}, and a weight must be above 0: leave out a source that "
-                    "is not wanted."
-                )
+                raise UserError(f"sources[{number}].weight must be above 0 and finite, got {part.weight}.")
         self.sources = sources
         self._parts = [part.source for part in sources]
         self._shares = _shares([part.weight for part in sources])

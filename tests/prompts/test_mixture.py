@@ -145,9 +145,7 @@ def test_shares_of_a_block(weights: list[float], shares: tuple[int, ...]) -> Non
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_weights_must_be_positive(weight: float, refusal: Refusal) -> None:
     parts = [WeightedSource(Countdown()), WeightedSource(Countdown(), weight)]
-    assert refusal(Mixture, parts) == (
-        f"sources[1].weight is {weight}, and a weight must be above 0: leave out a source that is not wanted."
-    )
+    assert refusal(Mixture, parts) == f"sources[1].weight must be above 0 and finite, got {weight}."
     assert refusal(Mixture, []) == "A mixture needs at least one source."
 
 
