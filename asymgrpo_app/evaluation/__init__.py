@@ -1,4 +1,4 @@
-"""Metrics of an evaluation, their intervals, results on disk, and comparisons."""
+"""Sets of an evaluation, their metrics, intervals, results on disk, and comparisons."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -80,7 +80,7 @@ class ProceduralSource(PromptSource):
             UserError: `limit` is None, or (nearly) more than the problems the split has.
         """
         if limit is None:
-            raise UserError(f"{self} is endless and needs a limit for evaluation.")
+            raise UserError(f"{self} is endless and needs a limit for evaluation, not None.")
         distinct: dict[str, Prompt] = {}
         for position in count():
             if len(distinct) >= limit:

@@ -46,10 +46,13 @@ class RowSource(PromptSource):
         verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
-        UserError: There is no row.
+        UserError: There is no row, or a field has no name.
     """
 
     def __init__(self, size: int, prompt_field: str, answer_field: str, verifier: Verifier | None) -> None:
+        for argument, field in (("prompt_field", prompt_field), ("answer_field", answer_field)):
+            if not field:
+                raise UserError(f"{argument} is empty: name a field of the rows.")
         if not size:
             raise UserError(f"{self} holds no prompts: there is no row in it.")
         self.size: int = size

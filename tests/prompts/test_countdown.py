@@ -116,7 +116,7 @@ def test_fixed_problems_are_distinct_and_always_the_same() -> None:
 
 
 def test_fixed_needs_a_limit() -> None:
-    with pytest.raises(UserError, match="Countdown is endless and needs a limit for evaluation"):
+    with pytest.raises(UserError, match="Countdown is endless and needs a limit for evaluation, not None"):
         Countdown().fixed(None)
 
 

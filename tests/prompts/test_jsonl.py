@@ -247,10 +247,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, write: Write, ref
 
 
 def test_fields_must_have_names(write: Write, refusal: Refusal) -> None:
-    path = write(GOOD)
-    assert refusal(JsonLines(path, answer_field="").nth, 0) == (
-        f'{path}, line 1: the field \'\' is missing, the row has ["prompt", "answer"].'
-    )
+    assert refusal(JsonLines, write(GOOD), answer_field="") == "answer_field is empty: name a field of the rows."
 
 
 def test_a_line_that_is_no_line_is_refused_unread(write: Write, refusal: Refusal) -> None:

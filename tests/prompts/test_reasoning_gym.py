@@ -124,7 +124,7 @@ def test_a_task_that_has_too_few_problems():
 def test_a_limit_is_needed():
     with pytest.raises(UserError) as error:
         ReasoningGym("gcd").fixed(None)
-    assert str(error.value) == "reasoning-gym's task 'gcd' is endless and needs a limit for evaluation."
+    assert str(error.value) == "reasoning-gym's task 'gcd' is endless and needs a limit for evaluation, not None."
 
 
 @pytest.mark.parametrize(
