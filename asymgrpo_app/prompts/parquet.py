@@ -89,7 +89,8 @@ def _batches(file: SourceFile) -> "Iterator[pa.RecordBatch]":
         # Without these two, whole columns of a row group are fetched at once.
         with parquet.ParquetFile(file.path, pre_buffer=False, buffer_size=_READ_AT_ONCE) as source:
             schema = pa.schema([column.with_type(_plain(column.type)) for column in source.schema_arrow])
-            yield pa.RecordBatch.from_pylist([], schema)
+            # Its other makers of empty batches import pandas: 30 MiB and a second.
+            yield pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
             # Group by group: pyarrow cannot make one batch of nested columns from two groups. Threads would keep
             # memory.
             for group in range(source.num_row_groups):
