@@ -1,6 +1,8 @@
 """The outputs of an evaluation: a table, `results.json`, and with `predict` every completion."""
 
 from collections.abc import Mapping
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,18 @@ from lightning.pytorch import Callback, Trainer
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.datamodule import data_of
+from asymgrpo_app.evaluation.files import write_record
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
 from asymgrpo_app.evaluation.results import (
     EvaluationProtocol,
     EvaluationRun,
     Results,
-    SetResult,
     code_commit,
     problems_digest,
     results,
     set_result,
     table,
-    write_results,
 )
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
@@ -54,17 +55,16 @@ class EvaluationReport(Callback):
         if not self.predict:
             return
         data = data_of(trainer)
-        if trainer.is_global_zero:
-            header = PredictionHeader(_run(pl_module, data, self.checkpoint), _protocols(trainer))
-            self._writer = PredictionWriter(self.folder / PREDICTIONS_NAME, header, resume=True)
         complete: dict[str, list[int]] = {}
-        if self._writer is not None:
+        if trainer.is_global_zero:
+            header = PredictionHeader(_run(pl_module, trainer, self.checkpoint), _protocols(trainer))
+            writer = self._writer = PredictionWriter(self.folder / PREDICTIONS_NAME, header)
             complete = {
-                name: [p.index for p in data.evaluation_problems(name) if self._writer.is_complete(name, p.index)]
+                name: [p.index for p in data.evaluation_problems(name) if writer.is_complete(name, p.index)]
                 for name in data.evaluation_sets
             }
             if number := sum(map(len, complete.values())):
-                say(f"{number:,} problems are in {self._writer.path} already; going on with the others.")
+                say(f"{number:,} problems are in {writer.path} already; going on with the others.")
         data.leave_out(trainer.strategy.broadcast(complete))
 
     # ---- validate and test ----
@@ -78,49 +78,34 @@ class EvaluationReport(Callback):
     # ---- predict ----
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: AsymGRPOModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        predictions = predictions_of(batch.set_name, batch.rollouts, batch.rollouts.answers) if batch.prompts else []
-        parts = gather_objects(predictions)
+        parts = gather_objects(predictions_of(batch.set_name, batch.rollouts) if batch.prompts else [])
         if self._writer is not None:
-            everything = [prediction for part in parts for prediction in part]
-            self._writer.write(sorted(everything, key=lambda prediction: (prediction.index, prediction.sample)))
+            self._writer.write(sorted(chain.from_iterable(parts), key=attrgetter("index", "sample")))
 
     def on_predict_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if self._writer is None:
             return
-        data = data_of(trainer)
         self._writer.close()
-        outcomes = finished_sets(self._writer.path, self._writer.predictions, self._writer.header)
         evaluations = {}
+        outcomes = finished_sets(self._writer.path, self._writer.written.values(), self._writer.header)
         for name, by_uid in outcomes.items():
-            evaluations[name] = data.evaluation_sets[name].metrics()
-            evaluations[name].update(list(by_uid.values()))
-            evaluations[name].compute()
+            metrics = evaluations[name] = data_of(trainer).evaluation_sets[name].metrics()
+            metrics.update(list(by_uid.values()))
+            metrics.compute()
         self._report(trainer, pl_module, evaluations)
 
     def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
-        self._close()
-
-    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        self._close()
-
-    # ---- the report ----
-
-    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+    # ---- the report ----
 
     def _report(self, trainer: Trainer, pl_module: AsymGRPOModule, evaluations: Mapping[str, SetMetrics]) -> None:
         content = _results(trainer, pl_module, evaluations, self.checkpoint)
         path = self.folder / RESULTS_NAME
-        write_results(path, content, overwrite=self.predict)  # the same completions, counted again
+        write_record(path, content, overwrite=self.predict)  # the same completions, counted again
         lines = ["", table(content), "", f"  Results       {path}"]
         if self.predict:
             lines.append(f"  Completions   {self.folder / PREDICTIONS_NAME}")
@@ -143,24 +128,23 @@ class FinalResults(Callback):
             checkpoint = str(checkpoint_path(run_dir, pl_module.completed_steps))
             # A run that is continued for more steps replaces what its earlier end left.
             content = _results(trainer, pl_module, pl_module.evaluations, checkpoint)
-            write_results(run_dir / RESULTS_NAME, content, overwrite=True)
+            write_record(run_dir / RESULTS_NAME, content, overwrite=True)
 
 
 def _results(
     trainer: Trainer, pl_module: AsymGRPOModule, evaluations: Mapping[str, SetMetrics], checkpoint: str | None
 ) -> Results:
-    data = data_of(trainer)
     protocols = _protocols(trainer)
-    sets: dict[str, SetResult] = {}
+    sets = {}
     for name, metrics in evaluations.items():
         assert metrics.problems is not None
-        uids = {problem.index: problem.prompt.uid for problem in data.evaluation_problems(name)}
+        uids = {problem.index: problem.prompt.uid for problem in data_of(trainer).evaluation_problems(name)}
         sets[name] = set_result(protocols[name], [uids[i] for i in metrics.problems.indices], metrics.problems.values)
-    return results(_run(pl_module, data, checkpoint), sets)
+    return results(_run(pl_module, trainer, checkpoint), sets)
 
 
-def _run(pl_module: AsymGRPOModule, data: Any, checkpoint: str | None) -> EvaluationRun:
-    return EvaluationRun(pl_module.policy_path, checkpoint, data.seed, commit=code_commit())
+def _run(pl_module: AsymGRPOModule, trainer: Trainer, checkpoint: str | None) -> EvaluationRun:
+    return EvaluationRun(pl_module.policy_path, checkpoint, data_of(trainer).seed, commit=code_commit())
 
 
 def _protocols(trainer: Trainer) -> dict[str, EvaluationProtocol]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from asymgrpo_app.cli.command_parser import CommandParser
 from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.evaluation.compare import compare, comparison_table
-from asymgrpo_app.evaluation.files import readable_json, refuse_existing, to_plain, write_whole
+from asymgrpo_app.evaluation.files import refuse_existing, whole_file, write_record
 from asymgrpo_app.evaluation.results import ACCURACY
 
 _DESCRIPTION = """Compare evaluations of the same problems.
@@ -22,22 +22,21 @@ def run(arguments: Sequence[str]) -> int:
         UserError: The arguments or a file cannot be used.
         RunError: An output cannot be written.
     """
-    config = _parser().parse_args(list(arguments))
-    plot, output = (Path(name) if name is not None else None for name in (config.plot, config.output))
-    for option, path in (("--plot", plot), ("--output", output)):
-        if path is not None:
-            refuse_existing(path, overwrite=config.overwrite, option=option)
-    if plot is not None and plot.suffix.lower() != ".png":
-        raise UserError(f"--plot {plot}: the plot is a PNG file, so its name must end in .png.")
-    content = compare([Path(name) for name in config.files], config.metric, config.set)
+    options = _parser().parse_args(list(arguments))
+    for option in ("plot", "output"):
+        if options[option] is not None:
+            refuse_existing(options[option], overwrite=options.overwrite, option=f"--{option}")
+    if options.plot is not None and options.plot.suffix.lower() != ".png":
+        raise UserError(f"--plot {options.plot}: the plot is a PNG file, so its name must end in .png.")
+    content = compare(options.files, options.metric, options.set)
     print(comparison_table(content))
-    if output is not None:
-        text = readable_json(to_plain(content))
-        write_whole(output, f"{text}\n".encode(), overwrite=config.overwrite)
-    if plot is not None:
+    if options.output is not None:
+        write_record(options.output, content, overwrite=options.overwrite)
+    if options.plot is not None:
         from asymgrpo_app.evaluation.plot import comparison_png
 
-        write_whole(plot, comparison_png(content), overwrite=config.overwrite)
+        with whole_file(options.plot, overwrite=options.overwrite) as file:
+            file.write(comparison_png(content))
     return ExitCode.OK
 
 
@@ -45,7 +44,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="asymgrpo compare", description=_DESCRIPTION)
     parser.add_argument(
         "files",
-        type=str,
+        type=Path,
         nargs="+",
         help="Two or more results.json, folders with one, or prediction files (.jsonl); the first is the baseline.",
     )
@@ -57,7 +56,7 @@ def _parser() -> CommandParser:
         "greedy.",
     )
     parser.add_argument("--set", type=str | None, default=None, help="Compare on this set alone; default: on all.")
-    parser.add_argument("--plot", type=str | None, default=None, help="Draw the differences into this PNG file.")
-    parser.add_argument("--output", type=str | None, default=None, help="Write the comparison to this JSON file.")
+    parser.add_argument("--plot", type=Path | None, default=None, help="Draw the differences into this PNG file.")
+    parser.add_argument("--output", type=Path | None, default=None, help="Write the comparison to this JSON file.")
     parser.add_argument("--overwrite", action="store_true", help="Replace what --plot and --output name.")
     return parser

@@ -1,22 +1,22 @@
 """The paired difference between evaluations of the same problems."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import isnan
+from dataclasses import dataclass, replace
+from math import isnan, nan
 from pathlib import Path
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.evaluation.intervals import Estimate, difference_interval, mean_interval, mean_over_sets
-from asymgrpo_app.evaluation.outcomes import UNBOUNDED, MetricChoice, ProblemOutcome, estimate
+from asymgrpo_app.evaluation.intervals import difference_interval, mean_interval, mean_over_sets
+from asymgrpo_app.evaluation.outcomes import UNITS, MetricChoice, ProblemOutcome, estimate
 from asymgrpo_app.evaluation.predictions import finished_sets, read_header, read_predictions
 from asymgrpo_app.evaluation.results import (
     ACCURACY,
     EvaluationProtocol,
+    StoredEstimate,
     accuracy_name,
     aligned,
     read_results,
     shown,
-    values_of,
 )
 
 _SETTINGS = ("samples", "temperature", "top_p", "max_tokens", "template")
@@ -69,9 +69,9 @@ class Difference:
     set: str
     label: str
     metric: str
-    baseline: Estimate
-    value: Estimate
-    difference: Estimate
+    baseline: StoredEstimate
+    value: StoredEstimate
+    difference: StoredEstimate
 
     @property
     def verdict(self) -> str:
@@ -112,13 +112,16 @@ def compare(paths: Sequence[Path], metric: str = ACCURACY, only_set: str | None 
     if len(paths) < 2:
         raise UserError(f"there is nothing to compare with {len(paths)} file: give two or more.")
     evaluated = [_load(path, label, metric, only_set) for path, label in zip(paths, _labels(paths), strict=True)]
-    names = _shared_sets(evaluated)
-    notes = _notes(evaluated, names)
     first, *others = evaluated
+    names = [name for name in first.sets if all(name in other.sets for other in others)]
+    if not names:
+        listed = "; ".join(f"{evaluation.path} has {', '.join(evaluation.sets)}" for evaluation in evaluated)
+        raise UserError(f"the files have no set in common: {listed}.")
+    notes = _notes(evaluated, names)
     by_set = [[_difference(name, first, other, notes) for other in others] for name in names]
     differences = [difference for row in by_set for difference in row]
     if len(names) > 1:
-        differences += [_mean(metric, [row[number] for row in by_set]) for number in range(len(others))]
+        differences += [_mean(metric, of_one) for of_one in zip(*by_set, strict=True)]
     return Comparison(metric, first.label, differences, notes)
 
 
@@ -149,78 +152,57 @@ def _load(path: Path, label: str, metric: str, only_set: str | None) -> Evaluate
 def _from_results(path: Path, metric: str) -> dict[str, ProblemTable]:
     tables = {}
     for name, result in read_results(path).sets.items():
-        chosen = accuracy_name(result.values) if metric == ACCURACY else metric
-        if chosen is None or chosen not in result.values:
-            raise UserError(f"{path}: set {name} has no metric {metric!r}, it has {', '.join(result.values)}.")
-        tables[name] = ProblemTable(
-            chosen, dict(zip(result.uids, values_of(result, chosen), strict=True)), result.protocol
-        )
+        chosen = _chosen(metric, [*result.values], f"{path}: set {name}")
+        values = [nan if value is None else value for value in result.values[chosen]]
+        tables[name] = ProblemTable(chosen, dict(zip(result.uids, values, strict=True)), result.protocol)
     return tables
 
 
 def _from_predictions(path: Path, metric: str) -> dict[str, ProblemTable]:
     header = read_header(path)
     light = (replace(prediction, completion="") for prediction in read_predictions(path))
-    tables = {}
-    for name, outcomes in finished_sets(path, light, header).items():
-        protocol = header.sets[name] if header else None
-        chosen, values = _values(f"{path}, set {name}", outcomes, protocol, metric)
-        tables[name] = ProblemTable(chosen, values, protocol)
-    return tables
+    return {
+        name: _from_outcomes(f"{path}: set {name}", outcomes, header.sets[name] if header else None, metric)
+        for name, outcomes in finished_sets(path, light, header).items()
+    }
 
 
-def _values(
+def _from_outcomes(
     where: str, outcomes: Mapping[str, ProblemOutcome], protocol: EvaluationProtocol | None, metric: str
-) -> tuple[str, dict[str, float]]:
-    """The metric's name and its values by problem, from completions; k may be any number up to theirs."""
+) -> ProblemTable:
+    """The metric from completions; the k of pass@k and maj@k may be any number up to theirs."""
     samples = next(iter(outcomes.values())).samples
-    greedy = protocol is not None and protocol.temperature == 0 and samples == 1
     kind, _, number = metric.partition("@")
-    k = int(number) if number.isdecimal() else 0
-    if kind in ("pass", "maj") and not 1 <= k <= samples:
-        raise UserError(f"{where} has no metric {metric!r}: k must lie between 1 and {samples}.")
-    choice = MetricChoice((k,) if kind == "pass" else (), (k,) if kind == "maj" else (), greedy)
+    ks = (int(number),) if number.isdecimal() and 1 <= int(number) <= samples else ()
+    greedy = protocol is not None and protocol.temperature == 0 and samples == 1
+    choice = MetricChoice(ks if kind == "pass" else (), ks if kind == "maj" else (), greedy)
     names = choice.names(samples)
-    chosen = accuracy_name(names) if metric == ACCURACY else metric
-    if chosen not in names:
-        raise UserError(f"{where} has no metric {metric!r}, it has {', '.join(names)} and pass@k and maj@k.")
+    chosen = _chosen(metric, names, where, f", and pass@k and maj@k for k up to {samples}")
     index = names.index(chosen)
-    values = {uid: choice.values(outcome)[index] for uid, outcome in outcomes.items()}
-    if all(map(isnan, values.values())):
-        raise UserError(f"{where} has no metric {metric!r}: its completions have no answer_class.")
-    return chosen, values
+    return ProblemTable(chosen, {uid: choice.values(outcome)[index] for uid, outcome in outcomes.items()}, protocol)
+
+
+def _chosen(metric: str, names: Sequence[str], where: str, more: str = "") -> str:
+    """The name among a set's metrics of the one that was asked for."""
+    chosen = accuracy_name(names) if metric == ACCURACY else metric
+    if chosen is None or chosen not in names:
+        raise UserError(f"{where} has no metric {metric!r}, it has {', '.join(names)}{more}.")
+    return chosen
 
 
 # ---- checks that evaluations can be compared ----
 
 
-def _shared_sets(evaluated: Sequence[Evaluated]) -> list[str]:
-    """Names of the sets that all evaluations have, checked to hold the same problems."""
-    names = [name for name in evaluated[0].sets if all(name in evaluation.sets for evaluation in evaluated)]
-    if not names:
-        listed = "; ".join(f"{evaluation.path} has {', '.join(evaluation.sets)}" for evaluation in evaluated)
-        raise UserError(f"the files have no set in common: {listed}.")
-    for name in names:
-        for other in evaluated[1:]:
-            _check_same_problems(name, evaluated[0], other)
-    return names
-
-
 def _check_same_problems(name: str, first: Evaluated, other: Evaluated) -> None:
     ours, theirs = first.sets[name], other.sets[name]
-    alone = [uid for uid in ours.values if uid not in theirs.values]
-    alone += [uid for uid in theirs.values if uid not in ours.values]
-    if alone:
-        raise UserError(
-            f"set {name} is not the same in {first.path} ({len(ours.values)} problems) and {other.path} "
-            f"({len(theirs.values)}): {len(alone)} problems are in one of them only, the first is {alone[0]!r}."
-        )
-    digests = [table.protocol.digest if table.protocol else "" for table in (ours, theirs)]
-    if all(digests) and digests[0] != digests[1]:
-        raise UserError(
-            f"set {name} is not the same in {first.path} and {other.path}: the problems have the same names and "
-            "different texts."
-        )
+    digests = {table.protocol.digest for table in (ours, theirs) if table.protocol is not None} - {""}
+    if alone := sorted(ours.values.keys() ^ theirs.values.keys()):
+        reason = f"{len(alone)} problems are in one of them only, the first is {alone[0]!r}"
+    elif len(digests) > 1:
+        reason = "the problems have the same names and different texts"
+    else:
+        return
+    raise UserError(f"set {name} is not the same in {first.path} and {other.path}: {reason}.")
 
 
 def _notes(evaluated: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
@@ -230,45 +212,39 @@ def _notes(evaluated: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
             notes.append(f"Not compared, since not all have it: {', '.join(unused)} of {evaluation.label}.")
         if any(evaluation.sets[name].protocol is None for name in names):
             notes.append(f"The sampling settings of {evaluation.label} are not known: there is no .run.json beside it.")
-    first = evaluated[0]
-    for name in names:
-        for other in evaluated[1:]:
-            notes += _settings_apart(name, first, other)
     return notes
 
 
-def _settings_apart(name: str, first: Evaluated, other: Evaluated) -> list[str]:
-    ours, theirs = first.sets[name].protocol, other.sets[name].protocol
+def _settings_apart(ours: EvaluationProtocol | None, theirs: EvaluationProtocol | None) -> str:
     if ours is None or theirs is None:
-        return []
-    apart = [
-        f"{field.name} is {getattr(ours, field.name)} and {getattr(theirs, field.name)}"
-        for field in fields(EvaluationProtocol)
-        if field.name in _SETTINGS and getattr(ours, field.name) != getattr(theirs, field.name)
-    ]
-    if not apart:
-        return []
-    return [f"Set {name} was not evaluated alike in {first.label} and {other.label}: {', '.join(apart)}."]
+        return ""
+    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in _SETTINGS]
+    return ", ".join(f"{name} is {mine} and {other}" for name, mine, other in pairs if mine != other)
 
 
 # ---- differences ----
 
 
 def _difference(name: str, first: Evaluated, other: Evaluated, notes: list[str]) -> Difference:
+    _check_same_problems(name, first, other)
     ours, theirs = first.sets[name], other.sets[name]
+    if apart := _settings_apart(ours.protocol, theirs.protocol):
+        notes.append(f"Set {name} was not evaluated alike in {first.label} and {other.label}: {apart}.")
     pairs = [(value, theirs.values[uid]) for uid, value in ours.values.items()]
     known = [(a, b) for a, b in pairs if not (isnan(a) or isnan(b))]
     if not known:
         raise UserError(f"set {name} has no problem with {ours.metric} in both {first.path} and {other.path}.")
     if len(known) < len(pairs):
         notes.append(f"Set {name}: {len(pairs) - len(known)} problems without {ours.metric} are left out.")
-    interval = mean_interval if ours.metric in UNBOUNDED else difference_interval
-    baseline = estimate(ours.metric, [a for a, _ in known])
-    value = estimate(theirs.metric, [b for _, b in known])
-    assert baseline is not None
-    assert value is not None
-    metric = ours.metric if ours.metric == theirs.metric else f"{theirs.metric} – {ours.metric}"
-    return Difference(name, other.label, metric, baseline, value, interval([b - a for a, b in known]))
+    interval = mean_interval if ours.metric in UNITS else difference_interval
+    return Difference(
+        name,
+        other.label,
+        ours.metric if ours.metric == theirs.metric else f"{theirs.metric} – {ours.metric}",
+        estimate(ours.metric, [a for a, _ in known]),
+        estimate(theirs.metric, [b for _, b in known]),
+        interval([b - a for a, b in known]),
+    )
 
 
 def _mean(metric: str, differences: Sequence[Difference]) -> Difference:

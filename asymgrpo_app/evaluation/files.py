@@ -1,18 +1,23 @@
-"""JSON files: written whole or not at all, and read into dataclasses with an error message for what does not fit."""
+"""Files of evaluations: written whole or not at all, and read into dataclasses whose types are checked."""
 
 import contextlib
-import dataclasses
 import json
 import os
-import types
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from asymgrpo_app.errors import RunError, UserError
 
+_FORMAT = 1
+
 T = TypeVar("T")
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = lru_cache(TypeAdapter)  # once per line of a prediction file
 
 
 def refuse_existing(path: Path, *, overwrite: bool = False, option: str = "") -> None:
@@ -29,119 +34,108 @@ def refuse_existing(path: Path, *, overwrite: bool = False, option: str = "") ->
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise UserError(f"{where} cannot be made: {nearest} is no folder.")
-    if path.exists() and not overwrite:
-        raise UserError(f"{where} exists already: remove it, choose another name, or pass --overwrite.")
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(
+            f"{where} exists already: remove it, choose another name, or pass --overwrite if the command has it."
+        )
 
 
-def write_whole(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Write a file under a temporary name, and rename it once it is whole.
+@contextlib.contextmanager
+def writing(where: object) -> Iterator[None]:
+    """Report a file that cannot be written as a `RunError`."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{where} cannot be written: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, *, overwrite: bool = False, option: str = "") -> Iterator[BinaryIO]:
+    """Open a file under a temporary name, and rename it once it is whole; otherwise nothing of it is left behind.
+
+    Args:
+        path: Path of the file; its folder is made.
+        overwrite: Whether another file may be replaced.
+        option: The option that named the path; for messages.
 
     Raises:
         UserError: The file exists, and `overwrite` is not set.
         RunError: It cannot be written.
     """
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, overwrite=overwrite, option=option)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
+    with writing(f"{option} {path}".strip()):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            refuse_existing(path, overwrite=overwrite, option=option)  # hours may lie between
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def write_record(path: Path, content: object, *, overwrite: bool = False) -> None:
+    """Write a dataclass as a JSON file, whole or not at all; infinite numbers become null.
 
     Raises:
-        UserError: It cannot be read, or it is not JSON.
+        UserError: The file exists, and `overwrite` is not set.
+        RunError: It cannot be written.
+    """
+    data = _adapter(type(content)).dump_python(content, mode="json")
+    with whole_file(path, overwrite=overwrite) as file:
+        file.write(f"{_readable({'format': _FORMAT, **data})}\n".encode())
+
+
+def _readable(value: Any, indent: str = "") -> str:
+    """JSON with one line per field, but lists of plain values on one line, since they have an entry per problem."""
+    if isinstance(value, dict) and value:
+        inner = f"{indent}  "
+        lines = [f"{inner}{json.dumps(key)}: {_readable(entry, inner)}" for key, entry in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    return json.dumps(value, allow_nan=False)
+
+
+def read_record(kind: type[T], path: Path) -> T:
+    """Read a dataclass that `write_record` wrote.
+
+    Raises:
+        UserError: The file cannot be read, or it is no such file.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
+    if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
+        raise UserError(
+            f"{path} was not written by asymgrpo, or by another version (it has no 'format': {_FORMAT}): evaluate "
+            "again, or read it with that version."
+        )
+    return checked(kind, data, str(path))
 
 
-def _refuse_constant(name: str) -> None:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def to_plain(value: Any) -> Any:
-    """Convert dataclasses and named tuples to dictionaries, also those that are nested."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return to_plain(value._asdict())
-    if isinstance(value, Mapping):
-        return {key: to_plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [to_plain(entry) for entry in value]
-    return value
-
-
-def from_plain(kind: type[T], data: Any, where: str) -> T:
-    """Convert dictionaries to a dataclass (or named tuple) of exactly these fields and types, also nested ones.
+def checked(kind: type[T], data: Any, where: str) -> T:
+    """Convert the content of a JSON file to a dataclass of exactly these fields and types.
 
     Args:
-        kind: The type; its fields may be such types, str, int, float, bool, `list[X]`, `dict[str, X]` and `X | None`.
+        kind: The dataclass.
         data: Output of `json.loads`.
         where: Name of the data, for messages.
 
     Raises:
         UserError: Something is missing, unknown, or of another type.
     """
-    return cast(T, _convert(kind, data, where))
-
-
-def _convert(kind: Any, data: Any, where: str) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        inner = next(argument for argument in arguments if argument is not types.NoneType)
-        return None if data is None else _convert(inner, data, where)
-    if origin is list:
-        _expect(isinstance(data, list), where, "a list", data)
-        return [_convert(arguments[0], entry, f"{where}[{number}]") for number, entry in enumerate(data)]
-    if origin is dict:
-        _expect(isinstance(data, dict), where, "an object", data)
-        return {key: _convert(arguments[1], entry, f"{where}.{key}") for key, entry in data.items()}
-    if kind in (str, int, float, bool):
-        return _convert_scalar(kind, data, where)
-    _expect(isinstance(data, dict), where, "an object", data)
-    hints = _hints(kind)
-    if missing := [name for name in hints if name not in data]:
-        raise UserError(f"{where} has no field {missing[0]!r}.")
-    if unknown := [name for name in data if name not in hints]:
-        raise UserError(f"{where} has a field that is not known here, {unknown[0]!r}.")
-    return kind(**{name: _convert(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
-
-
-_hints = lru_cache(maxsize=64)(get_type_hints)  # once per line of a prediction file
-
-
-def _convert_scalar(kind: type, data: Any, where: str) -> Any:
-    name = {str: "a string", int: "a whole number", float: "a number", bool: "true or false"}[kind]
-    fits = isinstance(data, int | float if kind is float else kind) and (kind is bool or not isinstance(data, bool))
-    _expect(fits, where, name, data)
-    return float(data) if kind is float else data
-
-
-def _expect(fits: bool, where: str, wanted: str, data: Any) -> None:
-    if not fits:
-        shown = json.dumps(data)
-        raise UserError(f"{where} must be {wanted}, got {shown if len(shown) <= 60 else f'{shown[:60]} ...'}.")
-
-
-def readable_json(value: Any, indent: str = "") -> str:
-    """JSON with one line per field, but lists of plain values on one line, since they have an entry per problem."""
-    if isinstance(value, dict) and value:
-        inner = f"{indent}  "
-        lines = [f"{inner}{json.dumps(key)}: {readable_json(entry, inner)}" for key, entry in value.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    return json.dumps(value, allow_nan=False)
+    try:
+        return cast(T, _adapter(kind).validate_python(data, extra="forbid"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"])) or "the content"
+        raise UserError(f"{where}: {key}: {first['msg']}, got {reprlib.repr(first['input'])}.") from error

@@ -17,12 +17,10 @@ class ProblemValues:
 
     Attributes:
         indices: [P] indices of the problems in their set, ascending.
-        samples: Completions per problem.
         values: [P] values by metric; NaN where a problem has none.
     """
 
     indices: list[int]
-    samples: int
     values: dict[str, list[float]]
 
 
@@ -64,16 +62,14 @@ class SetMetrics(Metric):
         Raises:
             ValueError: Problems with different numbers of completions.
         """
-        state = torch.cat(self.rows) if isinstance(self.rows, list) and self.rows else self.rows
-        flat: list[float] = state.tolist() if isinstance(state, Tensor) else []
-        width = 2 + len(self.choice.names(0))
-        by_index = {int(flat[i]): flat[i + 1 : i + width] for i in range(0, len(flat), width)}
-        indices = sorted(by_index)
-        rows = [by_index[index] for index in indices]
-        numbers = {int(row[0]) for row in rows}
+        parts = [self.rows] if isinstance(self.rows, Tensor) else self.rows
+        rows = torch.cat(parts).view(-1, 2 + len(self.choice.names(0))).tolist() if parts else []
+        by_index = {int(index): (int(samples), values) for index, samples, *values in rows}
+        numbers = {samples for samples, _ in by_index.values()}
         if len(numbers) > 1:
             raise ValueError(f"every problem of a set needs the same number of completions, got {sorted(numbers)}")
-        samples = max(numbers, default=0)
-        values = {name: [row[1 + i] for row in rows] for i, name in enumerate(self.choice.names(samples))}
-        self.problems = ProblemValues(indices, samples, values)
+        indices = sorted(by_index)
+        names = self.choice.names(max(numbers, default=0))
+        values = {name: [by_index[index][1][i] for index in indices] for i, name in enumerate(names)}
+        self.problems = ProblemValues(indices, values)
         return estimates(values)

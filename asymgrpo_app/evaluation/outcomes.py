@@ -12,8 +12,8 @@ from asymgrpo_app.rewards.base import Status
 if TYPE_CHECKING:  # compare needs no torch
     from asymgrpo_app.rollout.types import RolloutBatch
 
-UNBOUNDED = ("length", "entropy_estimate")
-"""Metrics in tokens and nats, which are not shares."""
+UNITS = {"length": "tokens", "entropy_estimate": "nats"}
+"""Units of the metrics that are not shares."""
 ACCURACIES = ("avg", "greedy", "pass", "maj")
 """Metrics of right and wrong, without their `@k`."""
 
@@ -55,16 +55,9 @@ class ProblemOutcome:
         return len(self.correct)
 
 
-def outcomes_of(
-    rollouts: "RolloutBatch", answers: Sequence[Sequence[int | None] | None] | None = None
-) -> list[ProblemOutcome]:
-    """The outcomes of judged rollouts.
-
-    Args:
-        rollouts: P problems with their completions. The index of a problem is that of its prompt.
-        answers: [P][n] classes of equal answers, None for a problem (or all) without such a notion.
-    """
-    classes = answers or [None] * len(rollouts.groups)
+def outcomes_of(rollouts: "RolloutBatch") -> list[ProblemOutcome]:
+    """The outcomes of judged rollouts; the index of a problem is that of its prompt."""
+    answers = rollouts.answers or [None] * len(rollouts.groups)
     return [
         ProblemOutcome(
             index=prompt.index,
@@ -73,9 +66,9 @@ def outcomes_of(
             truncated=[judged.completion.truncated for judged in group],
             lengths=[len(judged.completion.token_ids) for judged in group],
             logprob_sums=[fsum(judged.completion.logprobs) for judged in group],
-            answers=answer_classes,
+            answers=classes,
         )
-        for prompt, group, answer_classes in zip(rollouts.prompts, rollouts.groups, classes, strict=True)
+        for prompt, group, classes in zip(rollouts.prompts, rollouts.groups, answers, strict=True)
     ]
 
 
@@ -122,18 +115,15 @@ class MetricChoice:
         return [right / n, *passes, *votes, *shares, (0.0 - fsum(outcome.logprob_sums)) / tokens]  # and never -0.0
 
 
-def estimate(name: str, values: Sequence[float]) -> Estimate | None:
-    """The mean of a metric over its problems, those with NaN left out; None if none is left."""
-    known = [value for value in values if not isnan(value)]
-    if not known:
-        return None
-    if name not in UNBOUNDED:
-        return share_interval(known)
-    found = mean_interval(known)
+def estimate(name: str, values: Sequence[float]) -> Estimate:
+    """The mean of a metric over problems, at least one."""
+    if name not in UNITS:
+        return share_interval(values)
+    found = mean_interval(values)
     return found._replace(low=max(found.low, 0.0))  # tokens and nats are not below 0
 
 
 def estimates(values: Mapping[str, Sequence[float]]) -> dict[str, Estimate]:
-    """The mean of every metric that has a value for some problem."""
-    found = {name: estimate(name, per_problem) for name, per_problem in values.items()}
-    return {name: mean for name, mean in found.items() if mean is not None}
+    """The mean of every metric over the problems that have a value; metrics without any are left out."""
+    known = {name: [value for value in own if not isnan(value)] for name, own in values.items()}
+    return {name: estimate(name, own) for name, own in known.items() if own}

@@ -7,24 +7,27 @@ last line feed is dropped, and written again.
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from math import isfinite
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated
 
-from asymgrpo_app.errors import RunError, UserError
-from asymgrpo_app.evaluation.files import from_plain, read_json, readable_json, refuse_existing, to_plain, write_whole
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
+
+from asymgrpo_app.errors import UserError
+from asymgrpo_app.evaluation.files import checked, read_record, refuse_existing, write_record, writing
 from asymgrpo_app.evaluation.outcomes import ProblemOutcome, outcomes_of
-from asymgrpo_app.evaluation.results import EvaluationProtocol, EvaluationRun
+from asymgrpo_app.evaluation.results import EvaluationProtocol, EvaluationRun, distinct
 from asymgrpo_app.rewards.base import Status
 
 if TYPE_CHECKING:  # compare needs no torch
     from asymgrpo_app.rollout.types import RolloutBatch
 
-_FORMAT = 1
+Number = Annotated[StrictInt, Field(ge=0)]
+Key = tuple[str, int, int]
+"""Set, index and sample, which identify a completion within its file."""
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,18 @@ class Prediction:
 
     set: str
     uid: str
-    index: int
-    sample: int
+    index: Number
+    sample: Number
     completion: str
-    correct: bool
-    status: str
-    truncated: bool
-    length: int
-    logprob_sum: float
-    answer_class: int | None
+    correct: StrictBool
+    status: Status
+    truncated: StrictBool
+    length: Annotated[StrictInt, Field(ge=1)]
+    logprob_sum: Annotated[StrictFloat, Field(allow_inf_nan=False)]
+    answer_class: Number | None
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> Key:
         """The set, index and sample, which identify it within the file."""
         return self.set, self.index, self.sample
 
@@ -77,16 +80,8 @@ class PredictionHeader:
     sets: dict[str, EvaluationProtocol]
 
 
-def predictions_of(
-    set_name: str, rollouts: "RolloutBatch", answers: Sequence[Sequence[int | None] | None] | None = None
-) -> list[Prediction]:
-    """The lines of judged rollouts, problem by problem; they hold the same values as `outcomes_of`.
-
-    Args:
-        set_name: Name of the evaluation set.
-        rollouts: P problems with their completions.
-        answers: [P][n] classes of equal answers, None for a problem (or all) without such a notion.
-    """
+def predictions_of(set_name: str, rollouts: "RolloutBatch") -> list[Prediction]:
+    """The lines of judged rollouts, problem by problem; they hold the same values as `outcomes_of`."""
     return [
         Prediction(
             set=set_name,
@@ -95,15 +90,13 @@ def predictions_of(
             sample=sample,
             completion=judged.text,
             correct=outcome.correct[sample],
-            status=judged.verdict.status.value,
+            status=outcome.statuses[sample],
             truncated=outcome.truncated[sample],
             length=outcome.lengths[sample],
             logprob_sum=outcome.logprob_sums[sample],
             answer_class=outcome.answers[sample] if outcome.answers is not None else None,
         )
-        for prompt, group, outcome in zip(
-            rollouts.prompts, rollouts.groups, outcomes_of(rollouts, answers), strict=True
-        )
+        for prompt, group, outcome in zip(rollouts.prompts, rollouts.groups, outcomes_of(rollouts), strict=True)
         for sample, judged in enumerate(group)
     ]
 
@@ -115,7 +108,7 @@ def header_path(path: Path) -> Path:
 
 def encoded(prediction: Prediction) -> bytes:
     """The line of the file, with its line feed. ASCII: completions hold line separators and half surrogate pairs."""
-    return (json.dumps(to_plain(prediction), allow_nan=False) + "\n").encode("ascii")
+    return (json.dumps(asdict(prediction), allow_nan=False) + "\n").encode("ascii")
 
 
 # ---- reading ----
@@ -128,12 +121,7 @@ def read_header(path: Path) -> PredictionHeader | None:
         UserError: The description is broken.
     """
     beside = header_path(path)
-    if not beside.exists():
-        return None
-    data = read_json(beside)
-    if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
-        raise UserError(f"{beside} does not describe predictions, or was written by another version of asymgrpo.")
-    return from_plain(PredictionHeader, data, str(beside))
+    return read_record(PredictionHeader, beside) if beside.exists() else None
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
@@ -142,26 +130,23 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     Raises:
         UserError: The file cannot be read, a line is broken, or a completion is there twice.
     """
+    lines_of: dict[Key, int] = {}
+    uids: dict[tuple[str, int], str] = {}
     try:
         with path.open("rb") as file:
-            yield from _parsed(path, (line for line in file if line.endswith(b"\n")))
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                where = f"{path}, line {number}"
+                prediction = _decoded(line, where)
+                if (earlier := lines_of.setdefault(prediction.key, number)) != number:
+                    raise UserError(f"{where} repeats the completion of line {earlier}.")
+                uid = uids.setdefault((prediction.set, prediction.index), prediction.uid)
+                if uid != prediction.uid:
+                    raise UserError(f"{where}: problem {prediction.index} was {uid!r}, now it is {prediction.uid!r}.")
+                yield prediction
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _parsed(path: Path, lines: Iterable[bytes]) -> Iterator[Prediction]:
-    seen: dict[tuple[str, int, int], int] = {}
-    uids: dict[tuple[str, int], str] = {}
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}, line {number}"
-        prediction = _decoded(line, where)
-        if prediction.key in seen:
-            raise UserError(f"{where} repeats the completion of line {seen[prediction.key]}.")
-        seen[prediction.key] = number
-        problem = prediction.set, prediction.index
-        if uids.setdefault(problem, prediction.uid) != prediction.uid:
-            raise UserError(f"{where}: problem {prediction.index} was {uids[problem]!r}, now it is {prediction.uid!r}.")
-        yield prediction
 
 
 def _decoded(line: bytes, where: str) -> Prediction:
@@ -169,20 +154,7 @@ def _decoded(line: bytes, where: str) -> Prediction:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON in UTF-8.") from error
-    prediction = from_plain(Prediction, data, where)
-    if prediction.status not in list(Status):
-        raise UserError(f"{where}: status must be one of {', '.join(Status)}, got {prediction.status!r}.")
-    for name, value, least in (
-        ("index", prediction.index, 0),
-        ("sample", prediction.sample, 0),
-        ("length", prediction.length, 1),
-        ("answer_class", prediction.answer_class or 0, 0),
-    ):
-        if value < least:
-            raise UserError(f"{where}: {name} must be at least {least}, got {value}.")
-    if not isfinite(prediction.logprob_sum):
-        raise UserError(f"{where}: logprob_sum must be a number, got {prediction.logprob_sum}.")
-    return prediction
+    return checked(Prediction, data, where)
 
 
 def finished_sets(
@@ -198,131 +170,109 @@ def finished_sets(
     Raises:
         UserError: A problem or a completion is missing, or there is one too many.
     """
-    by_set: dict[str, dict[int, dict[int, Prediction]]] = {}
+    by_set: dict[str, list[Prediction]] = {}
     for prediction in predictions:
-        by_set.setdefault(prediction.set, {}).setdefault(prediction.index, {})[prediction.sample] = prediction
+        by_set.setdefault(prediction.set, []).append(prediction)
     if not by_set:
         raise UserError(f"{path} has no completions.")
     if header is not None and (unlike := sorted(set(by_set) ^ set(header.sets))):
         raise UserError(f"{path}: set {unlike[0]} is only in one of the file and {header_path(path).name}.")
     outcomes = {}
-    for name, problems in by_set.items():
-        samples = header.sets[name].samples if header else max(map(len, problems.values()))
+    for name, own in by_set.items():
+        in_order = sorted(own, key=attrgetter("index", "sample"))
+        problems = [list(group) for _, group in groupby(in_order, key=attrgetter("index"))]
+        samples = header.sets[name].samples if header else max(map(len, problems))
         size = header.sets[name].problems if header else len(problems)
-        if len(problems) != size:
+        whole = sum([prediction.sample for prediction in group] == list(range(samples)) for group in problems)
+        if not whole == len(problems) == size:
             raise UserError(
-                f"{path} is not finished: set {name} has {len(problems)} of {size} problems; resume the prediction."
+                f"{path} is not finished: {whole} of {size} problems of set {name} have their {samples} completions; "
+                "resume the prediction."
             )
-        for index, completions in problems.items():
-            if sorted(completions) != list(range(samples)):
-                raise UserError(
-                    f"{path}: problem {index} of set {name} has {len(completions)} completions instead of number 0 to "
-                    f"{samples - 1}; resume the prediction."
-                )
         outcomes[name] = _outcomes(problems)
     return outcomes
 
 
-def _outcomes(problems: Mapping[int, Mapping[int, Prediction]]) -> dict[str, ProblemOutcome]:
+def _outcomes(problems: Sequence[Sequence[Prediction]]) -> dict[str, ProblemOutcome]:
     """Outcomes by uid. A set whose verifier finds answers but no class has no notion of equal answers."""
-    everything = [prediction for by_sample in problems.values() for prediction in by_sample.values()]
+    everything = [prediction for group in problems for prediction in group]
     any_class = any(prediction.answer_class is not None for prediction in everything)
     has_classes = any_class or not any(prediction.status == Status.OK for prediction in everything)
-    found: dict[str, ProblemOutcome] = {}
-    again: Counter[str] = Counter()
-    for index in sorted(problems):
-        predictions = [problems[index][sample] for sample in sorted(problems[index])]
-        uid = predictions[0].uid
-        again[uid] += 1
-        found[uid if again[uid] == 1 else f"{uid}#{again[uid]}"] = ProblemOutcome(
-            index=index,
-            correct=[prediction.correct for prediction in predictions],
-            statuses=[Status(prediction.status) for prediction in predictions],
-            truncated=[prediction.truncated for prediction in predictions],
-            lengths=[prediction.length for prediction in predictions],
-            logprob_sums=[prediction.logprob_sum for prediction in predictions],
-            answers=[prediction.answer_class for prediction in predictions] if has_classes else None,
+    outcomes = [
+        ProblemOutcome(
+            index=group[0].index,
+            correct=[prediction.correct for prediction in group],
+            statuses=[prediction.status for prediction in group],
+            truncated=[prediction.truncated for prediction in group],
+            lengths=[prediction.length for prediction in group],
+            logprob_sums=[prediction.logprob_sum for prediction in group],
+            answers=[prediction.answer_class for prediction in group] if has_classes else None,
         )
-    return found
+        for group in problems
+    ]
+    return dict(zip(distinct([group[0].uid for group in problems]), outcomes, strict=True))
 
 
 # ---- writing ----
 
 
 class PredictionWriter:
-    """Appends completions to a file, each as soon as it is known; a context manager.
+    """Appends completions to a file, each as soon as it is known; goes on with a file that this very run began.
 
     Args:
-        path: The file.
+        path: The file; begun if it does not exist.
         header: The description of the evaluation.
-        resume: Go on with a file that this very run began; without it an existing file is refused. A file that does not
-            exist is begun.
 
     Raises:
-        UserError: The file exists (without `resume`), is broken, or was begun by another run.
+        UserError: The file exists, and is broken or was begun by another run.
         RunError: It cannot be written.
+
+    Attributes:
+        written: All completions in the file by their key, without their texts.
     """
 
-    def __init__(self, path: Path, header: PredictionHeader, *, resume: bool = False) -> None:
+    def __init__(self, path: Path, header: PredictionHeader) -> None:
         self.path, self.header = path, header
-        self.predictions: list[Prediction] = []  # all that are in the file, without their texts
+        self.written: dict[Key, Prediction] = {}
         if path.exists() or header_path(path).exists():
-            if not resume:
-                raise UserError(f"{path} exists already: resume it, remove it, or choose another name.")
             self._check_same_run()
             self._take_up()
         else:
             refuse_existing(path)
-            text = readable_json({"format": _FORMAT, **to_plain(header)})
-            write_whole(header_path(path), f"{text}\n".encode())
-        self.done = {prediction.key for prediction in self.predictions}
-        try:
+            write_record(header_path(path), header)
+        with writing(path):
             self._file = path.open("ab")
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error.strerror or error}.") from error
 
     def is_complete(self, set_name: str, index: int) -> bool:
         """Whether all completions of a problem are written, for a resumed run."""
-        return all((set_name, index, sample) in self.done for sample in range(self.header.sets[set_name].samples))
+        return all((set_name, index, sample) in self.written for sample in range(self.header.sets[set_name].samples))
 
     def write(self, predictions: Iterable[Prediction]) -> None:
         """Append the completions that are not in the file yet; each line is handed to the system at once."""
-        try:
+        with writing(self.path):
             for prediction in predictions:
-                if prediction.key not in self.done:
+                if prediction.key not in self.written:
                     self._file.write(encoded(prediction))
                     self._file.flush()  # a killed process loses what is still in its own buffer
-                    self.done.add(prediction.key)
-                    self.predictions.append(replace(prediction, completion=""))
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {error.strerror or error}.") from error
+                    self.written[prediction.key] = replace(prediction, completion="")
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""
         if not self._file.closed:
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _check_same_run(self) -> None:
         begun = read_header(self.path)
         if begun is None:
             raise UserError(f"{self.path} cannot be resumed: {header_path(self.path).name} is missing beside it.")
-        for name in ("model", "checkpoint", "seed"):
-            _refuse_change(self.path, name, getattr(begun.run, name), getattr(self.header.run, name))
-        _refuse_change(self.path, "the list of sets", sorted(begun.sets), sorted(self.header.sets))
-        for set_name, protocol in self.header.sets.items():
-            for field in fields(EvaluationProtocol):
-                then, now = getattr(begun.sets[set_name], field.name), getattr(protocol, field.name)
-                _refuse_change(self.path, f"{field.name} of set {set_name}", then, now)
+        settings = _settings(begun)
+        for name, now in _settings(self.header).items():
+            if settings.get(name) != now:
+                raise UserError(
+                    f"{self.path} cannot be resumed: {name} was {settings.get(name)!r} and is {now!r} now; restore it, "
+                    "or choose another file."
+                )
 
     def _take_up(self) -> None:
         """Read the existing file, and drop a half-written last line."""
@@ -332,13 +282,17 @@ class PredictionWriter:
             protocol = self.header.sets.get(prediction.set)
             if protocol is None or prediction.sample >= protocol.samples:
                 raise UserError(f"{self.path} has a completion that does not belong to this run: {prediction.key}.")
-            self.predictions.append(replace(prediction, completion=""))
+            self.written[prediction.key] = replace(prediction, completion="")
         with self.path.open("rb+") as file:
             file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
-def _refuse_change(path: Path, name: str, then: object, now: object) -> None:
-    if then != now:
-        raise UserError(
-            f"{path} cannot be resumed: {name} was {then!r} and is {now!r} now; restore it, or choose another file."
-        )
+def _settings(header: PredictionHeader) -> dict[str, object]:
+    """What an interruption must not change, by name."""
+    run = {name: getattr(header.run, name) for name in ("model", "checkpoint", "seed")}
+    protocols = {
+        f"{setting} of set {name}": value
+        for name, protocol in header.sets.items()
+        for setting, value in asdict(protocol).items()
+    }
+    return run | {"the list of sets": sorted(header.sets)} | protocols

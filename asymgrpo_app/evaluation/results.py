@@ -4,19 +4,29 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite, isnan
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, StrictFloat, StrictInt
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.evaluation.files import from_plain, read_json, readable_json, to_plain, write_whole
+from asymgrpo_app.evaluation.files import read_record
 from asymgrpo_app.evaluation.intervals import Estimate, mean_over_sets
-from asymgrpo_app.evaluation.outcomes import UNBOUNDED, estimates
+from asymgrpo_app.evaluation.outcomes import UNITS, estimates
 from asymgrpo_app.version import __version__
 
-_FORMAT = 1
 ACCURACY = "accuracy"
 """The mean over sets of `avg@n` or `greedy`, where the sets call it differently."""
+
+
+def _open_end(data: Any) -> Any:
+    """Read null as an upper end that nothing bounds: JSON has no infinity."""
+    return data | {"high": inf} if isinstance(data, dict) and data.get("high", 0) is None else data
+
+
+StoredEstimate = Annotated[Estimate, BeforeValidator(_open_end), PlainSerializer(Estimate._asdict)]
+"""An estimate that is an object with named fields in a file."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,11 @@ class EvaluationProtocol:
         digest: `problems_digest` of the set; empty if not known.
     """
 
-    problems: int
-    samples: int
-    temperature: float
-    top_p: float
-    max_tokens: int
+    problems: StrictInt
+    samples: StrictInt
+    temperature: StrictFloat
+    top_p: StrictFloat
+    max_tokens: StrictInt
     template: str = ""
     digest: str = ""
 
@@ -56,7 +66,7 @@ class EvaluationRun:
 
     model: str
     checkpoint: str | None
-    seed: int
+    seed: StrictInt
     version: str = __version__
     commit: str | None = None
 
@@ -73,9 +83,9 @@ class SetResult:
     """
 
     protocol: EvaluationProtocol
-    metrics: dict[str, Estimate]
+    metrics: dict[str, StoredEstimate]
     uids: list[str]
-    values: dict[str, list[float | None]]
+    values: dict[str, list[StrictFloat | None]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Results:
 
     run: EvaluationRun
     sets: dict[str, SetResult]
-    mean: dict[str, Estimate]
+    mean: dict[str, StoredEstimate]
 
 
 def set_result(protocol: EvaluationProtocol, uids: Sequence[str], values: Mapping[str, Sequence[float]]) -> SetResult:
@@ -146,35 +156,14 @@ def code_commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # installed: a repository further up is somebody else's
         return None
+    command = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
     try:
-        commit, changes = (
-            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{commit}+changes" if changes else commit
 
 
 # ---- on disk ----
-
-
-def write_results(path: Path, content: Results, *, overwrite: bool = False) -> None:
-    """Write `results.json`, whole or not at all.
-
-    Raises:
-        UserError: The file exists, and `overwrite` is not set.
-        RunError: It cannot be written.
-    """
-    text = readable_json({"format": _FORMAT, **_without_infinities(to_plain(content))})
-    write_whole(path, f"{text}\n".encode(), overwrite=overwrite)
-
-
-def _without_infinities(value: Any) -> Any:
-    """Replace infinite numbers by null: JSON has no infinity, and an interval may have an unbounded end."""
-    if isinstance(value, dict):
-        return {key: _without_infinities(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def read_results(path: Path) -> Results:
@@ -183,37 +172,19 @@ def read_results(path: Path) -> Results:
     Raises:
         UserError: The file cannot be read, or it is no such file.
     """
-    data = read_json(path)
-    if not isinstance(data, dict) or "format" not in data:
-        raise UserError(f"{path} is no results file of asymgrpo: it has no field 'format'.")
-    if data.pop("format") != _FORMAT:
-        raise UserError(f"{path} was written by another version of asymgrpo: evaluate again, or read it with that one.")
-    for estimates_of in (data.get("mean"), *(result.get("metrics") for result in _objects(data.get("sets")))):
-        for estimate in _objects(estimates_of):
-            for end, infinite in (("low", -inf), ("high", inf)):
-                if end in estimate and estimate[end] is None:
-                    estimate[end] = infinite
-    content = from_plain(Results, data, str(path))
+    content = read_record(Results, path)
     if not content.sets:
         raise UserError(f"{path} has no sets.")
     for name, result in content.sets.items():
-        _check_lengths(result, f"{path}, set {name}")
+        names = result.uids
+        for what, number in {
+            "different names": len(set(names)),
+            "protocol.problems": result.protocol.problems,
+            **{metric: len(values) for metric, values in result.values.items()},
+        }.items():
+            if number != len(names):
+                raise UserError(f"{path}, set {name}: {what} counts {number} problems, but it has {len(names)} names.")
     return content
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [entry for entry in value.values() if isinstance(entry, dict)] if isinstance(value, dict) else []
-
-
-def _check_lengths(own: SetResult, where: str) -> None:
-    if len(set(own.uids)) != len(own.uids):
-        raise UserError(f"{where}: two problems have the same name.")
-    for name, numbers in {
-        "protocol.problems": own.protocol.problems,
-        **{n: len(v) for n, v in own.values.items()},
-    }.items():
-        if numbers != len(own.uids):
-            raise UserError(f"{where}: {name} counts {numbers} problems, but there are {len(own.uids)} names.")
 
 
 # ---- on the terminal ----
@@ -240,11 +211,9 @@ def _description(protocol: EvaluationProtocol) -> list[str]:
 
 def _block(name: str, remarks: Sequence[str], metrics: Mapping[str, Estimate]) -> list[tuple[str, str, str, str, str]]:
     """Table rows of one set: its name beside the first metric, remarks beside the first few metrics."""
-    lines = []
-    for number, (metric, estimate) in enumerate(metrics.items()):
-        remark = remarks[number] if number < len(remarks) else ""
-        lines.append((name if number == 0 else "", metric, *shown(metric, estimate), remark))
-    return lines
+    blank = [""] * len(metrics)
+    cells = zip([name, *blank], metrics.items(), [*remarks, *blank], strict=False)
+    return [(first, metric, *shown(metric, estimate), remark) for first, (metric, estimate), remark in cells]
 
 
 def shown(metric: str, estimate: Estimate, *, signed: bool = False) -> tuple[str, str]:
@@ -255,30 +224,17 @@ def shown(metric: str, estimate: Estimate, *, signed: bool = False) -> tuple[str
         estimate: Its value.
         signed: Write a sign, and percentage points (pp); for differences.
     """
-    scale, unit, digits = 100.0, " pp" if signed else " %", 1
-    if metric in UNBOUNDED:
-        scale, unit, digits = 1.0, {"length": " tokens"}.get(metric, " nats"), 1 if metric == "length" else 3
-    low, value, high = (
-        f"{scale * number:{'+' if signed else ''}.{digits}f}" if isfinite(number) else "–"
-        for number in (estimate.low, estimate.value, estimate.high)
-    )
-    return f"{value}{unit}", f"[{low}, {high}]"
+    unit = UNITS.get(metric, "pp" if signed else "%")
+    scale = 1.0 if metric in UNITS else 100.0
+    form = f"{'+' if signed else ''}.{3 if unit == 'nats' else 1}f"
+    value, low, high = (format(scale * end, form) if isfinite(end) else "–" for end in estimate[:3])
+    return f"{value} {unit}", f"[{low}, {high}]"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> str:
     """Rows as aligned columns of text, the first row as the head; the first `left` columns and the last flush left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    last = len(widths) - 1
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if left <= column < last else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ways = ["<"] * left + [">"] * (len(widths) - left - 1) + ["<"]
+    form = "  ".join(f"{{:{way}{width}}}" for way, width in zip(ways, widths, strict=True))
+    lines = [form.format(*row).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def values_of(own: SetResult, metric: str) -> list[float]:
-    """The values of a metric problem by problem, NaN where there is none."""
-    return [nan if value is None else value for value in own.values[metric]]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from asymgrpo_app.cli import compare as compare_command
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.compare import compare, comparison_table
+from asymgrpo_app.evaluation.files import write_record
 from asymgrpo_app.evaluation.intervals import (
     difference_interval,
     mean_interval,
@@ -24,8 +26,8 @@ from asymgrpo_app.evaluation.results import (
     EvaluationRun,
     results,
     set_result,
-    write_results,
 )
+from asymgrpo_app.rewards import Status
 
 PROTOCOL = EvaluationProtocol(problems=0, samples=4, temperature=1.0, top_p=1.0, max_tokens=512, digest="0123")
 UIDS = ["x/1", "x/2", "x/3", "x/4", "x/5"]
@@ -38,7 +40,7 @@ def result(values, uids=UIDS, protocol=PROTOCOL, **more):
 
 
 def saved(path, **sets):
-    write_results(path, results(EvaluationRun(str(path), None, 0), sets))
+    write_record(path, results(EvaluationRun(str(path), None, 0), sets))
     return path
 
 
@@ -107,7 +109,7 @@ def test_an_evaluation_does_not_differ_from_itself(pair):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (result([0.5] * 4, UIDS[:4]), "(5 problems) and"),
+        (result([0.5] * 4, UIDS[:4]), "1 problems are in one of them only, the first is 'x/5'"),
         (result([0.5] * 5, [*UIDS[:4], "x/6"]), "2 problems are in one of them only, the first is 'x/5'"),
         (result([0.5] * 5, protocol=replace(PROTOCOL, digest="4567")), "the same names and different texts"),
     ],
@@ -185,12 +187,12 @@ def predictions(path, correct, header=True):
     """Predictions of `correct` [problems][samples]; right answers are class 0, wrong ones all different."""
     protocol = replace(PROTOCOL, problems=len(correct), samples=len(correct[0]))
     run = PredictionHeader(EvaluationRun(str(path), None, 0), {"amc": protocol})
-    with PredictionWriter(path, run) as writer:
+    with closing(PredictionWriter(path, run)) as writer:
         for index, own in enumerate(correct):
             for sample, right in enumerate(own):
                 answer = 0 if right else sample + 1
                 writer.write(
-                    [Prediction("amc", f"x/{index}", index, sample, "", bool(right), "ok", False, 8, -2.0, answer)]
+                    [Prediction("amc", f"x/{index}", index, sample, "", bool(right), Status.OK, False, 8, -2.0, answer)]
                 )
     if not header:
         header_path(path).unlink()
@@ -205,7 +207,7 @@ def test_predictions_give_any_k(tmp_path):
     assert found["pass@2"].difference.value == pytest.approx((5 / 6 - 1 / 2 + 1 - 5 / 6 + 1 / 2) / 3)
     # One right vote among four different ones wins in a quarter of the ties, two or three win.
     assert found["maj@4"].difference.value == pytest.approx((1 - 1 / 4 + 1 - 1 + 1 / 4) / 3)
-    with pytest.raises(UserError, match=r"set amc has no metric 'pass@5': k must lie between 1 and 4"):
+    with pytest.raises(UserError, match=r"set amc has no metric 'pass@5', it has .* and maj@k for k up to 4"):
         compare([first, second], "pass@5")
     with pytest.raises(UserError, match=r"set amc has no metric 'avg@3', it has avg@4, truncated"):
         compare([first, second], "avg@3")

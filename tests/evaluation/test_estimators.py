@@ -6,7 +6,8 @@ from math import comb
 
 import pytest
 
-from asymgrpo_app.evaluation import answer_classes, maj_at_k, pass_at_k
+from asymgrpo_app.evaluation import maj_at_k, pass_at_k
+from asymgrpo_app.rewards.answers import answer_classes
 
 
 def majority_by_enumeration(answers, correct, k):

@@ -1,6 +1,7 @@
 """The prediction file: its schema, and interruptions at every byte."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from random import Random
 
@@ -50,8 +51,8 @@ def prediction(set_name="a", index=0, sample=0, **changes):
 EVERYTHING = [prediction(name, index, sample) for name in "ab" for index in range(3) for sample in range(SAMPLES)]
 
 
-def write_all(path, predictions=EVERYTHING, header=HEADER, *, resume=False):
-    with PredictionWriter(path, header, resume=resume) as writer:
+def write_all(path, predictions=EVERYTHING, header=HEADER):
+    with closing(PredictionWriter(path, header)) as writer:
         writer.write(predictions)
     return path.read_bytes()
 
@@ -85,9 +86,8 @@ def test_an_interruption_at_any_byte_ends_in_the_same_file(tmp_path):
     for cut in range(len(whole) + 1):  # a process may end anywhere, also within a character's escape
         path.write_bytes(whole[:cut])
         complete = whole[:cut].count(b"\n")
-        with PredictionWriter(path, run, resume=True) as writer:
-            assert len(writer.done) == complete
-            assert [own.key for own in writer.predictions] == [own.key for own in everything[:complete]]
+        with closing(PredictionWriter(path, run)) as writer:
+            assert list(writer.written) == [own.key for own in everything[:complete]]
             # What is not complete is sampled again, problem by problem.
             again = [own for own in everything if not writer.is_complete(own.set, own.index)]
             assert len(again) == len(everything) - complete // SAMPLES * SAMPLES
@@ -110,27 +110,19 @@ def test_an_interruption_before_the_first_line_is_resumed(tmp_path):
     path = tmp_path / "predictions.jsonl"
     PredictionWriter(path, HEADER).close()
     path.unlink()
-    write_all(path, resume=True)
+    write_all(path)
     assert list(read_predictions(path)) == EVERYTHING
 
 
-def test_resume_begins_a_file_that_does_not_exist(tmp_path):
-    assert write_all(tmp_path / "predictions.jsonl", resume=True) == b"".join(map(encoded, EVERYTHING))
+def test_a_file_that_does_not_exist_is_begun(tmp_path):
+    assert write_all(tmp_path / "predictions.jsonl") == b"".join(map(encoded, EVERYTHING))
 
 
 def test_the_writer_keeps_no_texts(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    with PredictionWriter(path, HEADER) as writer:
+    with closing(PredictionWriter(path, HEADER)) as writer:
         writer.write(EVERYTHING)
-        assert writer.predictions == [replace(own, completion="") for own in EVERYTHING]
-
-
-def test_an_existing_file_is_not_touched_without_resume(tmp_path):
-    path = tmp_path / "predictions.jsonl"
-    whole = write_all(path)
-    with pytest.raises(UserError, match="exists already: resume it"):
-        PredictionWriter(path, HEADER)
-    assert path.read_bytes() == whole
+        assert [*writer.written.values()] == [replace(own, completion="") for own in EVERYTHING]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +142,7 @@ def test_another_run_does_not_go_on_with_the_file(tmp_path, header, message):
     path = tmp_path / "predictions.jsonl"
     whole = write_all(path, EVERYTHING[:3])
     with pytest.raises(UserError) as caught:
-        PredictionWriter(path, header, resume=True)
+        PredictionWriter(path, header)
     assert message in str(caught.value)
     assert path.read_bytes() == whole
 
@@ -159,7 +151,7 @@ def test_another_version_of_the_code_goes_on_with_the_file(tmp_path):
     path = tmp_path / "predictions.jsonl"
     write_all(path, EVERYTHING[:3])
     newer = replace(HEADER, run=replace(HEADER.run, version="0.2", commit="abc"))
-    assert write_all(path, header=newer, resume=True) == b"".join(map(encoded, EVERYTHING))
+    assert write_all(path, header=newer) == b"".join(map(encoded, EVERYTHING))
 
 
 def test_a_file_without_its_description_is_not_resumed(tmp_path):
@@ -167,7 +159,7 @@ def test_a_file_without_its_description_is_not_resumed(tmp_path):
     write_all(path)
     header_path(path).unlink()
     with pytest.raises(UserError, match=r"cannot be resumed: predictions\.run\.json is missing"):
-        PredictionWriter(path, HEADER, resume=True)
+        PredictionWriter(path, HEADER)
 
 
 def test_completions_of_other_problems_are_not_taken_up(tmp_path):
@@ -175,7 +167,7 @@ def test_completions_of_other_problems_are_not_taken_up(tmp_path):
     whole = write_all(path) + encoded(prediction("a", 0, SAMPLES))
     path.write_bytes(whole)
     with pytest.raises(UserError, match="does not belong to this run"):
-        PredictionWriter(path, HEADER, resume=True)
+        PredictionWriter(path, HEADER)
     assert path.read_bytes() == whole
 
 
@@ -184,20 +176,29 @@ def test_completions_of_other_problems_are_not_taken_up(tmp_path):
     [
         (b"{\n", "line 2 is not JSON"),
         (b"\xff\n", "line 2 is not JSON"),
-        (b"[]\n", "line 2 must be an object"),
+        (b"[]\n", "line 2: the content: Input should be a dictionary"),
         (encoded(prediction(index=0)), "line 2 repeats the completion of line 1"),
         (encoded(prediction(sample=1, uid="other")), "line 2: problem 0 was 'a.jsonl/1', now it is 'other'"),
-        (encoded(prediction(index=1, status="fine")), "line 2: status must be one of ok, no_answer, timeout, error"),
-        (encoded(prediction(index=-1)), "line 2: index must be at least 0, got -1"),
-        (encoded(prediction(sample=-1)), "line 2: sample must be at least 0, got -1"),
-        (encoded(prediction(index=1, length=0)), "line 2: length must be at least 1, got 0"),
-        (encoded(prediction(index=1, answer_class=-2)), "line 2: answer_class must be at least 0, got -2"),
+        (
+            encoded(prediction(index=1, status="fine")),
+            "line 2: status: Input should be 'ok', 'no_answer', 'timeout' or 'error'",
+        ),
+        (encoded(prediction(index=-1)), "line 2: index: Input should be greater than or equal to 0, got -1"),
+        (encoded(prediction(sample=-1)), "line 2: sample: Input should be greater than or equal to 0, got -1"),
+        (encoded(prediction(index=1, length=0)), "line 2: length: Input should be greater than or equal to 1, got 0"),
+        (
+            encoded(prediction(index=1, answer_class=-2)),
+            "line 2: answer_class: Input should be greater than or equal to 0",
+        ),
         (
             encoded(prediction(index=1)).replace(b'"correct": false', b'"correct": 0'),
-            "line 2.correct must be true or false",
+            "line 2: correct: Input should be a valid boolean, got 0",
         ),
-        (encoded(prediction(index=1)).replace(b"-0.2", b"-1e999"), "line 2: logprob_sum must be a number, got -inf"),
-        (encoded(prediction(index=1)).replace(b'"uid"', b'"name"'), "line 2 has no field 'uid'"),
+        (
+            encoded(prediction(index=1)).replace(b"-0.2", b"-1e999"),
+            "line 2: logprob_sum: Input should be a finite number",
+        ),
+        (encoded(prediction(index=1)).replace(b'"uid"', b'"name"'), "line 2: uid: Field required"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, line, message):
@@ -239,14 +240,14 @@ def test_rollouts_and_their_lines_have_the_same_outcomes(tmp_path):
                 )
             ]
         )
-    rollouts = RolloutBatch(prompts, groups, SamplingSettings(1.0, 50, (0,)))
     for answers in (None, [[0, None, 1, 0], [0, 1, 2, None], [None, 0, 0, 0]]):
+        rollouts = RolloutBatch(prompts, groups, SamplingSettings(1.0, 50, (0,)), answers=answers)
         path = tmp_path / f"{answers is None}.jsonl"
-        with PredictionWriter(path, replace(HEADER, sets={"a": replace(PROTOCOL, samples=4)})) as writer:
-            writer.write(predictions_of("a", rollouts, answers))
-        found = finished_sets(path, read_predictions(path), writer.header)["a"]
+        header = replace(HEADER, sets={"a": replace(PROTOCOL, samples=4)})
+        write_all(path, predictions_of("a", rollouts), header)
+        found = finished_sets(path, read_predictions(path), header)["a"]
         assert list(found) == ["x/0", "x/2", "x/4"]
-        assert [*found.values()] == sorted(outcomes_of(rollouts, answers), key=lambda outcome: outcome.index)
+        assert [*found.values()] == sorted(outcomes_of(rollouts), key=lambda outcome: outcome.index)
 
 
 def test_answers_without_classes_are_told_from_no_answers(tmp_path):
@@ -261,8 +262,8 @@ def test_answers_without_classes_are_told_from_no_answers(tmp_path):
     [
         ([], "has no completions"),
         (EVERYTHING[:6], "set b is only in one of the file and predictions.run.json"),
-        (EVERYTHING[:10], "is not finished: set b has 2 of 3 problems"),
-        (EVERYTHING[:11], "problem 2 of set b has 1 completions instead of number 0 to 1"),
+        (EVERYTHING[:10], "is not finished: 2 of 3 problems of set b have their 2 completions"),
+        (EVERYTHING[:11], "is not finished: 2 of 3 problems of set b have their 2 completions"),
     ],
 )
 def test_an_unfinished_file_is_refused(tmp_path, predictions, message):

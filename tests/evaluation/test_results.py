@@ -10,6 +10,7 @@ import pytest
 
 from asymgrpo_app import __version__
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.evaluation.files import write_record
 from asymgrpo_app.evaluation.intervals import mean_over_sets, share_interval
 from asymgrpo_app.evaluation.results import (
     EvaluationProtocol,
@@ -21,7 +22,6 @@ from asymgrpo_app.evaluation.results import (
     results,
     set_result,
     table,
-    write_results,
 )
 from tests.support.paths import REPOSITORY
 
@@ -43,13 +43,13 @@ def content():
 
 def test_what_is_written_is_read_again(tmp_path, content):
     path = tmp_path / "new" / "results.json"
-    write_results(path, content)
+    write_record(path, content)
     assert read_results(path) == content
     assert [file.name for file in path.parent.iterdir()] == ["results.json"]
 
 
 def test_the_file_says_what_was_evaluated_and_how(tmp_path, content):
-    write_results(tmp_path / "results.json", content)
+    write_record(tmp_path / "results.json", content)
     data = json.loads((tmp_path / "results.json").read_text())
     assert data["format"] == 1
     assert data["run"] == {"model": "org/model", "checkpoint": None, "seed": 7, "version": __version__, "commit": "abc"}
@@ -74,7 +74,7 @@ def test_the_file_says_what_was_evaluated_and_how(tmp_path, content):
 def test_unbounded_intervals_survive(tmp_path):
     alone = results(RUN, {"one": one_set({"avg@4": [0.5], "length": [12.0]})})
     assert alone.sets["one"].metrics["length"][1:3] == (0.0, inf)
-    write_results(tmp_path / "results.json", alone)
+    write_record(tmp_path / "results.json", alone)
     assert "Infinity" not in (tmp_path / "results.json").read_text()
     assert read_results(tmp_path / "results.json") == alone
     assert re.search(r"length +12\.0 tokens +\[0\.0, –\]", table(alone))
@@ -98,25 +98,25 @@ def test_an_existing_file_is_kept_unless_asked(tmp_path, content):
     path = tmp_path / "results.json"
     path.write_text("precious")
     with pytest.raises(UserError, match=r"results\.json exists already: .* --overwrite"):
-        write_results(path, content)
+        write_record(path, content)
     assert path.read_text() == "precious"
-    write_results(path, content, overwrite=True)
+    write_record(path, content, overwrite=True)
     assert read_results(path) == content
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path, content):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"results\.json cannot be made: .*file is no folder"):
-        write_results(tmp_path / "file" / "results.json", content)
+        write_record(tmp_path / "file" / "results.json", content)
     with pytest.raises(RunError, match="cannot be written: File name too long"):
-        write_results(tmp_path / ("x" * 250), content)
+        write_record(tmp_path / ("x" * 250), content)
     assert [own.name for own in tmp_path.iterdir()] == ["file"]
     with pytest.raises(UserError, match="is a folder"):
-        write_results(tmp_path, content)
+        write_record(tmp_path, content)
 
 
 def changed(path: Path, content, change) -> Path:
-    write_results(path, content)
+    write_record(path, content)
     data = json.loads(path.read_text())
     change(data)
     path.write_text(json.dumps(data))
@@ -126,28 +126,31 @@ def changed(path: Path, content, change) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("format"), "is no results file of asymgrpo: it has no field 'format'"),
-        (lambda d: d.update(format=2), "was written by another version of asymgrpo"),
-        (lambda d: d.pop("run"), "has no field 'run'"),
-        (lambda d: d.update(extra=1), "has a field that is not known here, 'extra'"),
+        (lambda d: d.pop("format"), "was not written by asymgrpo, or by another version (it has no 'format': 1)"),
+        (lambda d: d.update(format=2), "or by another version"),
+        (lambda d: d.pop("run"), "results.json: run: Field required"),
+        (lambda d: d.update(extra=1), "results.json: extra: Unexpected keyword argument, got 1"),
         (lambda d: d.update(sets={}), "has no sets"),
-        (lambda d: d.update(sets=[1]), "sets must be an object, got [1]"),
-        (lambda d: d["run"].update(seed="x"), 'run.seed must be a whole number, got "x"'),
-        (lambda d: d["run"].update(seed=True), "run.seed must be a whole number, got true"),
-        (lambda d: d["run"].update(model=None), "run.model must be a string, got null"),
+        (lambda d: d.update(sets=[1]), "sets: Input should be a valid dictionary, got [1]"),
+        (lambda d: d["run"].update(seed="x"), "run.seed: Input should be a valid integer, got 'x'"),
+        (lambda d: d["run"].update(seed=True), "run.seed: Input should be a valid integer, got True"),
+        (lambda d: d["run"].update(model=None), "run.model: Input should be a valid string, got None"),
         (
             lambda d: d["sets"]["amc23"]["metrics"].update({"avg@4": 0.5}),
-            "amc23.metrics.avg@4 must be an object, got 0.5",
+            "amc23.metrics.avg@4: Input should be a tuple, list, dictionary or an instance of Estimate, got 0.5",
         ),
-        (lambda d: d["sets"]["amc23"]["metrics"]["avg@4"].pop("n"), "amc23.metrics.avg@4 has no field 'n'"),
+        (lambda d: d["sets"]["amc23"]["metrics"]["avg@4"].pop("n"), "amc23.metrics.avg@4.n: Field required"),
         (
             lambda d: d["sets"]["amc23"]["values"]["avg@4"].append(1),
-            "set amc23: avg@4 counts 4 problems, but there are 3",
+            "set amc23: avg@4 counts 4 problems, but it has 3 names",
         ),
-        (lambda d: d["sets"]["amc23"].update(uids=["a", "a", "b"]), "two problems have the same name"),
+        (
+            lambda d: d["sets"]["amc23"].update(uids=["a", "a", "b"]),
+            "set amc23: different names counts 2 problems",
+        ),
         (
             lambda d: d["sets"]["amc23"]["values"].update({"avg@4": [0, "x", 1]}),
-            'values.avg@4[1] must be a number, got "x"',
+            "values.avg@4.1: Input should be a valid number, got 'x'",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from asymgrpo_app.evaluation import SetMetrics
+from asymgrpo_app.evaluation.metrics import SetMetrics
 from tests.support.outcomes import random_outcomes
 
 SPLITS = {
