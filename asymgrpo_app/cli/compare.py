@@ -1,4 +1,8 @@
-"""`asymgrpo compare`: the paired difference between evaluations of the same problems."""
+"""Compare evaluations of the same problems.
+
+The first file is the baseline. Problems are paired, so that what two evaluations share (easy and hard problems) does
+not blur their difference; its 95 % interval treats the problem as the unit.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,11 +12,6 @@ from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.evaluation.compare import compare, comparison_table
 from asymgrpo_app.evaluation.files import refuse_existing, whole_file, write_record
 from asymgrpo_app.evaluation.results import ACCURACY
-
-_DESCRIPTION = """Compare evaluations of the same problems.
-
-The first file is the baseline. Problems are paired, so that what two evaluations share (easy and hard problems) does
-not blur their difference; its 95 % interval treats the problem as the unit."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="asymgrpo compare", description=_DESCRIPTION)
+    parser = CommandParser(prog="asymgrpo compare", description=__doc__)
     parser.add_argument(
         "files",
         type=Path,

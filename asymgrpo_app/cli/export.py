@@ -1,18 +1,22 @@
-"""`asymgrpo export`: a checkpoint as a Hugging Face folder."""
+"""Turn a checkpoint into a folder in Hugging Face format: weights, tokenizer, generation config and a model card.
+
+The chat template is the tokenizer's. Adapters of a run with model.lora are merged into the weights.
+"""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from asymgrpo_app.checkpoints.files import read_state
+from asymgrpo_app.checkpoints.files import read_label, read_state
 from asymgrpo_app.checkpoints.folder import check_whole, newest_whole
 from asymgrpo_app.checkpoints.run_folder import CONFIG_NAME
 from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli.command_parser import CommandParser
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
+from asymgrpo_app.evaluation.files import writing
 from asymgrpo_app.evaluation.results import read_results, shown
 from asymgrpo_app.policy.export import ModelCard, write_export
 from asymgrpo_app.policy.loading import check_model_path, load_policy, load_tokenizer
@@ -29,58 +33,52 @@ def run(arguments: Sequence[str]) -> int:
         UserError: Bad input; raised before a model is loaded where possible.
         RunError: The folder cannot be written, or the hub does not take it.
     """
-    options = _parser().parse_args(list(arguments))
     quiet_libraries()
-    checkpoint = _checkpoint(options.run_dir, options.ckpt_path)
-    run_dir = Path(options.run_dir) if options.run_dir else checkpoint.parent.parent
-    settings = _settings(run_dir)
-    folder = Path(options.output) if options.output else run_dir / f"export-{checkpoint.stem}"
-    if folder.exists():
-        raise UserError(f"--output {folder} exists already: remove it, or choose another folder.")
-    base = settings["model"]["policy"]
-    check_model_path(f"model.policy in {run_dir / CONFIG_NAME}", base)
-    results = _results(options.results)
-    step = check_whole(checkpoint).step
-    if options.adapter and read_state(checkpoint).get("lora") is None:
-        raise UserError(f"--adapter: {checkpoint} has no adapter, all weights were trained: leave the option out.")
-    card = _card(settings, step, results, adapter=options.adapter)
-    _export(folder, checkpoint, card)
-    what = "adapter" if options.adapter else "policy"
-    say(f"The {what} of {checkpoint} is in {folder} ({'peft' if options.adapter else 'Hugging Face'} format).")
-    if options.push_to_hub:
-        say(f"It is on the hub: {_push(folder, options.push_to_hub)}")
+    parser = CommandParser(prog="asymgrpo export", description=__doc__)
+    parser.add_function_arguments(export, skip={"adapter"})
+    help_text = "Of a run with model.lora, write the adapter alone, in peft's format."
+    parser.add_argument("--adapter", action="store_true", help=help_text)
+    export(**parser.parse_args(list(arguments)))
     return ExitCode.OK
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="asymgrpo export",
-        description="Turn a checkpoint into a folder in Hugging Face format: weights, tokenizer with its chat "
-        "template, generation config and a model card. Adapters of a run with model.lora are merged into the weights.",
-    )
-    parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run.")
-    parser.add_argument(
-        "--ckpt_path", type=str, default="last", help="The checkpoint; `last` is the newest one of --run_dir."
-    )
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="The new folder. Default: <run_dir>/export-<checkpoint>."
-    )
-    parser.add_argument(
-        "--results", type=str | None, default=None, help="results.json of an evaluation, for the model card."
-    )
-    parser.add_argument(
-        "--adapter", action="store_true", help="Of a run with model.lora, write the adapter alone, in peft's format."
-    )
-    parser.add_argument(
-        "--push_to_hub",
-        type=str | None,
-        default=None,
-        help="Upload the folder to this id on the hub, as a private model. Without it nothing leaves this machine.",
-    )
-    return parser
+def export(
+    run_dir: Path | None = None,
+    ckpt_path: str = "last",
+    output: Path | None = None,
+    results: Path | None = None,
+    push_to_hub: str | None = None,
+    *,
+    adapter: bool = False,
+) -> None:
+    """Export a checkpoint.
+
+    Args:
+        run_dir: Folder of the run; null: the one that the checkpoint lies in.
+        ckpt_path: The checkpoint; `last` is the newest one of --run_dir.
+        output: The new folder; null: <run_dir>/export-<checkpoint>.
+        results: results.json of an evaluation, for the model card.
+        push_to_hub: Upload the folder to this id on the hub, as a private model; null: nothing leaves this machine.
+        adapter: Write the adapter alone, in peft's format.
+    """
+    checkpoint = _checkpoint(run_dir, ckpt_path)
+    run_dir = run_dir or checkpoint.parent.parent
+    settings = _settings(run_dir / CONFIG_NAME)
+    folder = output or run_dir / f"export-{checkpoint.stem}"
+    if folder.exists():
+        raise UserError(f"--output {folder} exists already: remove it, or choose another folder.")
+    check_model_path(f"model.policy in {run_dir / CONFIG_NAME}", settings["model"]["policy"])
+    metrics = _metrics(results) if results is not None else {}
+    if adapter and read_state(checkpoint).get("lora") is None:
+        raise UserError(f"--adapter: {checkpoint} has no adapter, all weights were trained: leave the option out.")
+    _write(folder, checkpoint, _card(settings, read_label(checkpoint).step, metrics, adapter=adapter))
+    what, kind = ("adapter", "peft") if adapter else ("policy", "Hugging Face")
+    say(f"The {what} of {checkpoint} is in {folder} ({kind} format).")
+    if push_to_hub:
+        say(f"It is on the hub: {_push(folder, push_to_hub)}")
 
 
-def _checkpoint(run_dir: str | None, path: str) -> Path:
+def _checkpoint(run_dir: Path | None, path: str) -> Path:
     if path != "last":
         check_whole(path)
         return Path(path)
@@ -94,40 +92,32 @@ def _checkpoint(run_dir: str | None, path: str) -> Path:
     return newest
 
 
-def _settings(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / CONFIG_NAME
+def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        settings["model"]["policy"]  # without it the checkpoint has no base model
+    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
         raise UserError(
-            f"{path}: {one_line(str(error))}. It says what the checkpoint was trained from; name the run's folder with "
-            "--run_dir."
+            f"{path} is no config of a run with model.policy ({one_line(str(error))}). It says what the checkpoint was "
+            "trained from; name the run's folder with --run_dir."
         ) from error
-    if (
-        not isinstance(settings, dict)
-        or not isinstance(settings.get("model"), dict)
-        or "policy" not in settings["model"]
-    ):
-        raise UserError(f"{path} is no config of a run: it has no model.policy.")
-    return settings
+    return cast(dict[str, Any], settings)
 
 
 def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *, adapter: bool) -> ModelCard:
     advantage = settings["model"].get("advantage") or {}
-    numbers = {
-        name: value
-        for name, value in (advantage.get("init_args") or {}).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
     train = (settings.get("data") or {}).get("train") or {}
     source = str(train.get("class_path", "not known")).rpartition(".")[2]
-    origin = next(
-        (train["init_args"][key] for key in ("path", "name", "task") if key in train.get("init_args", {})), None
-    )
+    arguments = train.get("init_args") or {}
+    origin = next((arguments[key] for key in ("path", "name", "task") if key in arguments), None)
     return ModelCard(
         base_model=settings["model"]["policy"],
         method=str(advantage.get("class_path", "AsymGRPO")).rpartition(".")[2],
-        settings=numbers,
+        settings={
+            name: value
+            for name, value in (advantage.get("init_args") or {}).items()
+            if isinstance(value, int | float) and not isinstance(value, bool)
+        },
         data=f"{source} ({origin})" if origin else source,
         steps=steps,
         results=results,
@@ -135,18 +125,15 @@ def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *
     )
 
 
-def _results(path: str | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    content = read_results(Path(path))
+def _metrics(path: Path) -> dict[str, str]:
     return {
         f"{name}/{metric}": " ".join(shown(metric, estimate))
-        for name, result in content.sets.items()
+        for name, result in read_results(path).sets.items()
         for metric, estimate in result.metrics.items()
     }
 
 
-def _export(folder: Path, checkpoint: Path, card: ModelCard) -> None:
+def _write(folder: Path, checkpoint: Path, card: ModelCard) -> None:
     policy, tokenizer = load_policy(card.base_model, "sdpa"), load_tokenizer(card.base_model)
     content = read_whole(checkpoint)
     state = {name.removeprefix(_PREFIX): tensor for name, tensor in content["state_dict"].items() if _PREFIX in name}
@@ -160,14 +147,14 @@ def _export(folder: Path, checkpoint: Path, card: ModelCard) -> None:
             f"--ckpt_path {checkpoint} does not fit its base model {card.base_model}: {one_line(str(error))}"
         ) from error
     part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
     try:
+        with writing(folder):
+            part.mkdir(parents=True)
+            write_export(part, policy, tokenizer, card)
+            part.rename(folder)  # the folder has its name only once it is whole
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write_export(part, policy, tokenizer, card)
-        part.rename(folder)  # the folder has its name only once it is whole
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise RunError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def _push(folder: Path, name: str) -> str:

@@ -35,9 +35,7 @@ def refuse_existing(path: Path, *, overwrite: bool = False, option: str = "") ->
     if not nearest.is_dir():
         raise UserError(f"{where} cannot be made: {nearest} is no folder.")
     if os.path.lexists(path) and not overwrite:
-        raise UserError(
-            f"{where} exists already: remove it, choose another name, or pass --overwrite if the command has it."
-        )
+        raise UserError(f"{where} exists already: remove it, or choose another name.")
 
 
 @contextlib.contextmanager

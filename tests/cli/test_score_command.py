@@ -194,7 +194,7 @@ def test_bad_lines_are_named(folder, content, message):
     [
         (["--input=none.jsonl"], "--input none.jsonl: there is no such file."),
         (["--input=."], "--input .: there is no such file."),
-        (["--output=in.jsonl"], "--output in.jsonl exists already: name a new file."),
+        (["--output=in.jsonl"], "--output in.jsonl exists already: remove it, or choose another name."),
         (["--output=none/out.jsonl"], "--output none/out.jsonl: the folder none does not exist."),
         (["--pool.workers=0"], "workers must be a whole number from 1 to 256 or null, got 0."),
         (["--pool.timeout_s=-1"], "timeout_s must be a number of seconds above 0, got -1.0."),
