@@ -13,7 +13,8 @@ from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.evaluation.files import write_record
 from asymgrpo_app.evaluation.metrics import SetMetrics
-from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets, predictions_of
+from asymgrpo_app.evaluation.outcomes import outcomes_of
+from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, finished_sets
 from asymgrpo_app.evaluation.results import (
     EvaluationProtocol,
     EvaluationRun,
@@ -80,7 +81,8 @@ class EvaluationReport(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        parts = gather_objects(predictions_of(batch.set_name, batch.rollouts) if batch.prompts else [])
+        outcomes = outcomes_of(batch.set_name, batch.rollouts) if batch.prompts else []
+        parts = gather_objects([prediction for outcome in outcomes for prediction in outcome.completions])
         if self._writer is not None:
             self._writer.write(sorted(chain.from_iterable(parts), key=attrgetter("index", "sample")))
 

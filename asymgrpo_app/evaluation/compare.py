@@ -171,7 +171,7 @@ def _from_outcomes(
     where: str, outcomes: Mapping[str, ProblemOutcome], protocol: EvaluationProtocol | None, metric: str
 ) -> ProblemTable:
     """The metric from completions; the k of pass@k and maj@k may be any number up to theirs."""
-    samples = next(iter(outcomes.values())).samples
+    samples = len(next(iter(outcomes.values())).completions)
     kind, _, number = metric.partition("@")
     ks = (int(number),) if number.isdecimal() and 1 <= int(number) <= samples else ()
     greedy = protocol is not None and protocol.temperature == 0 and samples == 1
@@ -185,7 +185,7 @@ def _from_outcomes(
 def _chosen(metric: str, names: Sequence[str], where: str, more: str = "") -> str:
     """The name among a set's metrics of the one that was asked for."""
     chosen = accuracy_name(names) if metric == ACCURACY else metric
-    if chosen is None or chosen not in names:
+    if chosen not in names:
         raise UserError(f"{where} has no metric {metric!r}, it has {', '.join(names)}{more}.")
     return chosen
 

@@ -103,17 +103,27 @@ def read_record(kind: type[T], path: Path) -> T:
         UserError: The file cannot be read, or it is no such file.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = parsed(path.read_bytes(), str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON in UTF-8: {error}.") from error
     if not isinstance(data, dict) or data.pop("format", None) != _FORMAT:
         raise UserError(
             f"{path} was not written by asymgrpo, or by another version (it has no 'format': {_FORMAT}): evaluate "
             "again, or read it with that version."
         )
     return checked(kind, data, str(path))
+
+
+def parsed(text: bytes, where: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        UserError: It is not JSON.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not JSON in UTF-8: {error}.") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:

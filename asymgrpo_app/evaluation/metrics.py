@@ -50,7 +50,10 @@ class SetMetrics(Metric):
 
     def update(self, outcomes: Sequence[ProblemOutcome]) -> None:
         """Add the outcomes of problems; the sequence may be empty."""
-        rows = [[outcome.index, outcome.samples, *self.choice.values(outcome)] for outcome in outcomes]
+        rows = [
+            [outcome.completions[0].index, len(outcome.completions), *self.choice.values(outcome)]
+            for outcome in outcomes
+        ]
         state: list[Tensor] = self.rows  # type: ignore[assignment]  # a tensor only between gathering and computing
         state.append(torch.tensor(rows, dtype=torch.float64, device=self.device).flatten())
 

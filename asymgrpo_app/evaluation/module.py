@@ -44,7 +44,7 @@ class EvaluatingModule(LightningModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the outcomes of the batch's problems to the metrics of their set."""
         rollouts = batch.require_rollouts() if batch.prompts else None
-        self.evaluations[batch.set_name].update(outcomes_of(rollouts) if rollouts else [])
+        self.evaluations[batch.set_name].update(outcomes_of(batch.set_name, rollouts) if rollouts else [])
 
     def on_validation_epoch_end(self) -> None:
         self.validation_pending = False

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, isnan, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from asymgrpo_app.evaluation.estimators import maj_at_k, pass_at_k
 from asymgrpo_app.evaluation.intervals import Estimate, mean_interval, share_interval
@@ -18,55 +20,83 @@ ACCURACIES = ("avg", "greedy", "pass", "maj")
 """Metrics of right and wrong, without their `@k`."""
 
 
+Number = Annotated[StrictInt, Field(ge=0)]
+Key = tuple[str, int, int]
+"""Set, index and sample, which identify a completion within its file."""
+
+
 @dataclass(frozen=True)
-class ProblemOutcome:
-    """The n completions of one problem.
+class Prediction:
+    """One completion of an evaluation; a line of a prediction file.
 
     Attributes:
-        index: Index of the problem in its set; an outcome that is added twice under one index counts once.
-        correct: [n] whether each completion is right; a truncated one never is.
-        statuses: [n] status of each verdict.
-        truncated: [n] whether the length limit cut each completion.
-        lengths: [n] length in tokens, the end token included; at least 1.
-        logprob_sums: [n] sum of the sampler's log-probabilities of the sampled tokens, in nats.
-        answers: [n] classes of equal answers, None for a completion without an answer. None where the verifier has no
-            notion of equal answers.
+        set: Name of the evaluation set.
+        uid: Name of the problem.
+        index: Index of the problem in the set.
+        sample: Number of the completion, from 0.
+        completion: Its text.
+        correct: Whether it is right; a truncated one never is.
+        status: Status of the verdict: `ok`, `no_answer`, `timeout` or `error`.
+        truncated: Whether the length limit cut it.
+        length: Tokens, the end token included.
+        logprob_sum: Sum of the sampler's log-probabilities of its tokens, in nats.
+        answer_class: Number of its answer among the different answers to the problem; None without an answer, or
+            without a notion of equal answers.
     """
 
-    index: int
-    correct: Sequence[bool]
-    statuses: Sequence[Status]
-    truncated: Sequence[bool]
-    lengths: Sequence[int]
-    logprob_sums: Sequence[float]
-    answers: Sequence[int | None] | None = None
-
-    def __post_init__(self) -> None:
-        fields = [self.correct, self.statuses, self.truncated, self.lengths, self.logprob_sums]
-        numbers = [len(field) for field in fields] + ([] if self.answers is None else [len(self.answers)])
-        if len(set(numbers)) != 1 or not numbers[0]:
-            raise ValueError(
-                f"problem {self.index} needs one or more completions, each with every field, got {numbers}"
-            )
+    set: str
+    uid: str
+    index: Number
+    sample: Number
+    completion: str
+    correct: StrictBool
+    status: Status
+    truncated: StrictBool
+    length: Annotated[StrictInt, Field(ge=1)]
+    logprob_sum: Annotated[StrictFloat, Field(allow_inf_nan=False)]
+    answer_class: Number | None
 
     @property
-    def samples(self) -> int:
-        """n."""
-        return len(self.correct)
+    def key(self) -> Key:
+        """The set, index and sample, which identify it within the file."""
+        return self.set, self.index, self.sample
 
 
-def outcomes_of(rollouts: "RolloutBatch") -> list[ProblemOutcome]:
-    """The outcomes of judged rollouts; the index of a problem is that of its prompt."""
+@dataclass(frozen=True)
+class ProblemOutcome:
+    """The n completions of one problem, at least one.
+
+    Attributes:
+        completions: [n] completions. An outcome that is added twice under one index counts once.
+        has_classes: Whether the verifier has a notion of equal answers.
+    """
+
+    completions: Sequence[Prediction]
+    has_classes: bool
+
+
+def outcomes_of(set_name: str, rollouts: "RolloutBatch") -> list[ProblemOutcome]:
+    """The outcomes of judged rollouts of an evaluation set, problem by problem."""
     answers = rollouts.answers or [None] * len(rollouts.groups)
     return [
         ProblemOutcome(
-            index=prompt.index,
-            correct=[judged.verdict.correct and not judged.completion.truncated for judged in group],
-            statuses=[judged.verdict.status for judged in group],
-            truncated=[judged.completion.truncated for judged in group],
-            lengths=[len(judged.completion.token_ids) for judged in group],
-            logprob_sums=[fsum(judged.completion.logprobs) for judged in group],
-            answers=classes,
+            [
+                Prediction(
+                    set=set_name,
+                    uid=prompt.prompt.uid,
+                    index=prompt.index,
+                    sample=sample,
+                    completion=judged.text,
+                    correct=judged.verdict.correct and not judged.completion.truncated,
+                    status=judged.verdict.status,
+                    truncated=judged.completion.truncated,
+                    length=len(judged.completion.token_ids),
+                    logprob_sum=fsum(judged.completion.logprobs),
+                    answer_class=None if classes is None else classes[sample],
+                )
+                for sample, judged in enumerate(group)
+            ],
+            has_classes=classes is not None,
         )
         for prompt, group, classes in zip(rollouts.prompts, rollouts.groups, answers, strict=True)
     ]
@@ -98,21 +128,23 @@ class MetricChoice:
 
     def values(self, outcome: ProblemOutcome) -> list[float]:
         """The values of one problem in the order of `names`; NaN where it has none (maj@k without classes)."""
-        n, right = outcome.samples, sum(outcome.correct)
-        tokens = sum(outcome.lengths)
+        completions = outcome.completions
+        n, tokens = len(completions), sum(own.length for own in completions)
+        correct = [own.correct for own in completions]
         shares = [
-            sum(outcome.truncated) / n,
-            sum(status is Status.NO_ANSWER for status in outcome.statuses) / n,
-            sum(status.failed for status in outcome.statuses) / n,
+            sum(own.truncated for own in completions) / n,
+            sum(own.status is Status.NO_ANSWER for own in completions) / n,
+            sum(own.status.failed for own in completions) / n,
             tokens / n,
         ]
+        accuracy = sum(correct) / n
         if self.greedy:
-            return [right / n, *shares]
-        passes = [pass_at_k(n, right, k) for k in self.pass_ks]
-        votes = [
-            nan if outcome.answers is None else maj_at_k(outcome.answers, outcome.correct, k) for k in self.majority_ks
-        ]
-        return [right / n, *passes, *votes, *shares, (0.0 - fsum(outcome.logprob_sums)) / tokens]  # and never -0.0
+            return [accuracy, *shares]
+        passes = [pass_at_k(n, sum(correct), k) for k in self.pass_ks]
+        answers = [own.answer_class for own in completions]
+        votes = [maj_at_k(answers, correct, k) if outcome.has_classes else nan for k in self.majority_ks]
+        entropy = (0.0 - fsum(own.logprob_sum for own in completions)) / tokens  # and never -0.0
+        return [accuracy, *passes, *votes, *shares, entropy]
 
 
 def estimate(name: str, values: Sequence[float]) -> Estimate:

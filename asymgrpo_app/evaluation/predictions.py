@@ -12,59 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.evaluation.files import checked, read_record, refuse_existing, write_record, writing
-from asymgrpo_app.evaluation.outcomes import ProblemOutcome, outcomes_of
+from asymgrpo_app.evaluation.files import checked, parsed, read_record, write_record, writing
+from asymgrpo_app.evaluation.outcomes import Key, Prediction, ProblemOutcome
 from asymgrpo_app.evaluation.results import EvaluationProtocol, EvaluationRun, distinct
 from asymgrpo_app.rewards.base import Status
-
-if TYPE_CHECKING:  # compare needs no torch
-    from asymgrpo_app.rollout.types import RolloutBatch
-
-Number = Annotated[StrictInt, Field(ge=0)]
-Key = tuple[str, int, int]
-"""Set, index and sample, which identify a completion within its file."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One completion: a line of the file.
-
-    Attributes:
-        set: Name of the evaluation set.
-        uid: Name of the problem.
-        index: Index of the problem in the set.
-        sample: Number of the completion, from 0.
-        completion: Its text.
-        correct: Whether it is right; a truncated one never is.
-        status: Status of the verdict: `ok`, `no_answer`, `timeout` or `error`.
-        truncated: Whether the length limit cut it.
-        length: Tokens, the end token included.
-        logprob_sum: Sum of the sampler's log-probabilities of its tokens, in nats.
-        answer_class: Number of its answer among the different answers to the problem; None without an answer, or
-            without a notion of equal answers.
-    """
-
-    set: str
-    uid: str
-    index: Number
-    sample: Number
-    completion: str
-    correct: StrictBool
-    status: Status
-    truncated: StrictBool
-    length: Annotated[StrictInt, Field(ge=1)]
-    logprob_sum: Annotated[StrictFloat, Field(allow_inf_nan=False)]
-    answer_class: Number | None
-
-    @property
-    def key(self) -> Key:
-        """The set, index and sample, which identify it within the file."""
-        return self.set, self.index, self.sample
 
 
 @dataclass(frozen=True)
@@ -78,27 +31,6 @@ class PredictionHeader:
 
     run: EvaluationRun
     sets: dict[str, EvaluationProtocol]
-
-
-def predictions_of(set_name: str, rollouts: "RolloutBatch") -> list[Prediction]:
-    """The lines of judged rollouts, problem by problem; they hold the same values as `outcomes_of`."""
-    return [
-        Prediction(
-            set=set_name,
-            uid=prompt.prompt.uid,
-            index=prompt.index,
-            sample=sample,
-            completion=judged.text,
-            correct=outcome.correct[sample],
-            status=outcome.statuses[sample],
-            truncated=outcome.truncated[sample],
-            length=outcome.lengths[sample],
-            logprob_sum=outcome.logprob_sums[sample],
-            answer_class=outcome.answers[sample] if outcome.answers is not None else None,
-        )
-        for prompt, group, outcome in zip(rollouts.prompts, rollouts.groups, outcomes_of(rollouts), strict=True)
-        for sample, judged in enumerate(group)
-    ]
 
 
 def header_path(path: Path) -> Path:
@@ -138,7 +70,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
                 if not line.endswith(b"\n"):
                     return
                 where = f"{path}, line {number}"
-                prediction = _decoded(line, where)
+                prediction = checked(Prediction, parsed(line, where), where)
                 if (earlier := lines_of.setdefault(prediction.key, number)) != number:
                     raise UserError(f"{where} repeats the completion of line {earlier}.")
                 uid = uids.setdefault((prediction.set, prediction.index), prediction.uid)
@@ -147,14 +79,6 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
                 yield prediction
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _decoded(line: bytes, where: str) -> Prediction:
-    try:
-        data = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON in UTF-8.") from error
-    return checked(Prediction, data, where)
 
 
 def finished_sets(
@@ -189,28 +113,16 @@ def finished_sets(
                 f"{path} is not finished: {whole} of {size} problems of set {name} have their {samples} completions; "
                 "resume the prediction."
             )
-        outcomes[name] = _outcomes(problems)
+        classes = _has_classes(own)
+        uids = distinct([group[0].uid for group in problems])
+        outcomes[name] = {uid: ProblemOutcome(group, classes) for uid, group in zip(uids, problems, strict=True)}
     return outcomes
 
 
-def _outcomes(problems: Sequence[Sequence[Prediction]]) -> dict[str, ProblemOutcome]:
-    """Outcomes by uid. A set whose verifier finds answers but no class has no notion of equal answers."""
-    everything = [prediction for group in problems for prediction in group]
-    any_class = any(prediction.answer_class is not None for prediction in everything)
-    has_classes = any_class or not any(prediction.status == Status.OK for prediction in everything)
-    outcomes = [
-        ProblemOutcome(
-            index=group[0].index,
-            correct=[prediction.correct for prediction in group],
-            statuses=[prediction.status for prediction in group],
-            truncated=[prediction.truncated for prediction in group],
-            lengths=[prediction.length for prediction in group],
-            logprob_sums=[prediction.logprob_sum for prediction in group],
-            answers=[prediction.answer_class for prediction in group] if has_classes else None,
-        )
-        for group in problems
-    ]
-    return dict(zip(distinct([group[0].uid for group in problems]), outcomes, strict=True))
+def _has_classes(predictions: Sequence[Prediction]) -> bool:
+    """Whether a set's verifier has a notion of equal answers: not if it finds answers, but no class of any."""
+    any_class = any(prediction.answer_class is not None for prediction in predictions)
+    return any_class or not any(prediction.status == Status.OK for prediction in predictions)
 
 
 # ---- writing ----
@@ -238,7 +150,6 @@ class PredictionWriter:
             self._check_same_run()
             self._take_up()
         else:
-            refuse_existing(path)
             write_record(header_path(path), header)
         with writing(path):
             self._file = path.open("ab")

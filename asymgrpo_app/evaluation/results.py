@@ -117,22 +117,19 @@ def set_result(protocol: EvaluationProtocol, uids: Sequence[str], values: Mappin
 
 def results(run: EvaluationRun, sets: Mapping[str, SetResult]) -> Results:
     """The results of one evaluation, with the means over its sets (at least one)."""
-    return Results(run, dict(sets), _means([result.metrics for result in sets.values()]))
+    metrics = [result.metrics for result in sets.values()]
+    shared = [name for name in metrics[0] if all(name in own for own in metrics)]
+    means = {name: mean_over_sets([own[name] for own in metrics]) for name in shared}
+    accuracies = [accuracy_name(own) for own in metrics]
+    if len(set(accuracies)) > 1:
+        accuracy = mean_over_sets([own[name] for own, name in zip(metrics, accuracies, strict=True)])
+        means = {ACCURACY: accuracy, **means}
+    return Results(run, dict(sets), means)
 
 
-def _means(sets: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
-    shared = [name for name in sets[0] if all(name in metrics for metrics in sets)]
-    means = {name: mean_over_sets([metrics[name] for metrics in sets]) for name in shared}
-    accuracies = [accuracy_name(metrics) for metrics in sets]
-    if None in accuracies or len(set(accuracies)) == 1:
-        return means
-    chosen = [metrics[name] for metrics, name in zip(sets, accuracies, strict=True) if name is not None]
-    return {ACCURACY: mean_over_sets(chosen), **means}
-
-
-def accuracy_name(names: Iterable[str]) -> str | None:
+def accuracy_name(names: Iterable[str]) -> str:
     """The name of a set's accuracy among the names of its metrics: `avg@n`, or `greedy`."""
-    return next((name for name in names if name == "greedy" or name.startswith("avg@")), None)
+    return next((name for name in names if name == "greedy" or name.startswith("avg@")), ACCURACY)
 
 
 def distinct(uids: Sequence[str]) -> list[str]:

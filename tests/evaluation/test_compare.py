@@ -19,8 +19,8 @@ from asymgrpo_app.evaluation.intervals import (
     mean_over_sets,
     share_interval,
 )
-from asymgrpo_app.evaluation.outcomes import MetricChoice
-from asymgrpo_app.evaluation.predictions import Prediction, PredictionHeader, PredictionWriter, header_path
+from asymgrpo_app.evaluation.outcomes import MetricChoice, Prediction
+from asymgrpo_app.evaluation.predictions import PredictionHeader, PredictionWriter, header_path
 from asymgrpo_app.evaluation.results import (
     EvaluationProtocol,
     EvaluationRun,

@@ -9,14 +9,13 @@ import pytest
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation import outcomes_of
+from asymgrpo_app.evaluation.outcomes import Prediction, ProblemOutcome
 from asymgrpo_app.evaluation.predictions import (
-    Prediction,
     PredictionHeader,
     PredictionWriter,
     encoded,
     finished_sets,
     header_path,
-    predictions_of,
     read_header,
     read_predictions,
 )
@@ -214,9 +213,7 @@ def test_outcomes_of_a_finished_file(tmp_path):
     write_all(path, reversed(EVERYTHING))
     outcomes = finished_sets(path, read_predictions(path), HEADER)
     assert list(outcomes["a"]) == ["a.jsonl/1", "a.jsonl/2", "a.jsonl/3"]
-    found = outcomes["a"]["a.jsonl/2"]
-    assert (found.index, found.correct, found.answers) == (1, [False, True], [0, 1])
-    assert (found.lengths, found.logprob_sums) == ([5, 6], [-0.2, -0.2])
+    assert outcomes["a"]["a.jsonl/2"] == ProblemOutcome(EVERYTHING[2:4], has_classes=True)
 
 
 def test_rollouts_and_their_lines_have_the_same_outcomes(tmp_path):
@@ -244,17 +241,18 @@ def test_rollouts_and_their_lines_have_the_same_outcomes(tmp_path):
         rollouts = RolloutBatch(prompts, groups, SamplingSettings(1.0, 50, (0,)), answers=answers)
         path = tmp_path / f"{answers is None}.jsonl"
         header = replace(HEADER, sets={"a": replace(PROTOCOL, samples=4)})
-        write_all(path, predictions_of("a", rollouts), header)
+        outcomes = outcomes_of("a", rollouts)
+        write_all(path, [own for outcome in outcomes for own in outcome.completions], header)
         found = finished_sets(path, read_predictions(path), header)["a"]
         assert list(found) == ["x/0", "x/2", "x/4"]
-        assert [*found.values()] == sorted(outcomes_of(rollouts), key=lambda outcome: outcome.index)
+        assert [*found.values()] == sorted(outcomes, key=lambda outcome: outcome.completions[0].index)
 
 
 def test_answers_without_classes_are_told_from_no_answers(tmp_path):
     unanswered = [prediction(sample=sample, status="no_answer", answer_class=None) for sample in range(2)]
-    assert finished_sets(tmp_path, unanswered, None)["a"]["a.jsonl/1"].answers == [None, None]
+    assert finished_sets(tmp_path, unanswered, None)["a"]["a.jsonl/1"].has_classes
     unclassed = [prediction(sample=sample, answer_class=None) for sample in range(2)]
-    assert finished_sets(tmp_path, unclassed, None)["a"]["a.jsonl/1"].answers is None
+    assert finished_sets(tmp_path, unclassed, None)["a"]["a.jsonl/1"].has_classes is False
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 
 from asymgrpo_app.evaluation import ProblemOutcome, maj_at_k, outcomes_of, pass_at_k, share_interval
 from asymgrpo_app.evaluation.metrics import SetMetrics
+from asymgrpo_app.evaluation.outcomes import Prediction
 from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
@@ -25,6 +26,10 @@ def computed(outcomes, batches=1, **choice):
     for start in range(batches):
         metric.update(outcomes[start::batches])
     return metric.compute()
+
+
+def right(outcome):
+    return [own.correct for own in outcome.completions]
 
 
 def test_every_metric_is_a_mean_over_problems():
@@ -82,8 +87,10 @@ def test_values_behind_the_means_are_in_the_order_of_the_set():
     metric.update(outcomes[:3])
     metric.compute()
     assert metric.problems.indices == [0, 1, 2, 3, 4, 5]
-    assert metric.problems.values["pass@2"] == [pass_at_k(4, sum(o.correct), 2) for o in outcomes]
-    assert metric.problems.values["maj@3"] == [maj_at_k(o.answers, o.correct, 3) for o in outcomes]
+    assert metric.problems.values["pass@2"] == [pass_at_k(4, sum(right(o)), 2) for o in outcomes]
+    assert metric.problems.values["maj@3"] == [
+        maj_at_k([own.answer_class for own in o.completions], right(o), 3) for o in outcomes
+    ]
 
 
 def test_a_greedy_set_has_its_own_name_and_no_entropy():
@@ -107,10 +114,6 @@ def test_a_set_without_problems_has_no_metrics():
 def test_the_number_of_completions_must_be_the_same():
     with pytest.raises(ValueError, match=r"same number of completions, got \[2, 3\]"):
         computed([outcome(0, [1, 0]), outcome(1, [1, 0, 1])], ks=[1], majority_ks=[])
-    with pytest.raises(ValueError, match="each with every field"):
-        outcome(0, [1, 0], lengths=[3])
-    with pytest.raises(ValueError, match="one or more completions"):
-        outcome(0, [])
 
 
 def test_the_entropy_estimate_of_samples_tends_to_the_entropy():
@@ -132,18 +135,17 @@ def test_outcomes_of_rollouts_count_truncated_completions_as_wrong():
     prompt = EncodedPrompt(Prompt("a/7", "1+1", {"answer": "2"}, ExactMatch()), "1+1", [1], index=7)
     group = [judged(True, False), judged(True, True), judged(False, False, Status.ERROR)]
     rollouts = RolloutBatch([prompt], [group], SamplingSettings(1.0, 3, (0,)), answers=[[0, 0, None]])
-    (found,) = outcomes_of(rollouts)
+    (found,) = outcomes_of("set", rollouts)
     assert found == ProblemOutcome(
-        index=7,
-        correct=[True, False, False],
-        statuses=[Status.OK, Status.OK, Status.ERROR],
-        truncated=[False, True, False],
-        lengths=[3, 3, 3],
-        logprob_sums=[-0.875] * 3,
-        answers=[0, 0, None],
+        [
+            Prediction("set", "a/7", 7, 0, "x", True, Status.OK, False, 3, -0.875, 0),
+            Prediction("set", "a/7", 7, 1, "x", False, Status.OK, True, 3, -0.875, 0),
+            Prediction("set", "a/7", 7, 2, "x", False, Status.ERROR, False, 3, -0.875, None),
+        ],
+        has_classes=True,
     )
-    assert list(rollouts.rewards()[0]) == found.correct
-    assert outcomes_of(replace(rollouts, answers=None))[0].answers is None
+    assert list(rollouts.rewards()[0]) == right(found)
+    assert not outcomes_of("set", replace(rollouts, answers=None))[0].has_classes
 
 
 def test_two_ranks_give_the_metrics_of_one_to_the_last_digit(tmp_path: Path):

@@ -3,18 +3,25 @@
 import random
 
 from asymgrpo_app.evaluation import ProblemOutcome
+from asymgrpo_app.evaluation.outcomes import Prediction
 from asymgrpo_app.rewards import Status
 
 
-def outcome(index, correct, answers=None, **changes):
+def outcome(index, correct, answers=None, statuses=None, truncated=None, lengths=None, logprob_sums=None):
     n = len(correct)
-    fields = {
-        "statuses": [Status.OK] * n,
-        "truncated": [False] * n,
-        "lengths": [10] * n,
-        "logprob_sums": [-5.0] * n,
-    }
-    return ProblemOutcome(index=index, correct=[bool(c) for c in correct], answers=answers, **(fields | changes))
+    columns = [
+        map(bool, correct),
+        statuses or [Status.OK] * n,
+        truncated or [False] * n,
+        lengths or [10] * n,
+        logprob_sums or [-5.0] * n,
+        answers or [None] * n,
+    ]
+    completions = [
+        Prediction("set", f"set/{index}", index, sample, "text", *values)
+        for sample, values in enumerate(zip(*columns, strict=True))
+    ]
+    return ProblemOutcome(completions, has_classes=answers is not None)
 
 
 def random_outcomes(number, samples=4, seed=0):
