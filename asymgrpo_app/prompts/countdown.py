@@ -44,7 +44,7 @@ class Countdown(ProceduralSource):
         parsed = parse_expression(expression)
         assert parsed is not None
         shuffled = [numbers[index] for index in _ORDERS[order]]
-        row = {"numbers": shuffled, "target": parsed.value, "answer": expression}
+        row = {"numbers": shuffled, "target": int(parsed.value), "answer": expression}
         return row if 0 <= parsed.value <= MAX_TARGET and self.split_of(row) == self.split else None
 
     def text(self, row: Mapping[str, Any]) -> str:

@@ -1,15 +1,23 @@
 """Expressions with + - * / and brackets, read without evaluating text: exact, and bounded in length and depth."""
 
+import operator
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, Final
 
-MAX_CHARS = 512
-MAX_DEPTH = 30
-MAX_DIGITS = 9
+MAX_CHARS: Final = 512
+MAX_DEPTH: Final = 30
 
 # [0-9] and not \d: \d also matches other scripts' digits, which int() would happily read.
 _TOKEN = re.compile(r"[0-9]+|[-+*/()]")
+
+# From the weakest to the strongest. Only a division leaves whole numbers.
+_OPERATORS: tuple[Mapping[str, Callable[[Any, Any], Any]], ...] = (
+    {"+": operator.add, "-": operator.sub},
+    {"*": operator.mul, "/": Fraction},
+)
 
 
 @dataclass(frozen=True)
@@ -22,76 +30,53 @@ class Arithmetic:
     """
 
     numbers: tuple[int, ...]
-    value: Fraction
+    value: int | Fraction
 
 
 def parse_arithmetic(text: str) -> Arithmetic | None:
     """Read whole numbers in ASCII digits, + - * /, signs, brackets and white space.
 
     Returns:
-        The expression, or None if the text is not one, divides by zero, is longer than `MAX_CHARS`, nested deeper than
-        `MAX_DEPTH`, or has a number of more than `MAX_DIGITS` digits.
+        The expression, or None if the text is not one, divides by zero, is longer than `MAX_CHARS` or nested deeper
+        than `MAX_DEPTH`.
     """
     if len(text) > MAX_CHARS or _TOKEN.sub("", text).strip(" \t\r\n"):
         return None
     tokens = _TOKEN.findall(text)
-    if re.search(r"[0-9][ \t\r\n]+[0-9]", text) or any(len(token) > MAX_DIGITS for token in tokens):
-        return None
+    rest = tokens[::-1]
     try:
-        return _Parser(tokens).parse()
-    except (SyntaxError, ZeroDivisionError):
+        value = _read(rest)
+    except (IndexError, ValueError, ZeroDivisionError):
         return None
+    return None if rest else Arithmetic(tuple(int(token) for token in tokens if token.isdigit()), value)
 
 
-class _Parser:
-    """A recursive-descent parser; raises SyntaxError where the tokens are no expression."""
+def _read(rest: list[str], level: int = 0, depth: int = 0) -> int | Fraction:
+    """Take the longest expression with operators of this level and above from the end of the reversed tokens.
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = [*tokens, ""]
-        self.place = 0
-        self.numbers: list[int] = []
+    Raises:
+        IndexError: The tokens end too early.
+        ValueError: They are no expression.
+    """
+    if level == len(_OPERATORS):
+        return _read_operand(rest, depth)
+    value = _read(rest, level + 1, depth)
+    while rest and rest[-1] in _OPERATORS[level]:
+        combine = _OPERATORS[level][rest.pop()]
+        value = combine(value, _read(rest, level + 1, depth))
+    return value
 
-    def parse(self) -> Arithmetic:
-        value = self._sum(0)
-        if self._next():
-            raise SyntaxError
-        return Arithmetic(numbers=tuple(self.numbers), value=value)
 
-    def _next(self) -> str:
-        return self.tokens[self.place]
-
-    def _take(self) -> str:
-        self.place += 1
-        return self.tokens[self.place - 1]
-
-    def _sum(self, depth: int) -> Fraction:
-        value = self._product(depth)
-        while self._next() in ("+", "-"):
-            sign = 1 if self._take() == "+" else -1
-            value += sign * self._product(depth)
+def _read_operand(rest: list[str], depth: int) -> int | Fraction:
+    if depth > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    token = rest.pop()
+    if token in "+-":
+        value = _read_operand(rest, depth + 1)
+        return value if token == "+" else -value
+    if token == "(":
+        value = _read(rest, 0, depth + 1)
+        if rest.pop() != ")":
+            raise ValueError("a bracket is not closed")
         return value
-
-    def _product(self, depth: int) -> Fraction:
-        value = self._factor(depth)
-        while self._next() in ("*", "/"):
-            times = self._take() == "*"
-            factor = self._factor(depth)
-            value = value * factor if times else value / factor
-        return value
-
-    def _factor(self, depth: int) -> Fraction:
-        if depth > MAX_DEPTH:
-            raise SyntaxError
-        token = self._take() if self._next() else ""
-        if token in ("+", "-"):
-            value = self._factor(depth + 1)
-            return value if token == "+" else -value
-        if token == "(":
-            value = self._sum(depth + 1)
-            if not self._next() or self._take() != ")":
-                raise SyntaxError
-            return value
-        if not token.isdigit():
-            raise SyntaxError
-        self.numbers.append(int(token))
-        return Fraction(int(token))
+    return int(token)

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
+from asymgrpo_app.rewards.arithmetic import Arithmetic, parse_arithmetic
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 
 MAX_EXPRESSION_CHARS = 256
@@ -14,26 +13,13 @@ MAX_EXPRESSION_CHARS = 256
 MAX_NUMBERS = 16
 MAX_NUMBER = 9_999
 
-# [0-9] and not \d: \d also matches other scripts' digits, which int() would happily read. Spaces may only stand beside
-# an operator, so there is one way to match a text and nothing to backtrack over.
-_EXPRESSION = re.compile(r"[0-9]+(?: *[-+*] *[0-9]+)*")
-_TOKEN = re.compile(r"[0-9]+|[-+*]")
+# [0-9] and not \d: \d also matches other scripts' digits. Spaces may only stand beside an operator, so there is one way
+# to match a text and nothing to backtrack over.
+_NUMBER = "(?:0|[1-9][0-9]*)"
+_EXPRESSION = re.compile(rf"{_NUMBER}(?: *[-+*] *{_NUMBER})*")
 
 
-@dataclass(frozen=True)
-class Expression:
-    """A parsed expression.
-
-    Attributes:
-        numbers: The numbers in the order they were written.
-        value: The value of the expression, with * before + and -.
-    """
-
-    numbers: tuple[int, ...]
-    value: int
-
-
-def parse_expression(text: str) -> Expression | None:
+def parse_expression(text: str) -> Arithmetic | None:
     """Read `number (operator number)*` with whole numbers in ASCII digits and the operators + - *.
 
     Spaces beside an operator and white space around the whole are allowed; signs, brackets, leading zeros and
@@ -45,20 +31,7 @@ def parse_expression(text: str) -> Expression | None:
     if len(text) > MAX_EXPRESSION_CHARS:
         return None
     text = text.strip(" \t\r\n")
-    if not _EXPRESSION.fullmatch(text):
-        return None
-    tokens = _TOKEN.findall(text)
-    numerals, operators = tokens[::2], tokens[1::2]
-    if any(len(numeral) > 1 and numeral.startswith("0") for numeral in numerals):
-        return None
-    numbers = tuple(int(numeral) for numeral in numerals)
-    products = [[numbers[0]]]  # the expression as a sum of signed products
-    for operator, number in zip(operators, numbers[1:], strict=True):
-        if operator == "*":
-            products[-1].append(number)
-        else:
-            products.append([1 if operator == "+" else -1, number])
-    return Expression(numbers=numbers, value=sum(prod(factors) for factors in products))
+    return parse_arithmetic(text) if _EXPRESSION.fullmatch(text) else None
 
 
 class CountdownVerifier(Verifier):
