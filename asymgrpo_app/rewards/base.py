@@ -78,3 +78,15 @@ class Verifier(ABC):
 
         Called on every row as it is read, where `verify` runs too: in a worker if the verifier is isolated.
         """
+
+
+def visible_answer(row: Mapping[str, Any]) -> str:
+    """The reference of a row.
+
+    Raises:
+        ValueError: `answer` is missing, not a string, or only white space.
+    """
+    answer = row.get("answer")
+    if not isinstance(answer, str) or not answer.strip():
+        raise ValueError('"answer" must be a string with at least one visible character')
+    return answer

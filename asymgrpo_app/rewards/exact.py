@@ -1,14 +1,44 @@
-"""The verifier for short answers that have one spelling."""
+"""Verifiers of texts: the whole completion or a box must equal the answer; those of `regex.py` build on them."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
 
 
-class ExactMatch(Verifier):
+class TextMatch(Verifier):
+    """Accepts a completion in which `find_answer` finds the text of `row["answer"]`.
+
+    Attributes:
+        case_sensitive: Whether `Paris` and `paris` are different answers.
+    """
+
+    case_sensitive: bool
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge one completion. The row has `answer`, a string."""
+        given = self.find_answer(completion, row)
+        if given is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return Verdict(correct=given == self.normalized(row["answer"]))
+
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Check that there is an answer to compare with.
+
+        Raises:
+            ValueError: `answer` is missing, not a string, or only white space.
+        """
+        visible_answer(row)
+
+    def normalized(self, text: str | None) -> str | None:
+        """The text without white space around it, and in one case if case does not matter; None if nothing is left."""
+        text = (text or "").strip()
+        return (text if self.case_sensitive else text.casefold()) or None
+
+
+class ExactMatch(TextMatch):
     r"""Accepts a completion that equals `row["answer"]`; white space around both is ignored.
 
     An empty completion, or one without a box where a box is asked for, has the status `no_answer`.
@@ -27,26 +57,5 @@ class ExactMatch(Verifier):
         self.case_sensitive = case_sensitive
         self.extract = extract
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, a string."""
-        given = self.find_answer(completion, row)
-        if given is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=given == self._normalise(row["answer"]))
-
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
-        return self._normalise(completion if self.extract == "whole" else last_boxed(completion) or "") or None
-
-    def check_row(self, row: Mapping[str, Any]) -> None:
-        """Check that there is an answer to compare with.
-
-        Raises:
-            ValueError: `answer` is missing, not a string, or only white space.
-        """
-        answer = row.get("answer")
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError('"answer" must be a string with at least one visible character')
-
-    def _normalise(self, text: str) -> str:
-        text = text.strip()
-        return text if self.case_sensitive else text.casefold()
+        return self.normalized(completion if self.extract == "whole" else last_boxed(completion))

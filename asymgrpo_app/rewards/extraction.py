@@ -2,7 +2,7 @@ r"""Finding the answer in a completion, in time linear in its length: boxes, the
 
 import re
 
-from asymgrpo_app.rewards.numbers import NUMBER
+from asymgrpo_app.rewards.numbers import NUMBER, last_match
 
 TAIL_CHARS = 20_000
 """Number of last characters that are searched: an answer stands at the end."""
@@ -12,7 +12,7 @@ FORMULA_TAIL_CHARS = 2_000
 
 _FORMULA = re.compile(r"\$\$?([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _ANSWER_IS = re.compile(r"answer[^$\n]{0,30}$", re.IGNORECASE)
-_TOKEN = re.compile(r"\\boxed|\\fbox|\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[\s$,;.]*(?:and|or)?[\s$,;]*")
 _MAX_GAP = 20
 
@@ -32,42 +32,29 @@ def last_boxed(text: str) -> str | None:
     boxes = _outer_boxes(text)
     if not boxes:
         return None
-    contents = [text[slice(*boxes[-1][1:])]]
-    for earlier, later in zip(reversed(boxes[:-1]), reversed(boxes[1:]), strict=True):
-        gap = text[earlier[2] + 1 : later[0]]
-        if not gap or len(gap) > _MAX_GAP or not _BETWEEN_BOXES.fullmatch(gap):
+    answer = [boxes.pop()]
+    for box in reversed(boxes):
+        gap = text[box[2] + 1 : answer[-1][0]]
+        if not 1 <= len(gap) <= _MAX_GAP or not _BETWEEN_BOXES.fullmatch(gap):
             break
-        contents.append(text[earlier[1] : earlier[2]])
-    contents = [content.strip() for content in reversed(contents)]
-    return ", ".join(dict.fromkeys(contents))
+        answer.append(box)
+    return ", ".join(dict.fromkeys(text[start:end].strip() for _, start, end in reversed(answer)))
 
 
 def _outer_boxes(text: str) -> list[tuple[int, int, int]]:
     """Start of the command, and start and end of the content, of every closed box that is in no other closed box."""
     boxes: list[tuple[int, int, int]] = []
-    open_braces: list[int | None] = []  # for each open brace the start of its box command, None for other braces
-    pending: tuple[int, int] | None = None  # a box command whose brace must come next, white space aside
-    for token in _TOKEN.finditer(text):
-        if token[0] in (r"\boxed", r"\fbox"):
-            pending = token.span()
-        elif token[0] == "{":
-            is_box = pending is not None and not text[pending[1] : token.start()].strip()
-            open_braces.append(pending[0] if is_box and pending is not None else None)
-            if is_box and pending is not None:
-                boxes.append((pending[0], token.end(), -1))
-            pending = None
+    open_braces: list[re.Match[str]] = []
+    for token in _BRACE.finditer(text):
+        if token[0] == "{" or token["box"]:
+            open_braces.append(token)
         elif token[0] == "}" and open_braces:
-            start = open_braces.pop()
-            if start is not None:
-                _close(boxes, start, token.start())
-    return [box for box in boxes if box[2] >= 0]
-
-
-def _close(boxes: list[tuple[int, int, int]], start: int, end: int) -> None:
-    """Set the end of the box that began at `start`, and remove the boxes inside it."""
-    while boxes[-1][0] != start:
-        boxes.pop()
-    boxes[-1] = (start, boxes[-1][1], end)
+            opening = open_braces.pop()
+            if opening["box"]:
+                while boxes and boxes[-1][0] > opening.start():
+                    boxes.pop()  # it stands in the box that closes here
+                boxes.append((opening.start(), opening.end(), token.start()))
+    return boxes
 
 
 def last_formula(text: str) -> str | None:
@@ -76,11 +63,7 @@ def last_formula(text: str) -> str | None:
     A formula without digits after the last number is taken only if the word "answer" stands shortly before it.
     """
     text = tail(text, FORMULA_TAIL_CHARS)
-    number = formula = None
-    for number in NUMBER.finditer(text):  # noqa: B007 (the last one is wanted)
-        pass
-    for formula in _FORMULA.finditer(text):  # noqa: B007
-        pass
+    number, formula = last_match(NUMBER, text), last_match(_FORMULA, text)
     if formula is not None:
         holds_number = number is not None and formula.start() <= number.start() < formula.end()
         after_number = number is None or number.start() < formula.start()

@@ -56,46 +56,46 @@ def parse_number(text: str) -> WrittenNumber | None:
         a power of ten beyond `MAX_EXPONENT`.
     """
     text = text.strip()
-    if len(text) > MAX_DIGITS:
+    match = NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS else None
+    if match is None:
         return None
-    match = NUMBER.fullmatch(text)
-    return None if match is None else _read(match)
+    try:
+        value = _magnitude(match)
+    except (ArithmeticError, ValueError):
+        return None
+    decimals = (match["scaled"] or "").partition(".")[2]
+    return WrittenNumber(
+        value=-value if (match["sign"] or "").strip() in ("-", "−") else value,
+        percent=bool(match["percent"]),
+        decimals=len(decimals) if decimals.isdigit() else None,
+    )
+
+
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last match of a pattern that is searched for from the left, or None."""
+    last = None
+    for last in pattern.finditer(text):  # noqa: B007 (the last one is wanted)
+        pass
+    return last
 
 
 def last_number(text: str) -> str | None:
     """The last number in a text as it is written, or None. Takes time linear in the length of any realistic text."""
-    last = None
-    for match in NUMBER.finditer(text):
-        last = match
+    last = last_match(NUMBER, text)
     return None if last is None else last[0]
 
 
-def _read(match: re.Match[str]) -> WrittenNumber | None:
-    try:
-        value = _magnitude(match)
-    except (ZeroDivisionError, OverflowError):
-        return None
-    if value is None:
-        return None
-    negative = (match["sign"] or "").strip() in ("-", "−")
-    _, point, decimals = (match["scaled"] or "").partition(".")
-    return WrittenNumber(
-        value=-value if negative else value,
-        percent=bool(match["percent"]),
-        decimals=len(decimals) if point and decimals.isdigit() else None,
-    )
-
-
-def _magnitude(match: re.Match[str]) -> Fraction | None:
+def _magnitude(match: re.Match[str]) -> Fraction:
     if match["left"]:
         return _scaled(match["left"]) / _scaled(match["right"])
     if not match["top"]:
         return _scaled(match["scaled"])
     value = _scaled(match["top"]) / _scaled(match["bottom"])
-    if match["whole"]:
-        # 2\frac{7}{3} may be meant as a sum or as a product
-        return int(match["whole"]) + value if 0 < value < 1 else None
-    return value
+    if not match["whole"]:
+        return value
+    if 0 < value < 1:
+        return int(match["whole"]) + value
+    raise ValueError(r"2\frac{7}{3} may be meant as a sum or as a product")
 
 
 def _scaled(text: str) -> Fraction:

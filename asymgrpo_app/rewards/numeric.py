@@ -15,7 +15,7 @@ from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number,
 _SPACING = re.compile(r"\\[!,;: ]|\s+")
 _DECORATION = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\^\{?\\circ\}?|\\?\$|[€£¥]")
 _NAMED = re.compile(r"\s?[A-Za-z]\s?=\s?")
-_UNIT = re.compile(r"\s?[A-Za-z]{2,30}(?: [A-Za-z]{2,30}){0,3}")
+_UNIT = re.compile(r"(?:\s?[A-Za-z]{2,30}(?: [A-Za-z]{2,30}){0,3})?")
 
 
 class NumericMatch(Verifier):
@@ -80,9 +80,7 @@ class NumericMatch(Verifier):
     def _equal(self, given: WrittenNumber, reference: WrittenNumber) -> bool:
         if given.percent == reference.percent:
             return self._close(given.value, reference.value)
-        if reference.percent:
-            return self._close(given.value, reference.value) or self._close(given.value, reference.value / 100)
-        return self._close(given.value, reference.value) or self._close(given.value / 100, reference.value)
+        return any(self._close(left, right) for left in given.candidates() for right in reference.candidates())
 
     def _close(self, given: Fraction, reference: Fraction) -> bool:
         allowed = max(Fraction(self.abs_tolerance), Fraction(self.rel_tolerance) * abs(reference))
@@ -91,10 +89,8 @@ class NumericMatch(Verifier):
 
 def _reference(row: Mapping[str, Any]) -> WrittenNumber | None:
     answer = row.get("answer")
-    if not isinstance(answer, str) or len(answer) > 2 * MAX_DIGITS:
-        return None
-    written = _only_number(answer)
-    return None if written is None else parse_number(written)
+    written = _only_number(answer) if isinstance(answer, str) else None
+    return parse_number(written) if written else None
 
 
 def _only_number(text: str) -> str | None:
@@ -108,5 +104,4 @@ def _only_number(text: str) -> str | None:
     written = last_number(text)
     if written is None or text.count(written) != 1 or not text.startswith(written):
         return None
-    unit = text[len(written) :]
-    return written if not unit or _UNIT.fullmatch(unit) else None
+    return written if _UNIT.fullmatch(text, len(written)) else None

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.exact import TextMatch
+from asymgrpo_app.rewards.numbers import last_match
 
 
-class RegexMatch(Verifier):
+class RegexMatch(TextMatch):
     r"""Accepts a completion in which a group of the pattern's last match equals `row["answer"]`.
 
     White space around both is ignored. Without a match, or if the group is empty or took no part in the match, the
@@ -33,32 +34,9 @@ class RegexMatch(Verifier):
         if not known:
             raise UserError(f"pattern {pattern!r} has no group {group!r}")
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, a string."""
-        given = self.find_answer(completion, row)
-        if given is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=given == self._normalise(row["answer"]))
-
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
-        last = None
-        for match in self._compiled().finditer(completion):
-            last = match
-        return self._normalise((last[self.group] or "") if last else "") or None
-
-    def check_row(self, row: Mapping[str, Any]) -> None:
-        """Check that there is an answer to compare with.
-
-        Raises:
-            ValueError: `answer` is missing, not a string, or only white space.
-        """
-        answer = row.get("answer")
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError('"answer" must be a string with at least one visible character')
+        last = last_match(self._compiled(), completion)
+        return self.normalized(last[self.group]) if last else None
 
     def _compiled(self) -> re.Pattern[str]:
         return re.compile(self.pattern, 0 if self.case_sensitive else re.IGNORECASE)
-
-    def _normalise(self, text: str) -> str:
-        text = text.strip()
-        return text if self.case_sensitive else text.casefold()
