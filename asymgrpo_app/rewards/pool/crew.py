@@ -1,14 +1,14 @@
 """Hands items to workers, takes their replies, ends workers that are late and replaces workers that died."""
 
 import time
-import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from multiprocessing.connection import wait
-from typing import Any
 
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.rewards.base import Status
 from asymgrpo_app.rewards.pool.processes import Job, Launcher, LauncherDiedError, Worker
+from asymgrpo_app.rewards.pool.worker import Reply, failure
 
 MAX_DEATHS = 3
 """Number of workers that die over an item before it fails."""
@@ -25,24 +25,25 @@ class Crew:
     Args:
         timeout_s: Seconds an item may take.
         memory_bytes: Address space a worker may use.
+
+    Attributes:
+        prepared: Verifier classes as `module:name`; the next launcher prepares them before it forks workers.
     """
 
     def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+        self.prepared: set[str] = set()
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._launcher: Launcher | None = None
-        self._finalizer: weakref.finalize[Any, Any] | None = None
         self._workers: list[Worker] = []
-        self._prepared: set[str] = set()
         self._again: deque[Job] = deque()
         self._failed_starts = 0
 
-    def replies(self, jobs: Iterator[Job], verifiers: list[bytes], size: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    def replies(self, jobs: Iterator[Job], size: int) -> Iterator[tuple[int, Reply]]:
         """Yield the position and reply of each job, in the order of the replies.
 
         Args:
             jobs: The items; taken one by one as workers become free.
-            verifiers: Pickled, by token.
             size: Number of workers to use.
 
         Raises:
@@ -51,29 +52,22 @@ class Crew:
         """
         self._failed_starts = 0
         try:
-            while self._hand_out(jobs, verifiers, size):
-                for worker in self._heard_or_overdue():
+            while self._hand_out(jobs, size):
+                for worker, late in self._heard_or_late():
                     if worker in self._workers:  # else the launcher died meanwhile
-                        yield from self._outcome(worker, verifiers)
+                        yield from self._outcome(worker, late)
         except BaseException:  # the state of the items under way is not known any more
             self.close()
             raise
 
-    def prepare(self, paths: Iterable[str]) -> None:
-        """Have the next launcher prepare these verifier classes, given as `module:name`, before it forks workers."""
-        self._prepared.update(paths)
-
     def close(self) -> None:
         """End all processes."""
         self._again.clear()
-        self._let_go()
-        finalizer, self._finalizer, self._launcher = self._finalizer, None, None
-        if finalizer is not None:
-            finalizer()
+        self._end_all()
 
     # ---- items to workers ----
 
-    def _hand_out(self, jobs: Iterator[Job], verifiers: list[bytes], size: int) -> bool:
+    def _hand_out(self, jobs: Iterator[Job], size: int) -> bool:
         """Give every free worker an item; returns whether any item is under way."""
         while (job := self._again.popleft() if self._again else next(jobs, None)) is not None:
             worker = self._free_worker(size)
@@ -81,90 +75,75 @@ class Crew:
                 self._again.appendleft(job)
                 break
             worker.job = job
-            self._advance(worker, verifiers)
+            if worker.stage == "idle":
+                self._advance(worker, job)
         return any(worker.job is not None for worker in self._workers)
 
     def _free_worker(self, size: int) -> Worker | None:
-        for worker in self._workers:
-            if worker.job is None:
-                return worker
-        while len(self._workers) < size:
+        free = next((worker for worker in self._workers if worker.job is None), None)
+        while free is None and len(self._workers) < size:
             try:
-                worker = self._running_launcher().fork()
+                if self._launcher is None:
+                    self._launcher = Launcher(self._memory_bytes, self.prepared)
+                free = self._launcher.fork()
+                self._workers.append(free)
             except LauncherDiedError:
                 self._restart()
-                continue
-            self._workers.append(worker)
-            return worker
-        return None
+        return free
 
-    def _advance(self, worker: Worker, verifiers: list[bytes]) -> None:
-        """Send an idle worker the next request for its item: the verifier if it is new, else the item."""
-        job = worker.job
-        if worker.stage != "idle" or job is None:
-            return
+    def _advance(self, worker: Worker, job: Job) -> None:
         try:
-            if job.token in worker.known:
-                worker.judge(job, self._timeout_s)
-            else:
-                worker.load(job.token, verifiers[job.token])
+            worker.advance(job, self._timeout_s)
         except OSError:  # it died while idle
-            self._start_failed()
-            self._again.append(job)
-            self._end(worker)
+            self._never_judged(worker, job)
 
     # ---- replies from workers ----
 
-    def _heard_or_overdue(self) -> list[Worker]:
-        """Wait for workers that have replied, died or taken too long; returns them."""
+    def _heard_or_late(self) -> list[tuple[Worker, bool]]:
+        """Wait for workers that have replied or died (False), or taken too long (True)."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
-        allowed = min((worker.deadline for worker in busy.values()), default=0.0) - time.monotonic()
+        allowed = min(worker.deadline for worker in busy.values()) - time.monotonic()
         heard = set(wait(list(busy), timeout=max(0.0, allowed)))
         now = time.monotonic()
-        for connection, worker in busy.items():
-            worker.overdue = connection not in heard and worker.deadline <= now
-        return [worker for connection, worker in busy.items() if connection in heard or worker.overdue]
+        late = [worker for connection, worker in busy.items() if connection not in heard and worker.deadline <= now]
+        return [
+            (worker, worker in late) for connection, worker in busy.items() if connection in heard or worker in late
+        ]
 
-    def _outcome(self, worker: Worker, verifiers: list[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
         """Process a worker that replied, died or took too long; yields its item's reply if there is one."""
         job = worker.job
         assert job is not None
         judging = worker.stage == "judge"
-        try:
-            reply = None if worker.overdue else worker.answer()
-        except (OSError, EOFError):
-            reply = None
+        reply = None if late else worker.answer()
         if reply is None and not judging:
-            self._start_failed()
-            self._again.append(job)
+            self._never_judged(worker, job)
+        elif late:
             self._end(worker)
-        elif reply is None and worker.overdue:
-            yield job.position, {"timeout": f"ran longer than {self._timeout_s:g} s"}
-            worker.job = None
-            self._end(worker)
+            yield job.position, failure(f"ran longer than {self._timeout_s:g} s", Status.TIMEOUT)
         elif reply is None:
-            yield from self._died(worker, job)
+            if self._end(worker):  # otherwise it died because the launcher did, and not over its item
+                job.deaths += 1
+            if job.deaths < MAX_DEATHS:
+                self._again.append(job)
+            else:
+                yield job.position, failure(f"its worker died {job.deaths} times")
         elif judging:
             self._failed_starts = 0
             worker.job, worker.stage = None, "idle"
             if worker.large:
                 self._end(worker)
             yield job.position, reply
-        elif "error" in reply:
-            raise UserError(f"a verifier cannot be loaded in a worker process: {reply['error']}.")
+        elif reply:
+            raise UserError(f"a verifier cannot be loaded in a worker process: {reply['detail']}.")
         else:
-            worker.stage = "idle"
-            self._advance(worker, verifiers)
+            self._advance(worker, job)
 
-    def _died(self, worker: Worker, job: Job) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Try the item of a dead worker again, unless too many workers died over it."""
-        worker.job = None
-        if self._end(worker):  # otherwise it died because the launcher did, and not over its item
-            job.deaths += 1
-        if job.deaths < MAX_DEATHS:
-            self._again.append(job)
-        else:
-            yield job.position, {"error": f"its worker died {job.deaths} times"}
+    def _never_judged(self, worker: Worker, job: Job) -> None:
+        """Try an item again whose worker ended before it came to judge it."""
+        self._start_failed()
+        self._again.append(job)
+        self._end(worker)
 
     # ---- processes ----
 
@@ -173,17 +152,12 @@ class Crew:
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise RunError(f"the worker processes of the verifiers ended {self._failed_starts} times as they started.")
 
-    def _running_launcher(self) -> Launcher:
-        if self._launcher is None:
-            self._launcher = Launcher(self._memory_bytes, self._prepared)
-            self._finalizer = weakref.finalize(self, self._launcher.close)  # also for a pool that nobody closes
-        return self._launcher
-
     def _end(self, worker: Worker) -> bool:
         """End a worker; returns whether the launcher still lives."""
         self._workers.remove(worker)
+        assert self._launcher is not None
         try:
-            self._running_launcher().end(worker)
+            self._launcher.end(worker)
         except LauncherDiedError:
             self._restart()
             return False
@@ -192,14 +166,13 @@ class Crew:
     def _restart(self) -> None:
         """Start afresh after the launcher died, and with it every worker; no item is charged with that."""
         self._start_failed()
-        again = [worker.job for worker in self._workers if worker.job is not None]
-        self._again.extend(again)
-        self._let_go()
-        finalizer, self._finalizer, self._launcher = self._finalizer, None, None
-        if finalizer is not None:
-            finalizer()
+        self._again.extend(worker.job for worker in self._workers if worker.job is not None)
+        self._end_all()
 
-    def _let_go(self) -> None:
+    def _end_all(self) -> None:
         for worker in self._workers:
             worker.connection.close()
         self._workers.clear()
+        if self._launcher is not None:
+            self._launcher.close()
+            self._launcher = None

@@ -1,12 +1,12 @@
 """The pool of worker processes that verifiers run in, under a time limit that kills."""
 
+import hashlib
 import math
 import os
 import pickle
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import cloudpickle
@@ -15,22 +15,15 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
 from asymgrpo_app.rewards.pool.crew import Crew
 from asymgrpo_app.rewards.pool.processes import Job
-from asymgrpo_app.rewards.pool.worker import answer_classes_here, described, reason_here, verdict_here
+from asymgrpo_app.rewards.pool.worker import Reply, described, failure, reply_to
 
 MAX_WORKERS = 256
 MIN_MEMORY_GIB = 0.5
 """Least memory limit in GiB: an interpreter with the libraries of our verifiers takes about half of it."""
 
 _MOST_WORKERS_BY_DEFAULT = 16
-_MAX_PICKLED = 1_000
-_UNJUDGED = Verdict(correct=False, status=Status.ERROR, detail="not judged")
 
 _Item = tuple[Verifier, str | Sequence[str], Mapping[str, Any]]
-_Reply = dict[str, Any]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -48,12 +41,12 @@ class VerifierPoolConfig:
     memory_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        whole = isinstance(self.workers, int) and not isinstance(self.workers, bool)
-        if self.workers is not None and not (whole and 1 <= self.workers <= MAX_WORKERS):
+        # Not isinstance: True is no number here.
+        if self.workers is not None and not (type(self.workers) is int and 1 <= self.workers <= MAX_WORKERS):
             raise UserError(f"workers must be a whole number from 1 to {MAX_WORKERS} or null, got {self.workers!r}.")
-        if not _is_number(self.timeout_s) or not 0 < self.timeout_s < math.inf:
+        if type(self.timeout_s) not in (int, float) or not 0 < self.timeout_s < math.inf:
             raise UserError(f"timeout_s must be a number of seconds above 0, got {self.timeout_s!r}.")
-        if not _is_number(self.memory_gib) or not MIN_MEMORY_GIB <= self.memory_gib < math.inf:
+        if type(self.memory_gib) not in (int, float) or not MIN_MEMORY_GIB <= self.memory_gib < math.inf:
             raise UserError(f"memory_gib must be at least {MIN_MEMORY_GIB} GiB, got {self.memory_gib!r}.")
 
     @property
@@ -78,7 +71,6 @@ class VerifierPool:
     def __init__(self, config: VerifierPoolConfig = VerifierPoolConfig()) -> None:
         self.config = config
         self._crew = Crew(config.timeout_s, int(config.memory_gib * 2**30))
-        self._verifiers: dict[bytes, int] = {}
         self._turn = threading.Lock()
 
     def score(
@@ -90,13 +82,8 @@ class VerifierPool:
             UserError: A verifier cannot be sent to worker processes.
             RunError: Worker processes do not start.
         """
-        items = list(zip(verifiers, completions, rows, strict=True))
-        verdicts = [
-            _UNJUDGED if verifier.isolated else verdict_here(verifier, text, row) for verifier, text, row in items
-        ]
-        for position, reply in self._replies("verify", items):
-            verdicts[position] = _verdict(reply)
-        return verdicts
+        replies = self._replies("verify", list(zip(verifiers, completions, rows, strict=True)))
+        return [Verdict(reply["correct"], Status(reply["status"]), reply["detail"]) for reply in replies]
 
     def check(self, verifiers: Sequence[Verifier], rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """For each row, the reason why its verifier cannot judge it, or None.
@@ -106,10 +93,7 @@ class VerifierPool:
             RunError: Worker processes do not start.
         """
         items = [(verifier, "", row) for verifier, row in zip(verifiers, rows, strict=True)]
-        reasons = [None if verifier.isolated else reason_here(verifier, row) for verifier, _, row in items]
-        for position, reply in self._replies("check", items):
-            reasons[position] = _reason(reply)
-        return reasons
+        return [_reason(reply) for reply in self._replies("check", items)]
 
     def classes(
         self, verifiers: Sequence[Verifier], completions: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]]
@@ -125,10 +109,7 @@ class VerifierPool:
             RunError: Worker processes do not start.
         """
         items = list(zip(verifiers, completions, rows, strict=True))
-        classes = [None if verifier.isolated else _classes_here(verifier, texts, row) for verifier, texts, row in items]
-        for position, reply in self._replies("classes", items):
-            classes[position] = reply.get("classes")
-        return classes
+        return [reply.get("classes") for reply in self._replies("classes", items)]
 
     def close(self) -> None:
         """End the workers. Safe to call twice; a later call of `score` or `check` starts new ones."""
@@ -137,82 +118,69 @@ class VerifierPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _replies(self, kind: str, items: Sequence[_Item]) -> Iterator[tuple[int, _Reply]]:
-        """Yield the position and reply of each isolated item, in the order of the replies."""
-        isolated = [(position, item) for position, item in enumerate(items) if item[0].isolated]
+    def _replies(self, kind: str, items: Sequence[_Item]) -> list[Reply]:
+        """The reply to each item, in order."""
+        replies = [{} if item[0].isolated else _reply_here(kind, *item) for item in items]
+        isolated = [position for position, (verifier, _, _) in enumerate(items) if verifier.isolated]
         if not isolated:
-            return
-        with self._turn:
-            self._crew.prepare({path for _, item in isolated if (path := _own_class(type(item[0])))})
-            tokens = self._tokens(verifier for _, (verifier, _, _) in isolated)
-            unsent: list[tuple[int, _Reply]] = []
-            size = min(self.config.worker_count, len(isolated))
-            yield from self._crew.replies(_jobs(kind, isolated, tokens, unsent), list(self._verifiers), size)
-            yield from unsent
+            return replies
+        verifiers = {id(items[position][0]): items[position][0] for position in isolated}
+        pickled = {identity: _pickled(verifier) for identity, verifier in verifiers.items()}
 
-    def _tokens(self, verifiers: Iterable[Verifier]) -> dict[int, int]:
-        """Number the verifiers by their pickled form; returns the numbers by the `id` of the verifier.
-
-        Raises:
-            UserError: One of them cannot be pickled.
-        """
-        if len(self._verifiers) > _MAX_PICKLED:  # their settings keep changing
-            self._verifiers.clear()
-            self._crew.close()
-        tokens: dict[int, int] = {}
-        for verifier in verifiers:
-            if id(verifier) not in tokens:
+        def jobs() -> Iterator[Job]:
+            """Pickle items one by one; one that cannot be pickled has failed."""
+            for position in isolated:
+                verifier, given, row = items[position]
                 try:
-                    pickled = cloudpickle.dumps(verifier)
+                    payload = pickle.dumps((given, dict(row)), protocol=pickle.HIGHEST_PROTOCOL)
                 except Exception as error:
-                    name = type(verifier).__name__
-                    raise UserError(f"{name} cannot be sent to a worker process: {described(error)}.") from error
-                tokens[id(verifier)] = self._verifiers.setdefault(pickled, len(self._verifiers))
-        return tokens
+                    reason = f"the row cannot be sent to a worker process ({described(error)})"
+                    replies[position] = failure(reason)
+                else:
+                    yield Job(position, kind, *pickled[id(verifier)], payload)
+
+        with self._turn:
+            self._crew.prepared.update(filter(None, map(_own_class, verifiers.values())))
+            for position, reply in self._crew.replies(jobs(), min(self.config.worker_count, len(isolated))):
+                replies[position] = reply
+        return replies
 
 
-def _classes_here(verifier: Verifier, completions: Sequence[str], row: Mapping[str, Any]) -> list[int | None] | None:
+def _reply_here(kind: str, verifier: Verifier, given: str | Sequence[str], row: Mapping[str, Any]) -> Reply:
+    """Judge an item in this process; like a worker, which answers whatever a verifier raises."""
     try:
-        return answer_classes_here(verifier, completions, row)
-    except (Exception, SystemExit):  # like a worker that fails: nothing is known about this problem
-        return None
+        return reply_to(kind, verifier, given, row)
+    except (Exception, SystemExit) as error:
+        return failure(described(error))
 
 
-def _own_class(kind: type[Verifier]) -> str:
-    """A verifier class of this package as `module:name`, else "": others may import what no launcher should hold."""
+def _own_class(verifier: Verifier) -> str:
+    """Class of a verifier of this package as `module:name`, else "": others may import what no launcher should hold."""
+    kind = type(verifier)
     return f"{kind.__module__}:{kind.__qualname__}" if kind.__module__.startswith("asymgrpo_app.") else ""
 
 
-def _jobs(
-    kind: str, items: Iterable[tuple[int, _Item]], tokens: Mapping[int, int], unsent: list[tuple[int, _Reply]]
-) -> Iterator[Job]:
-    """Pickle items one by one; items that cannot be pickled go to `unsent` with the reason."""
-    for position, (verifier, completion, row) in items:
-        try:
-            payload = pickle.dumps((completion, dict(row)), protocol=pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
-            unsent.append((position, {"error": f"the row cannot be sent to a worker process ({described(error)})"}))
-        else:
-            yield Job(position, kind, tokens[id(verifier)], payload)
+def _pickled(verifier: Verifier) -> tuple[bytes, bytes]:
+    """A verifier in pickled form, and a short key that tells it from others.
+
+    Raises:
+        UserError: It cannot be pickled.
+    """
+    try:
+        pickled = cloudpickle.dumps(verifier)
+    except Exception as error:
+        name = type(verifier).__name__
+        raise UserError(f"{name} cannot be sent to a worker process: {described(error)}.") from error
+    return pickled, hashlib.sha256(pickled).digest()
 
 
-def _verdict(reply: _Reply) -> Verdict:
-    if "timeout" in reply:
-        return Verdict(correct=False, status=Status.TIMEOUT, detail=reply["timeout"])
-    if "error" in reply:
-        return Verdict(correct=False, status=Status.ERROR, detail=reply["error"])
-    return Verdict(correct=reply["correct"], status=Status(reply["status"]), detail=reply["detail"])
-
-
-def _reason(reply: _Reply) -> str | None:
-    if "timeout" in reply:
-        return f"the verifier {reply['timeout']} on it"
-    if "error" in reply:
-        return f"the verifier failed on it ({reply['error']})"
+def _reason(reply: Reply) -> str | None:
+    if reply.get("status") == Status.TIMEOUT:
+        return f"the verifier {reply['detail']} on it"
+    if "status" in reply:
+        return f"the verifier failed on it ({reply['detail']})"
     reason: str | None = reply["reason"]
     return reason

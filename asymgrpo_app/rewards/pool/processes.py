@@ -9,10 +9,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+
+from asymgrpo_app.rewards.pool.worker import Reply
 
 START_S = 120.0
 """Seconds allowed for the start of an interpreter with its libraries or a worker, or for loading a verifier."""
@@ -43,11 +45,10 @@ class Launcher:
     """
 
     def __init__(self, memory_bytes: int, prepared: Iterable[str]) -> None:
-        self._owner = os.getpid()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_S)
         paths = [str(path) for path in sys.path]
-        arguments = json.dumps([paths, theirs.fileno(), self._owner, memory_bytes, [*prepared]])
+        arguments = json.dumps([paths, theirs.fileno(), os.getpid(), memory_bytes, [*prepared]])
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _CODE, arguments],
@@ -57,11 +58,8 @@ class Launcher:
                 env={**os.environ, **_ONE_THREAD},
                 start_new_session=True,  # signals of the terminal are for the training process
             )
-        try:
-            self._answer()
-        except LauncherDiedError:
-            self.close()
-            raise
+        self._finalizer = weakref.finalize(self, _close, os.getpid(), self._control, self._process)
+        self._ask()  # nothing; it says that it is ready
 
     def fork(self) -> "Worker":
         """Fork a new worker, which is not ready yet.
@@ -73,9 +71,8 @@ class Launcher:
         # A worker that is stopped (SIGSTOP) does not read: fail rather than wait for it.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_S), 0))
         with ours, theirs:
-            with self._broken_means_died():
-                socket.send_fds(self._control, [b"fork"], [theirs.fileno()])
-            return Worker(int(self._answer()), Connection(ours.detach()))
+            pid = int(self._ask(b"fork", [theirs.fileno()]))
+            return Worker(pid, Connection(ours.detach()))
 
     def end(self, worker: "Worker") -> None:
         """Kill a worker and all that it started.
@@ -84,35 +81,36 @@ class Launcher:
             LauncherDiedError: The launcher has ended, and the worker with it.
         """
         worker.connection.close()
-        with self._broken_means_died():
-            self._control.send(b"end %d" % worker.pid)
-        self._answer()
+        self._ask(b"end %d" % worker.pid)
 
     def close(self) -> None:
-        """End the launcher and all workers; in a fork of the owner, only close the connection."""
-        if os.getpid() == self._owner:
-            with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork holds the socket, too
-        self._control.close()
-        try:
-            self._process.wait(_END_S)  # returns at once in a process that is not its parent
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """End the launcher and all workers; in a fork of the owner, only close the connection. Safe to call twice.
 
-    def _answer(self) -> bytes:
-        with self._broken_means_died():
+        A launcher that nobody closes ends with its last reference.
+        """
+        self._finalizer()
+
+    def _ask(self, request: bytes = b"", descriptors: Sequence[int] = ()) -> bytes:
+        with contextlib.suppress(OSError):  # also a time-out: one that does not answer is as good as dead
+            if request:
+                socket.send_fds(self._control, [request], list(descriptors))
             if answer := self._control.recv(64):
                 return answer
+        self._process.kill()
+        self.close()
         raise LauncherDiedError
 
-    @contextlib.contextmanager
-    def _broken_means_died(self) -> Any:
-        try:
-            yield
-        except OSError as error:  # also a time-out: one that does not answer is as good as dead
-            self._process.kill()
-            raise LauncherDiedError from error
+
+def _close(owner: int, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            control.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork holds the socket, too
+    control.close()
+    try:
+        process.wait(_END_S)  # returns at once in a process that is not its parent
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 @dataclass
@@ -122,14 +120,16 @@ class Job:
     Attributes:
         position: Its index among the items.
         kind: `verify`, `check` or `classes`.
-        token: Number of its verifier.
+        verifier: The pickled verifier.
+        key: A short name of the pickled verifier.
         payload: The pickled completion and row.
         deaths: Number of workers that died over it.
     """
 
     position: int
     kind: str
-    token: int
+    verifier: bytes
+    key: bytes
     payload: bytes
     deaths: int = 0
 
@@ -141,12 +141,11 @@ class Worker:
     Attributes:
         pid: Process id.
         connection: The connection to it.
-        stage: Its last request: to start, to load a verifier, or to judge; `idle` once it has answered.
+        stage: Its last request: to `start`, to `load` a verifier, or to `judge`; `idle` once it has answered.
         deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         job: The item it judges, or will judge once it has loaded the verifier.
-        known: The verifiers that it has loaded.
+        known: Keys of the verifiers that it was sent.
         large: Whether it asked to be replaced.
-        overdue: Whether its deadline has passed without an answer.
     """
 
     pid: int
@@ -154,38 +153,30 @@ class Worker:
     stage: str = "start"
     deadline: float = field(default_factory=lambda: time.monotonic() + START_S)
     job: Job | None = None
-    known: set[int] = field(default_factory=set)
+    known: set[bytes] = field(default_factory=set)
     large: bool = False
-    overdue: bool = False
 
-    def load(self, token: int, pickled: bytes) -> None:
-        """Send a verifier."""
-        self._ask("load", token, pickled, START_S)
-        self.known.add(token)
-
-    def judge(self, job: Job, timeout_s: float) -> None:
-        """Send an item."""
-        self._ask(job.kind, job.token, job.payload, timeout_s)
-        self.stage = "judge"
-
-    def answer(self) -> dict[str, Any]:
-        """The reply that has come.
+    def advance(self, job: Job, timeout_s: float) -> None:
+        """Send the next request for its item: the verifier if it is new here, else the item.
 
         Raises:
-            OSError: There is no valid reply: the worker is dying.
-            EOFError: The worker died.
+            OSError: The worker has died.
         """
+        if job.key in self.known:
+            self.stage, allowed_s, request = "judge", timeout_s, (job.kind, job.key, job.payload)
+        else:
+            self.stage, allowed_s, request = "load", START_S, ("load", job.key, job.verifier)
+        self.known.add(job.key)
+        self.connection.send_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
+        self.deadline = time.monotonic() + allowed_s
+
+    def answer(self) -> Reply | None:
+        """The reply that has come; None if the worker has died, or is dying and sent something else."""
         try:
             reply = json.loads(self.connection.recv_bytes(_MAX_REPLY_BYTES))
-        except ValueError as error:
-            raise OSError("the reply is no JSON") from error
+        except (EOFError, OSError, ValueError, RecursionError):
+            return None
         if not isinstance(reply, dict):
-            raise OSError("the reply is no mapping")
+            return None
         self.large = bool(reply.pop("leave", False))
         return reply
-
-    def _ask(self, kind: str, token: int, payload: bytes, allowed_s: float) -> None:
-        self.stage = kind
-        request = pickle.dumps((kind, token, payload), protocol=pickle.HIGHEST_PROTOCOL)
-        self.connection.send_bytes(request)
-        self.deadline = time.monotonic() + allowed_s

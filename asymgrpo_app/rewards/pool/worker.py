@@ -8,7 +8,7 @@ import os
 import pickle
 import resource
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,6 +19,9 @@ from asymgrpo_app.runtime.stopping import end_with_parent
 MAX_DETAIL_CHARS = 200
 
 _MAX_VERIFIERS = 256
+
+Reply = dict[str, Any]
+"""The reply to an item: the fields of a verdict, `reason` or `classes`. A failure has the fields of a verdict."""
 
 
 def described(error: BaseException) -> str:
@@ -32,6 +35,33 @@ def one_line(text: str) -> str:
     text = " ".join(text[: 4 * MAX_DETAIL_CHARS].split())
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return text if len(text) <= MAX_DETAIL_CHARS else f"{text[:MAX_DETAIL_CHARS]} ..."
+
+
+def failure(detail: str, status: Status = Status.ERROR) -> Reply:
+    """The reply to an item that was not judged."""
+    return vars(Verdict(correct=False, status=status, detail=detail))
+
+
+def reply_to(kind: str, verifier: Verifier, given: Any, row: Mapping[str, Any]) -> Reply:
+    """Judge an item.
+
+    Args:
+        kind: `verify` (a completion), `check` (only the row) or `classes` (of equal answers among the completions of
+            one problem).
+        verifier: The judge.
+        given: The completion or completions.
+        row: The row they answer.
+    """
+    if kind == "check":
+        try:
+            verifier.check_row(row)
+        except ValueError as error:
+            return {"reason": one_line(str(error)) or type(error).__name__}
+        return {"reason": None}
+    if kind == "classes":
+        answers = [verifier.find_answer(completion, row) for completion in given]
+        return {"classes": answer_classes(answers, verifier.equal_answers)}
+    return vars(checked_verdict(verifier.verify(given, row)))
 
 
 def checked_verdict(verdict: object) -> Verdict:
@@ -51,36 +81,6 @@ def checked_verdict(verdict: object) -> Verdict:
     return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail)))
 
 
-def verdict_here(verifier: Verifier, completion: str, row: Mapping[str, Any]) -> Verdict:
-    """Judge one completion in this process; a verifier that fails gives a verdict with the status `error`."""
-    try:
-        return checked_verdict(verifier.verify(completion, row))
-    except (Exception, SystemExit) as error:
-        return Verdict(correct=False, status=Status.ERROR, detail=described(error))
-
-
-def reason_here(verifier: Verifier, row: Mapping[str, Any]) -> str | None:
-    """The reason why a verifier cannot judge a row, from a check in this process; None if it can."""
-    try:
-        verifier.check_row(row)
-    except ValueError as error:
-        return one_line(str(error)) or type(error).__name__
-    except (Exception, SystemExit) as error:
-        return f"the verifier failed on it ({described(error)})"
-    return None
-
-
-def answer_classes_here(
-    verifier: Verifier, completions: Sequence[str], row: Mapping[str, Any]
-) -> list[int | None] | None:
-    """Classes of equal answers among the completions of one problem; None if the verifier does not define them."""
-    try:
-        answers = [verifier.find_answer(completion, row) for completion in completions]
-    except NotImplementedError:
-        return None
-    return answer_classes(answers, verifier.equal_answers)
-
-
 def confine(launcher: int, memory_bytes: int) -> None:
     """Limit the resources of this process, and let it end with the launcher that forked it."""
     os.setpgid(0, 0)  # so that what a verifier starts can be ended with it
@@ -95,46 +95,30 @@ def confine(launcher: int, memory_bytes: int) -> None:
 
 def serve(connection: Connection, memory_bytes: int) -> None:
     """Answer requests until the other side closes the connection or this process should be replaced."""
-    verifiers: dict[int, Verifier] = {}
+    verifiers: dict[bytes, Verifier] = {}
     connection.send_bytes(b"{}")  # ready
     leave = False
     while not leave:
         try:
-            kind, token, payload = pickle.loads(connection.recv_bytes())  # noqa: S301 (from the trusted side)
+            kind, key, payload = pickle.loads(connection.recv_bytes())  # noqa: S301 (from the trusted side)
         except EOFError:
             return
+        reply: Reply = {}
         # The answer is a line and a flag, whatever the verifier raised, even what is meant to end a process.
         try:
-            reply = _reply(kind, verifiers, token, payload)
+            content = pickle.loads(payload)  # noqa: S301 (from the trusted side)
+            if kind == "load":
+                verifiers[key] = content
+                content.prepare()
+            else:
+                reply = reply_to(kind, verifiers[key], *content)
         except BaseException as error:
-            reply = {"error": described(error)}
+            reply = failure(described(error))
             leave = isinstance(error, MemoryError)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a library left behind
         # Libraries keep what they computed; a worker that has become large makes room for a fresh one.
         if kind != "load":  # which is followed by an item
-            leave = leave or len(verifiers) > _MAX_VERIFIERS or _peak_bytes() > memory_bytes / 2
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            leave = leave or len(verifiers) > _MAX_VERIFIERS or peak_bytes > memory_bytes / 2
         connection.send_bytes(json.dumps(reply | {"leave": leave}).encode("ascii"))
-
-
-def _reply(kind: str, verifiers: dict[int, Verifier], token: int, payload: bytes) -> dict[str, Any]:
-    if kind == "load":
-        verifiers[token] = pickle.loads(payload)  # noqa: S301 (from the trusted side)
-        verifiers[token].prepare()
-        return {}
-    verifier = verifiers[token]
-    completion, row = pickle.loads(payload)  # noqa: S301 (from the trusted side)
-    if kind == "check":
-        try:
-            verifier.check_row(row)
-        except ValueError as error:
-            return {"reason": one_line(str(error)) or type(error).__name__}
-        return {"reason": None}
-    if kind == "classes":
-        return {"classes": answer_classes_here(verifier, completion, row)}
-    verdict = checked_verdict(verifier.verify(completion, row))
-    return {"correct": verdict.correct, "status": verdict.status.value, "detail": verdict.detail}
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
