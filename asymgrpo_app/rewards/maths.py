@@ -144,9 +144,7 @@ def _number(answer: Answer) -> WrittenNumber | None:
 
 def _equal_numbers(left: WrittenNumber, right: WrittenNumber) -> bool:
     if left.percent != right.percent:
-        # 5% is 0.05, but where a question asks for per cents its answer is often written without the sign.
-        percent, plain = (left, right) if left.percent else (right, left)
-        return plain.value in (percent.value, percent.value / 100)
+        return not set(left.candidates()).isdisjoint(right.candidates())
     return left.value == right.value or _is_rounding(left, right.value) or _is_rounding(right, left.value)
 
 
