@@ -6,6 +6,8 @@ Everything here works on text, evaluates nothing and takes time linear (or close
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 MAX_ANSWER_CHARS: Final = 1_000
@@ -21,6 +23,11 @@ _SIGNS = {
     "∅": r"\emptyset ", "€": "$", "£": "$", "¥": "$", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
 }  # fmt: skip
 _SIGNS_TABLE = str.maketrans(_SIGNS)
+_ALIASES = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "le": "leq", "ge": "geq",
+    "leqslant": "leq", "geqslant": "geq", "ne": "neq", "lbrace": "{", "rbrace": "}", "varnothing": "emptyset",
+}  # fmt: skip
+_NAME = re.compile(r"\\([A-Za-z]+)")
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -40,17 +47,9 @@ _SPELLINGS: Final = tuple(
         (r"\\(?:[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])", ""),
         (r"(?<=[0-9])\\[,;: ](?=[0-9]{3}(?![0-9]))", ","),  # 1\,234
         (r"(?<![0-9\\])\\[,;: ]|(?<!\\)\\[,;: ](?![0-9])|(?<!\\)\\q?quad(?![A-Za-z])|(?<!\\)~", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
         (r"\\(?:math(?:rm|bf|it|sf)|text(?:rm|bf|it|sf|normal)?|[mh]box|operatorname)\s*(?=\{)", r"\\text"),
         (r"\\text\{([^A-Za-z{}\\]*)\}", r"\1"),
         (r"\\log\s*_\s*([0-9A-Za-z])\s*", r"\\log_{\1}"),
-        (r"\\(?:leqslant|le)(?![A-Za-z])", r"\\leq"),
-        (r"\\(?:geqslant|ge)(?![A-Za-z])", r"\\geq"),
-        (r"\\ne(?![A-Za-z])", r"\\neq"),
-        (r"\\lbrace(?![A-Za-z])", r"\\{"),
-        (r"\\rbrace(?![A-Za-z])", r"\\}"),
-        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
         (r"\\(begin|end)\{[bpB]?matrix\}", r"\\\1{pmatrix}"),
         (r"\\phantom\s*(?:\{[^{}]*\}|[^\\{])", ""),
         (r"\s*\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])", ""),
@@ -63,37 +62,16 @@ _SPELLINGS: Final = tuple(
 )
 
 _CURRENCY = re.compile(r"\\?\$")
-_UNIT_WORDS: Final = {
-    alias: unit
-    for unit, aliases in {
-        "mm": "mm millimeter millimeters millimetre millimetres",
-        "cm": "cm centimeter centimeters centimetre centimetres",
-        "m": "m meter meters metre metres",
-        "km": "km kilometer kilometers kilometre kilometres",
-        "in": "in inch inches",
-        "ft": "ft foot feet",
-        "yd": "yd yard yards",
-        "mi": "mi mile miles",
-        "s": "s sec second seconds",
-        "min": "min mins minute minutes",
-        "h": "h hr hrs hour hours",
-        "day": "day days",
-        "week": "week weeks",
-        "month": "month months",
-        "year": "yr yrs year years",
-        "cent": "cent cents",
-        "dollar": "dollar dollars usd",
-        "g": "g gram grams",
-        "kg": "kg kilogram kilograms",
-        "lb": "lb lbs pound pounds",
-        "degree": "degree degrees deg",
-        "radian": "radian radians rad",
-    }.items()
-    for alias in aliases.split()
-}
+_UNITS = """
+    mm millimeter millimeters millimetre millimetres, cm centimeter centimeters centimetre centimetres,
+    m meter meters metre metres, km kilometer kilometers kilometre kilometres, in inch inches, ft foot feet,
+    yd yard yards, mi mile miles, s sec second seconds, min mins minute minutes, h hr hour hrs hours, day days,
+    week weeks, month months, year years yr yrs, cent cents, dollar dollars usd, g gram grams, kg kilogram kilograms,
+    lb lbs pound pounds, degree degrees deg, radian radians rad
+"""
+_UNIT_WORDS: Final = {word: words.split()[0] for words in _UNITS.split(",") for word in words.split()}
 _TEXT_UNIT = re.compile(r"\s*\\text\{\s*([A-Za-z][A-Za-z ./-]*)\}\s*(\^\s?(?:[0-9]|\{[0-9]\}))?[\s.]*$")
 _BARE_UNIT = re.compile(r"(?<=[0-9}])\s*([A-Za-z]{2,})(\^\s?(?:[0-9]|\{[0-9]\}))?[\s.]*$")
-_MERIDIEM = re.compile(r"(?:\\text\{)?\s*([ap])\.?\s?m\.?\s*\}?\s*$", re.IGNORECASE)
 
 _TIME = re.compile(r"([0-9]{1,2})((?::[0-9]{2}){1,2})\s*([ap]m)?")
 _BASED = re.compile(r"([-+]?)((?=[A-Za-z]*[0-9])[0-9A-Za-z]+)_(?:([0-9])|\{([0-9]{1,2})\})")
@@ -120,9 +98,11 @@ class Answer:
     percent: bool = False
 
 
+@lru_cache(maxsize=4096)  # the completions of a group share one reference
 def read_answer(text: str) -> Answer:
     r"""Normalize an answer of at most `MAX_ANSWER_CHARS` characters to one spelling."""
     text = _unwrap(text.translate(_SIGNS_TABLE))
+    text = _NAME.sub(lambda name: "\\" + _ALIASES.get(name[1], name[1]), text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     time = _TIME.fullmatch(re.sub(r"\\text|[\s{}.]", "", text.casefold()))
@@ -146,41 +126,33 @@ def read_answer(text: str) -> Answer:
     return Answer(text, "formula", unit, percent)
 
 
+_ENCLOSING = (("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), (r"\boxed{", "}"), (r"\fbox{", "}"), ("{", "}"))
+
+
 def _unwrap(text: str) -> str:
     r"""Strip what encloses the whole: white space, dollars, braces, `\(`, `\[`, `\boxed`, a final full stop."""
     while True:
-        text = text.strip().rstrip(".,;").strip() if not text.rstrip().endswith("\\") else text.strip()
-        for opening, closing in (
-            ("$", "$"),
-            (r"\(", r"\)"),
-            (r"\[", r"\]"),
-            (r"\boxed{", "}"),
-            (r"\fbox{", "}"),
-            ("{", "}"),
-        ):
-            inner = text[len(opening) : len(text) - len(closing)]
-            if (
-                len(text) >= len(opening) + len(closing)
-                and text.startswith(opening)
-                and text.endswith(closing)
-                and not inner.endswith("\\")
-                and (closing != "}" or _balanced(inner))
-                and (closing != "$" or "$" not in inner)
-            ):
-                text = inner
-                break
-        else:
+        text = text.strip()
+        if not text.endswith("\\"):
+            text = text.rstrip(".,;").strip()
+        inner = next((inner for pair in _ENCLOSING if (inner := _inside(text, *pair)) is not None), None)
+        if inner is None:
             return text
+        text = inner
+
+
+def _inside(text: str, opening: str, closing: str) -> str | None:
+    """The text between two delimiters that enclose all of it; None if they do not."""
+    inner = text[len(opening) : len(text) - len(closing)]
+    if text != opening + inner + closing or inner.endswith("\\"):
+        return None
+    alone = _balanced(inner) if closing == "}" else closing not in inner
+    return inner if alone else None
 
 
 def _balanced(text: str) -> bool:
     """Whether all braces are matched."""
-    depth = 0
-    for token in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth < 0:
-            return False
-    return depth == 0
+    return _group_end(f"{{{text}}}") == len(text) + 2
 
 
 def _split_unit(text: str) -> tuple[str, str]:
@@ -214,7 +186,7 @@ def _braced_arguments(text: str) -> str:
     return text
 
 
-_ARGUMENT = re.compile(r"\s*(\[[^\[\]]*\]\s*(?=[0-9A-Za-z\\{]))?(?:([0-9A-Za-z])|(\\[A-Za-z]+))")
+_ARGUMENT = re.compile(r"\s*(\[[^\[\]]*\]\s*(?=[0-9A-Za-z\\{]))?([0-9A-Za-z]|\\[A-Za-z]+)")
 
 
 def _brace(text: str, arguments: int) -> str:
@@ -222,14 +194,11 @@ def _brace(text: str, arguments: int) -> str:
     done = ""
     for _ in range(arguments):
         match = _ARGUMENT.match(text)
-        if match:
-            done += f"{(match[1] or '').strip()}{{{match[2] or match[3]}}}"
-            text = text[match.end() :]
-            continue
-        end = _group_end(text)
+        end = match.end() if match else _group_end(text)
         if not end:
             break
-        done, text = done + text[:end].strip(), text[end:]
+        done += f"{(match[1] or '').strip()}{{{match[2]}}}" if match else text[:end].strip()
+        text = text[end:]
     return done + text
 
 
@@ -266,71 +235,31 @@ def _as_words(text: str) -> str | None:
 
 
 # The commands the parser may be given. Letters are variables; no command here computes, loops or names a function.
-_COMMANDS: Final = frozenset(
-    [
-        *(
-            "{",
-            "}",
-            "\\",
-            "|",
-            "frac",
-            "sqrt",
-            "binom",
-            "cdot",
-            "times",
-            "div",
-            "pm",
-            "leq",
-            "geq",
-            "neq",
-            "lt",
-            "gt",
-            "in",
-        ),
-        *("cup", "cap", "emptyset", "mathbb", "begin", "end", "lfloor", "rfloor", "lceil", "rceil", "lvert", "rvert"),
-        *(
-            "vert",
-            "sin",
-            "cos",
-            "tan",
-            "sec",
-            "csc",
-            "cot",
-            "arcsin",
-            "arccos",
-            "arctan",
-            "sinh",
-            "cosh",
-            "tanh",
-            "log",
-        ),
-        *(
-            "ln",
-            "exp",
-            "pi",
-            "infty",
-            "theta",
-            "alpha",
-            "beta",
-            "delta",
-            "epsilon",
-            "lambda",
-            "mu",
-            "omega",
-            "phi",
-            "psi",
-        ),
-        *("rho", "sigma", "tau"),
-    ]
-)
-_ALLOWED = re.compile(r"[A-Za-z0-9\s+\-*/^_=<>(){}\[\]|,.;:!&\\]*")
+_COMMAND_NAMES = r"""
+    { } \ | frac sqrt binom cdot times div pm leq geq neq lt gt in cup cap emptyset mathbb begin end
+    lfloor rfloor lceil rceil lvert rvert vert sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp
+    pi infty theta alpha beta delta epsilon lambda mu omega phi psi rho sigma tau
+"""
+_COMMANDS: Final = frozenset(_COMMAND_NAMES.split())
 _COMMAND = re.compile(r"\\([A-Za-z]+|.|$)", re.DOTALL)
-_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?!pmatrix\})|\\mathbb(?!\{[NZQRC]\})|\\sqrt\[(?!(?:[0-9]{1,2}|[a-z])\])")
-_SUBSCRIPT = re.compile(r"_(?!\{?[0-9A-Za-z]{1,8}(?![0-9A-Za-z]))|[0-9}\])]\s*_")
-_UNREADABLE_NUMBER = re.compile(r"[0-9] [0-9]|[0-9]{301}|[0-9]\.[0-9]+\.|!\s*!")
-_BIG_EXPONENT = re.compile(r"\^\s*\{?[^{}^]*[0-9]{7}")
+_UNREAD: Final = tuple(
+    (re.compile(pattern), reason)
+    for pattern, reason in (
+        (r"[^A-Za-z0-9\s+\-*/^_=<>(){}\[\]|,.;:!&\\]", "it holds characters that are not mathematics"),
+        (
+            r"\\(?:begin|end)\{(?!pmatrix\})|\\mathbb(?!\{[NZQRC]\})|\\sqrt\[(?!(?:[0-9]{1,2}|[a-z])\])"
+            r"|_(?!\{?[0-9A-Za-z]{1,8}(?![0-9A-Za-z]))|[0-9}\])]\s*_",
+            "it holds an environment, a root or an index that is not read",
+        ),
+        (
+            r"[0-9] [0-9]|[0-9]{301}|[0-9]\.[0-9]+\.|!\s*!|\^\s*\{?[^{}^]*[0-9]{7}",
+            "it holds a number that is not read",
+        ),
+    )
+)
 _NESTED_EXPONENT = re.compile(r"(?<![0-9])[0-9A-Za-z]\^(?:[0-9A-Za-z](?![0-9])|\{[0-9A-Za-z]\})")
 _MAX_DEPTH = 12
+_CELL_END = re.compile(r"&|\\\\")
 _MAX_CELLS = 64
 _CONNECTIVE = re.compile(r"[=<>|]|\\(?:cup|cap|leq|geq|neq|lt|gt|pm|in)(?![A-Za-z])")
 _MAX_CONNECTIVES = 12
@@ -338,41 +267,32 @@ _MAX_CONNECTIVES = 12
 
 def refusal(text: str) -> str | None:
     """The reason why a formula (from `read_answer`) is not given to a parser of mathematics; None if it may be."""
-    if not _ALLOWED.fullmatch(text):
-        return "it holds characters that are not mathematics"
     unknown = next((name for name in _COMMAND.findall(text) if name not in _COMMANDS), None)
     if unknown is not None:
         return f"it holds \\{unknown}, which is not read"
-    if _ENVIRONMENT.search(text) or _SUBSCRIPT.search(text):
-        return "it holds an environment, a root or an index that is not read"
-    if _UNREADABLE_NUMBER.search(text) or _BIG_EXPONENT.search(text):
-        return "it holds a number that is not read"
+    for pattern, reason in _UNREAD:
+        if pattern.search(text):
+            return reason
     if r"\binom" in text and re.search(r"[0-9]{5}|[\^!]", text):
         return "it holds a binomial coefficient of large numbers"
-    if len(text) > MAX_FORMULA_CHARS or len(_CONNECTIVE.findall(text)) > _MAX_CONNECTIVES:
+    connectives, cells = len(_CONNECTIVE.findall(text)), len(_CELL_END.findall(text))
+    if len(text) > MAX_FORMULA_CHARS or connectives > _MAX_CONNECTIVES or cells > _MAX_CELLS:
         return "it is too long a formula"
-    if text.count("&") + text.count("\\\\") > _MAX_CELLS:
-        return f"it holds a matrix of more than {_MAX_CELLS} cells"
-    return _refuse_nesting(text)
-
-
-def _refuse_nesting(text: str) -> str | None:
     if not _balanced(text):
         return "its braces are not balanced"
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "{([") - (character in "})]")
-        deepest = max(deepest, depth)
-    if deepest > _MAX_DEPTH:
+    if max(accumulate((char in "{([") - (char in "})]") for char in text), default=0) > _MAX_DEPTH:
         return f"it is nested deeper than {_MAX_DEPTH}"
-    for caret in re.finditer(r"\^", text):
-        end = _group_end(text[caret.end() :])
-        exponent = text[caret.end() : caret.end() + end]
-        if "!" in exponent or "^" in _NESTED_EXPONENT.sub("", exponent):
-            return "it holds a tower of powers"
-        if not end and re.match(r"\s*[0-9A-Za-z]\s*\^|\s*\\", text[caret.end() :]):
-            return "it holds a tower of powers"
+    if any(_is_tower(text[caret.end() :]) for caret in re.finditer(r"\^", text)):
+        return "it holds a tower of powers"
     return None
+
+
+def _is_tower(text: str) -> bool:
+    """Whether the exponent that a text begins with is a power or a factorial itself, apart from simple ones."""
+    exponent = text[: _group_end(text)]
+    if exponent:
+        return "!" in exponent or "^" in _NESTED_EXPONENT.sub("", exponent)
+    return re.match(r"\s*[0-9A-Za-z]\s*\^|\s*\\", text) is not None
 
 
 _DECIMAL = re.compile(r"(\^?)(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
