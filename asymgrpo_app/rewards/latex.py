@@ -6,9 +6,11 @@ Everything here works on text, evaluates nothing and takes time linear (or close
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Final
+
+from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
 
 MAX_ANSWER_CHARS: Final = 1_000
 """Longer answers are not read."""
@@ -96,6 +98,11 @@ class Answer:
     kind: str
     unit: str = ""
     percent: bool = False
+
+    @cached_property
+    def number(self) -> WrittenNumber | None:
+        """The answer as one number, with its percent sign; None if it is something else."""
+        return parse_number(self.text + (r"\%" if self.percent else ""))
 
 
 @lru_cache(maxsize=4096)  # the completions of a group share one reference

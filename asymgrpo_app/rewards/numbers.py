@@ -9,6 +9,9 @@ MAX_DIGITS: Final = 1_000
 MAX_EXPONENT: Final = 1_000
 """Longer numbers and larger powers of ten are not read: a completion may hold megabytes of digits, or 1e999999999."""
 
+MIN_ROUNDED_DIGITS: Final = 6
+"""Significant digits from which a decimal equals a number that it is a rounding of (0.333333 for 1/3)."""
+
 # [0-9] and not \d: \d also matches other scripts' digits. A number that a letter or another digit stands directly
 # before belongs to a word (x2, GPT4) or to a number that could not be read.
 _PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -46,6 +49,13 @@ class WrittenNumber:
     def candidates(self) -> tuple[Fraction, ...]:
         """The values it may mean: 5% is 0.05, but an answer in percent is often written without its sign."""
         return (self.value, self.value / 100) if self.percent else (self.value,)
+
+    def rounds(self, exact: Fraction) -> bool:
+        """Whether it is a decimal of at least `MIN_ROUNDED_DIGITS` significant digits: the exact value, rounded."""
+        if self.decimals is None:
+            return False
+        unit = Fraction(1, 10**self.decimals)
+        return abs(self.value) >= unit * 10 ** (MIN_ROUNDED_DIGITS - 1) and abs(self.value - exact) <= unit / 2
 
 
 def parse_number(text: str) -> WrittenNumber | None:

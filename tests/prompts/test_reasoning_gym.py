@@ -12,11 +12,11 @@ import pytest
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.reasoning_gym import ReasoningGym
 from asymgrpo_app.rewards.base import Verdict
-from asymgrpo_app.rewards.reasoning_gym.tasks import TASKS, load_reasoning_gym
+from asymgrpo_app.rewards.reasoning_gym.tasks import NEEDS, REFUSED, load_reasoning_gym
 from tests.support.paths import REPOSITORY
 
 # What the lock file leaves out is not installed everywhere.
-USABLE = sorted(name for name, task in TASKS.items() if not task.needs)
+USABLE = sorted(set(load_reasoning_gym()) - set(REFUSED) - set(NEEDS))
 
 SHOW_PROBLEMS = """
 import hashlib, sys

@@ -1,11 +1,10 @@
 """Scorers of ours for tasks whose own scorer in reasoning-gym evaluates the answer or accepts wrong ones.
 
 A scorer returns whether `answer`, the text without white space around it, is right for `row`. No scorer evaluates text,
-and all are linear in its length. A `ValueError` means that the text is no answer, which is judged wrong.
+and all are linear in its length. An exception means that the text is no answer, which is judged wrong.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,10 +40,7 @@ def same_list_of_words(answer: str, row: Mapping[str, Any]) -> bool:
 
 def same_list_of_numbers(answer: str, row: Mapping[str, Any]) -> bool:
     """Whether the answer is a list of numbers, quoted or not, that equals the reference number by number."""
-    try:
-        given = json.loads(answer.replace("'", '"'))
-    except RecursionError:
-        return False
+    given = json.loads(answer.replace("'", '"'))
     if not isinstance(given, list) or not all(isinstance(item, str | int | float) for item in given):
         return False
     return [float(item) for item in given] == [float(item) for item in row["metadata"]["sorted_numbers"]]
@@ -53,8 +49,6 @@ def same_list_of_numbers(answer: str, row: Mapping[str, Any]) -> bool:
 def same_solutions(answer: str, row: Mapping[str, Any]) -> bool:
     """Whether the answer has all solutions, with commas between, in any order."""
     given = [float(part) for part in answer.split(",")]
-    if not all(map(math.isfinite, given)):
-        return False
     return sorted(given) == sorted(row["metadata"]["real_solutions"])
 
 
@@ -78,12 +72,7 @@ def same_first_number(answer: str, row: Mapping[str, Any]) -> bool:
 def same_probability(answer: str, row: Mapping[str, Any]) -> bool:
     """Whether the answer is the probability as a decimal number or a fraction, to the library's own tolerance."""
     fraction = _FRACTION.fullmatch(answer)
-    if fraction is None:
-        given = float(answer)
-    elif int(fraction[2]) == 0:
-        return False
-    else:
-        given = int(fraction[1]) / int(fraction[2])
+    given = int(fraction[1]) / int(fraction[2]) if fraction else float(answer)
     return abs(given - float(row["answer"])) <= _COIN_FLIP_TOLERANCE
 
 
@@ -93,15 +82,7 @@ def completed_board(answer: str, row: Mapping[str, Any]) -> bool:
 
 
 def reaches_target(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether the answer is an expression that uses each number once and equals the target."""
-    return _uses_numbers_for(answer, row["metadata"]["numbers"], row["metadata"]["target"])
-
-
-def makes_24(answer: str, row: Mapping[str, Any]) -> bool:
-    """Whether the answer is an expression that uses each number once and equals 24."""
-    return _uses_numbers_for(answer, row["metadata"]["numbers"], 24)
-
-
-def _uses_numbers_for(answer: str, numbers: list[int], target: int) -> bool:
+    """Whether the answer is an expression that uses each number once and equals the target, 24 if none is given."""
+    numbers, target = row["metadata"]["numbers"], row["metadata"].get("target", 24)
     expression = parse_arithmetic(answer)
     return expression is not None and expression.value == target and sorted(expression.numbers) == sorted(numbers)

@@ -1,9 +1,8 @@
 """The tasks of reasoning-gym that may be used, the scorers of their answers, and the loading of the library.
 
 Answers are written by a model that is rewarded for a score of 1, so a task is only used after its scorer was read. Its
-problems are made in the training process, so making them must end, and give the same in every process. The list is
-complete for the releases in `AUDITED_RELEASES`: every other release and every other task is refused.
-docs/reasoning_gym.md shows it as a table.
+problems are made in the training process, so making them must end, and give the same in every process. This was done
+for every task of `AUDITED_RELEASE`, and every other release is refused. docs/reasoning_gym.md shows all as a table.
 """
 
 import importlib
@@ -20,15 +19,13 @@ from typing import Any, NoReturn
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.reasoning_gym import scorers as ours
 
-AUDITED_RELEASES = ("0.1.25",)
+AUDITED_RELEASE = "0.1.25"
 
 MAX_ANSWER_CHARS = 20_000
 """Longer answers are wrong, unless the row's own is that long. This bounds the work of scorers of linear time."""
 
 _SOURCE_ONLY = ("cellpylib", "pycosat", "zss")
 """Packages that reasoning-gym imports for three of its tasks, and that exist as sources alone."""
-
-_RESERVED_KEYS = ("seed", "size")
 
 
 @dataclass(frozen=True)
@@ -38,14 +35,12 @@ class Task:
     Attributes:
         scorer: A scorer of this package; None: the library's own.
         reason: The reason why the library's scorer is not used.
-        needs: A package that exists as sources alone and that the task cannot do without.
         max_chars: Longer answers are wrong.
         digit_runs: Whether an answer may hold numbers of more than one digit.
     """
 
     scorer: ours.Scorer | None = None
     reason: str = ""
-    needs: str = ""
     max_chars: int = MAX_ANSWER_CHARS
     digit_runs: bool = True
 
@@ -54,22 +49,7 @@ _EVALUATES = "its scorer evaluates the answer's text"
 _NO_REFERENCE = "its problems come without an answer, so nothing shows that they can be judged"
 _HASH_ORDER = "its problems differ from process to process: it iterates over sets of strings"
 
-_OWN_SCORER = """
-    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion bf binary_alternation caesar_cipher
-    calendar_arithmetic chain_sum circuit_logic color_cube_rotation count_bits count_primes course_schedule cryptarithm
-    decimal_arithmetic decimal_chain_sum dice emoji_mystery family_relationships fraction_simplification futoshiki gcd
-    graph_color group_anagrams jugs kakurasu knights_knaves largest_island lcm leg_counting letter_counting
-    mahjong_puzzle manipulate_matrix maze mini_sudoku modulo_grid needle_haystack number_filtering number_format
-    palindrome_generation palindrome_partitioning path_star power_function prime_factorization products
-    quantum_lock rearc rectangle_count rotate_matrix rotten_oranges self_reference sentence_reordering shortest_path
-    simple_equations simple_geometry sokoban spell_backward string_manipulation string_splitting string_synthesis sudoku
-    survo syllogism time_intervals tower_of_hanoi tsumego word_sequence_reversal
-"""
-
 TASKS: Mapping[str, Task] = {
-    **{name: Task() for name in _OWN_SCORER.split()},
-    "game_of_life": Task(needs="cellpylib"),
-    "zebra_puzzles": Task(needs="pycosat"),
     # The library's own with a bound: it repeats a move as often as the number after it says ...
     "rubiks_cube": Task(max_chars=2_000, digit_runs=False),
     # ... and parses by cutting the text at every operator, which is cubic in its length.
@@ -87,12 +67,15 @@ TASKS: Mapping[str, Task] = {
     "polynomial_equations": Task(
         ours.same_solutions, "its scorer passes over what is no number, and gives 1 to any text if there is no solution"
     ),
-    "puzzle24": Task(ours.makes_24, f"{_EVALUATES}, and accepts other numbers than the problem's"),
+    "puzzle24": Task(ours.reaches_target, f"{_EVALUATES}, and accepts other numbers than the problem's"),
     "spiral_matrix": Task(ours.same_text, _EVALUATES),
     "string_insertion": Task(ours.same_text, _EVALUATES),
     "word_sorting": Task(ours.same_list_of_words, "its scorer gives 1 to the right words with others behind them"),
 }
-"""The tasks that may be used."""
+"""The tasks that are not judged by the library's scorer alone; all others are, but those that are refused."""
+
+NEEDS: Mapping[str, str] = {"game_of_life": "cellpylib", "zebra_puzzles": "pycosat"}
+"""The packages that exist as sources alone and that a task cannot do without."""
 
 REFUSED: Mapping[str, str] = {
     "basic_arithmetic": "one in thousands of its problems takes hours to make: it tries all divisors of a product",
@@ -123,18 +106,18 @@ def task_of(name: str) -> Task:
         UserError: reasoning-gym is not installed or of another release; the task is refused, or there is none of this
             name; or the task needs a package that is not installed.
     """
-    _check_release()
+    library = load_reasoning_gym()
     if name in REFUSED:
         raise UserError(f"reasoning-gym's task {name!r} cannot be used: {REFUSED[name]}.")
-    task = TASKS.get(name)
-    if task is None:
-        raise UserError(f"reasoning-gym {AUDITED_RELEASES[-1]} has no task {name!r}: see docs/reasoning_gym.md.")
-    if task.needs and not _is_installed(task.needs):
+    if name not in library:
+        raise UserError(f"reasoning-gym {AUDITED_RELEASE} has no task {name!r}: see docs/reasoning_gym.md.")
+    package = NEEDS.get(name)
+    if package and not _is_installed(package):
         raise UserError(
-            f"reasoning-gym's task {name!r} needs the package {task.needs}: pip install {task.needs} "
+            f"reasoning-gym's task {name!r} needs the package {package}: pip install {package} "
             "(a C compiler may be needed)."
         )
-    return task
+    return TASKS.get(name, Task())
 
 
 def check_config(name: str, config: Mapping[str, Any]) -> None:
@@ -143,11 +126,10 @@ def check_config(name: str, config: Mapping[str, Any]) -> None:
     Raises:
         UserError: Naming the task and the key or the value at fault.
     """
-    _, config_class = _classes(name)
-    known = [field.name for field in fields(config_class) if field.name not in _RESERVED_KEYS]
+    task_of(name)
+    _, config_class = load_reasoning_gym()[name]
+    known = [field.name for field in fields(config_class) if field.name not in ("seed", "size")]
     for key in config:
-        if key in _RESERVED_KEYS:
-            raise UserError(f"reasoning-gym's task {name!r}: {key!r} is not for the config, the source sets it itself.")
         if key not in known:
             has = ", ".join(known) if known else "none"
             raise UserError(f"reasoning-gym's task {name!r} has no config key {key!r}; its keys are: {has}.")
@@ -169,7 +151,7 @@ def make_dataset(name: str, config: Mapping[str, Any], seed: int, size: int) -> 
     Raises:
         UserError: The task does not take the values of `config`.
     """
-    dataset_class, config_class = _classes(name)
+    dataset_class, config_class = load_reasoning_gym()[name]
     tuples = {field.name for field in fields(config_class) if isinstance(field.default, tuple)}
     settings = {key: tuple(value) if key in tuples else value for key, value in config.items()}
     try:
@@ -183,27 +165,38 @@ def make_dataset(name: str, config: Mapping[str, Any], seed: int, size: int) -> 
         raise UserError(f"reasoning-gym's task {name!r} refuses the config {shown}: {reason}.") from error
 
 
-def load_reasoning_gym() -> ModuleType:
+@cache
+def load_reasoning_gym() -> Mapping[str, tuple[type[Any], type[Any]]]:
     """Import reasoning-gym, with or without the packages that only three of its tasks need.
 
     It imports all of them at once, and three exist as sources alone. While it is imported a missing one is replaced by
     an empty module, which raises on use; nothing of it stays behind for others to import.
 
+    Returns:
+        The classes of the data set and of its config, by the name of the task.
+
     Raises:
         UserError: reasoning-gym is not installed, of a release that was not audited, or cannot be imported.
     """
-    _check_release()
-    if "reasoning_gym" in sys.modules:
-        return sys.modules["reasoning_gym"]
+    try:
+        installed = version("reasoning-gym")
+    except PackageNotFoundError:
+        raise UserError("reasoning-gym is not installed: pip install asymgrpo[reasoning]") from None
+    if installed != AUDITED_RELEASE:
+        raise UserError(
+            f"The scorers of reasoning-gym {installed} have not been audited: "
+            f"pip install reasoning-gym=={AUDITED_RELEASE}"
+        )
     missing = [name for name in _SOURCE_ONLY if not _is_installed(name)]
     sys.modules.update({name: _MissingPackage(name) for name in missing})
     try:
-        return importlib.import_module("reasoning_gym")
+        datasets: Mapping[str, tuple[type[Any], type[Any]]] = importlib.import_module("reasoning_gym.factory").DATASETS
     except ImportError as error:
         raise UserError(f"reasoning-gym cannot be imported ({error}): pip install asymgrpo[reasoning]") from error
     finally:
         for name in missing:
             del sys.modules[name]
+    return datasets
 
 
 class _MissingPackage(ModuleType):
@@ -213,18 +206,6 @@ class _MissingPackage(ModuleType):
         raise ModuleNotFoundError(f"needs the package {self.__name__}: pip install {self.__name__}")
 
 
-def _check_release() -> None:
-    try:
-        installed = version("reasoning-gym")
-    except PackageNotFoundError:
-        raise UserError("reasoning-gym is not installed: pip install asymgrpo[reasoning]") from None
-    if installed not in AUDITED_RELEASES:
-        raise UserError(
-            f"The scorers of reasoning-gym {installed} have not been audited: "
-            f"pip install reasoning-gym=={AUDITED_RELEASES[-1]}"
-        )
-
-
 def _is_installed(name: str) -> bool:
     return name in sys.modules or importlib.util.find_spec(name) is not None
 
@@ -232,12 +213,3 @@ def _is_installed(name: str) -> bool:
 @lru_cache(maxsize=128)
 def _shared_dataset(name: str, config: str) -> Any:
     return make_dataset(name, json.loads(config), seed=0, size=1)
-
-
-@cache
-def _classes(name: str) -> tuple[type, type]:
-    """The data set of a task and its config, both classes of the library."""
-    task_of(name)
-    load_reasoning_gym()
-    dataset_class, config_class = importlib.import_module("reasoning_gym.factory").DATASETS[name]
-    return dataset_class, config_class

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
-from asymgrpo_app.rewards.reasoning_gym.tasks import Task, check_config, load_reasoning_gym, shared_dataset, task_of
+from asymgrpo_app.rewards.pool.worker import described
+from asymgrpo_app.rewards.reasoning_gym.tasks import check_config, load_reasoning_gym, shared_dataset, task_of
 
 AnswerPlace = Literal["tags", "boxed", "last_line", "whole"]
 
@@ -77,21 +78,23 @@ class ReasoningGymVerifier(Verifier):
         """
         if row.get("task", self.task) != self.task:
             raise ValueError(f'"task" must be {self.task!r}, not {row["task"]!r}')
-        answer = row.get("answer")
-        if not isinstance(answer, str) or not answer.strip():
-            raise ValueError('"answer" must be a string with at least one visible character')
+        answer = visible_answer(row)
         if not isinstance(row.get("metadata"), Mapping):
             raise ValueError(f'"metadata" must be what the task {self.task!r} made with the problem')
         try:
             is_right = self._is_right(answer.strip(), row)
         except Exception as error:
-            raise ValueError(f'the row\'s own "answer" cannot be judged by {self.task!r}: {_name_of(error)}') from error
+            raise ValueError(
+                f'the row\'s own "answer" cannot be judged by {self.task!r}: {described(error)}'
+            ) from error
         if not is_right:
             raise ValueError(f'the row\'s own "answer" is not right for {self.task!r}')
 
     def _is_right(self, answer: str, row: Mapping[str, Any]) -> bool:
         task = task_of(self.task)
-        if not _is_bounded(answer, task, row):
+        if len(answer) > max(task.max_chars, len(row["answer"])):
+            return False
+        if not task.digit_runs and _DIGIT_RUN.search(answer):
             return False
         if task.scorer is not None:
             return task.scorer(answer, row)
@@ -106,23 +109,15 @@ def find_answer(completion: str, answer: AnswerPlace) -> str | None:
     # Found from the end and without a regular expression: linear in the length, whatever is opened and never closed.
     close = completion.rfind(_CLOSE)
     start = completion.rfind(_OPEN, 0, close) if close >= 0 else -1
-    found: str | None
     if start >= 0:
         found = completion[start + len(_OPEN) : close]
     elif answer == "boxed":
-        found = last_boxed(completion)
+        found = last_boxed(completion) or ""
     elif answer == "last_line":
         found = completion.rstrip().rpartition("\n")[2]
     else:
-        found = completion if answer == "whole" else None
-    return None if found is None else found.strip() or None
-
-
-def _is_bounded(answer: str, task: Task, row: Mapping[str, Any]) -> bool:
-    """Whether the answer is short enough to be scored."""
-    if len(answer) > max(task.max_chars, len(row["answer"])):
-        return False
-    return task.digit_runs or not _DIGIT_RUN.search(answer)
+        found = completion if answer == "whole" else ""
+    return found.strip() or None
 
 
 def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +127,3 @@ def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
         output = tuple(tuple(line) for line in row["metadata"]["output"])
         entry["metadata"] = {**row["metadata"], "output": output}
     return entry
-
-
-def _name_of(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:120]}" if text else type(error).__name__
