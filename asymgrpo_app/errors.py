@@ -34,6 +34,16 @@ def at_least_1(key: str, value: int) -> int:
     return value
 
 
+def require(allowed: bool, key: str, value: object, allowed_values: str) -> None:
+    """Refuse the value of a config key unless it is allowed.
+
+    Raises:
+        UserError: It is not; the message says what is.
+    """
+    if not allowed:
+        raise UserError(f"{key} must be {allowed_values}, got {value}.")
+
+
 def one_line(message: str) -> str:
     """A message as one line, without jsonargparse's hints to options that this command does not have."""
     text = " ".join(message.split())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError, require
 from asymgrpo_app.rollout.digest import WeightDigest
 
 _CAUSES = (
@@ -32,10 +32,9 @@ class CanaryConfig:
     max_logprob_diff: float | None = None
 
     def __post_init__(self) -> None:
-        if self.completions < 0:
-            raise UserError(f"rollout.canary.completions must be 0 or more, got {self.completions}.")
-        if self.max_logprob_diff is not None and not self.max_logprob_diff > 0:
-            raise UserError(f"rollout.canary.max_logprob_diff must be > 0 or null, got {self.max_logprob_diff}.")
+        require(self.completions >= 0, "rollout.canary.completions", self.completions, "0 or more")
+        limit = self.max_logprob_diff
+        require(limit is None or limit > 0, "rollout.canary.max_logprob_diff", limit, "> 0 or null")
 
     def limit(self, dtype: str) -> float:
         """The limit on the log-probability difference for a sampler that computes in `dtype`."""

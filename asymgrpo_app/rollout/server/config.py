@@ -1,11 +1,11 @@
 """Config of sampler servers: addresses, weight transfer, limits and timeouts."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import Literal
 from urllib.parse import urlsplit
 
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, at_least_1, require
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,25 @@ class ServerConfig:
         if not self.urls:
             raise UserError("rollout.server.urls is empty: name at least one server.")
         for url in self.urls:
-            check_url(url)
+            if not _is_address(url):
+                raise UserError(f"rollout.server.urls: {url} is no address like http://10.0.0.5:8000.")
         if len(set(self.urls)) < len(self.urls):
             raise UserError(f"rollout.server.urls names a server twice: {', '.join(self.urls)}.")
         if self.transfer == "folder" and not self.weights_folder:
             raise UserError("rollout.server.weights_folder is not set: transfer through a folder needs one.")
         if self.transfer == "nccl" and not self.nccl_address:
             raise UserError("rollout.server.nccl_address is not set: transfer over NCCL needs this machine's address.")
-        for name in ("max_in_flight", "max_attempts"):
-            if (count := getattr(self, name)) < 1:
-                raise UserError(f"rollout.server.{name} must be at least 1, got {count}.")
+        at_least_1("rollout.server.max_in_flight", self.max_in_flight)
+        at_least_1("rollout.server.max_attempts", self.max_attempts)
         for name in ("request_timeout_s", "max_outage_s"):
-            if not (isfinite(seconds := getattr(self, name)) and seconds > 0):
-                raise UserError(f"rollout.server.{name} must be a finite number > 0, got {seconds}.")
+            seconds = getattr(self, name)
+            require(0 < seconds < inf, f"rollout.server.{name}", seconds, "a finite number > 0")
 
 
-def check_url(url: str) -> None:
-    """Refuse a text that is no address of a server.
-
-    Raises:
-        UserError: It is none; the message has the text.
-    """
+def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        complete = None
-    if not complete or parts.query or parts.fragment or parts.username:
-        raise UserError(f"rollout.server.urls: {url} is no address like http://10.0.0.5:8000.")
+        return False
+    return bool(complete) and not (parts.query or parts.fragment or parts.username)
