@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, require
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
 from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
@@ -97,8 +97,7 @@ def _longest(settings: Any) -> int:
 
 
 def _check_address(host: str, port: int, *, allow_public: bool) -> None:
-    if not 0 < port < 65536:
-        raise UserError(f"--port must be in 1 to 65535, got {port}.")
+    require(0 < port < 65536, "--port", port, "in 1 to 65535")
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except OSError as error:
@@ -113,26 +112,22 @@ def _check_address(host: str, port: int, *, allow_public: bool) -> None:
 
 def _check_port(host: str, port: int) -> None:
     try:
-        with socket.create_server((host, port), reuse_port=False):
-            pass
+        socket.create_server((host, port)).close()
     except OSError as error:
         raise UserError(f"--port {port} of {host} cannot be used ({error.strerror}).") from error
 
 
 def _weights_folder(path: str | None) -> Path:
-    if path is None:
-        raise UserError("--weights_folder is not set: name the folder that the run writes its weights to.")
-    if not Path(path).is_dir():
-        raise UserError(f"--weights_folder {path} is not there: name the folder that the run writes its weights to.")
+    if path is None or not Path(path).is_dir():
+        raise UserError(f"--weights_folder must be the folder that the run writes its weights to, got {path}.")
     return Path(path)
 
 
 def _token(token_file: str | None) -> str:
     if token_file and not Path(token_file).exists():
         try:
-            descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
+            Path(token_file).touch(mode=0o600, exist_ok=False)  # before there is a secret in it
+            Path(token_file).write_text(secrets.token_urlsafe(32) + "\n")
         except OSError as error:
             raise UserError(f"--token_file {token_file} cannot be written ({error.strerror}).") from error
         say(f"A fresh token is in {token_file}: give the run the same file (rollout.server.token_file).")

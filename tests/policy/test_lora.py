@@ -331,7 +331,7 @@ def test_sampling_with_transformers_takes_the_merged_weights(trained):
 
 
 def test_the_folder_of_a_server_gets_the_merged_weights(trained, tmp_path):
-    transfer = FolderTransfer(str(tmp_path), "run", torch.float32, writes=True)
+    transfer = FolderTransfer(str(tmp_path), "run", torch.float32)
     transfer.publish(named_weights(trained), 1)
     (path,) = tmp_path.glob("*.safetensors")
     sent, expected = load_file(path), dict(named_weights(trained))

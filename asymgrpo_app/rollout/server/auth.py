@@ -1,24 +1,19 @@
 """Token authentication on every route of a sampler server."""
 
-import json
 import os
+import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from asymgrpo_app.errors import UserError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 TOKEN_VARIABLE = "ASYMGRPO_TOKEN"
 INFO_VARIABLE = "ASYMGRPO_SERVER_INFO"
 INFO_PATH = "/asymgrpo/info"
-
-_LEAST_CHARS = 16
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class TokenMiddleware:
@@ -33,7 +28,7 @@ class TokenMiddleware:
         RuntimeError: There is no token.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: "ASGIApp") -> None:
         token = os.environ.get(TOKEN_VARIABLE, "")
         if not token:
             raise RuntimeError(f"{TOKEN_VARIABLE} is not set: the server would be open to everyone.")
@@ -41,35 +36,23 @@ class TokenMiddleware:
         self._expected = f"Bearer {token}".encode()
         self._info = os.environ.get(INFO_VARIABLE, "{}").encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass authorized requests on to the app."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif not self._authorized(scope):
-            await _respond(scope, send, 401, b'{"error": "a token is required"}')
-        elif scope["type"] == "http" and scope["path"] == INFO_PATH:
-            await _respond(scope, send, 200, self._info)
-        else:
-            await self._app(scope, receive, send)
+        from starlette.responses import JSONResponse, Response  # installed where vLLM is, and with it this server
+        from starlette.websockets import WebSocketClose
 
-    def _authorized(self, scope: Scope) -> bool:
+        app = self._app
+        if scope["type"] != "lifespan" and not self._authorized(scope):
+            app = JSONResponse({"error": "a token is required"}, 401, {"WWW-Authenticate": "Bearer"})
+            if scope["type"] == "websocket":
+                app = WebSocketClose(1008)
+        elif scope["type"] == "http" and scope["path"] == INFO_PATH:
+            app = Response(self._info, media_type="application/json")
+        await app(scope, receive, send)
+
+    def _authorized(self, scope: "Scope") -> bool:
         given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         return len(given) == 1 and secrets.compare_digest(given[0], self._expected)
-
-
-async def _respond(scope: Scope, send: Send, status: int, body: bytes) -> None:
-    """Send a JSON response; a websocket handshake gets the same if the server supports it, and is closed otherwise."""
-    prefix = scope["type"]
-    if prefix == "websocket":
-        if "websocket.http.response" not in scope.get("extensions", {}):
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        prefix = "websocket.http"
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": f"{prefix}.response.start", "status": status, "headers": headers})
-    await send({"type": f"{prefix}.response.body", "body": body})
 
 
 def read_token(token_file: str | None, key: str) -> str:
@@ -82,23 +65,16 @@ def read_token(token_file: str | None, key: str) -> str:
     Raises:
         UserError: There is none, it is too short to be a secret, or the file cannot be read.
     """
-    try:
-        token = (
-            Path(token_file).read_text(encoding="utf-8").strip() if token_file else os.environ.get(TOKEN_VARIABLE, "")
-        )
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{key} {token_file} cannot be read ({type(error).__name__}).") from error
-    source = f"{key} {token_file}" if token_file else f"the environment variable {TOKEN_VARIABLE}"
-    if not token:
-        raise UserError(f"A sampler server needs a token: {source} holds none; set the variable or {key}.")
-    if len(token) < _LEAST_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+    source, token = f"the environment variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "")
+    if token_file:
+        source = f"{key} {token_file}"
+        try:
+            token = Path(token_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{source} cannot be read ({type(error).__name__}).") from error
+    if not re.fullmatch("[!-~]{16,}", token):
         raise UserError(
-            f"The token in {source} must have at least {_LEAST_CHARS} printable ASCII characters and no space; "
-            f"it has {len(token)}."
+            f"A sampler server needs a token of at least 16 printable ASCII characters without spaces, and {source} "
+            f"holds none: set the variable or {key}."
         )
     return token
-
-
-def info_json(info: dict[str, Any]) -> str:
-    """Response body of `GET /asymgrpo/info`."""
-    return json.dumps(info, sort_keys=True)

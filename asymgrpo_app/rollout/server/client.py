@@ -1,8 +1,5 @@
 """Client of one sampler server."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -13,32 +10,12 @@ from asymgrpo_app.rollout.server.auth import INFO_PATH
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import sampling_arguments
 
-_CONTROL_TIMEOUT_S = 300.0
-"""Timeout of all calls but completions; loading weights takes time, the others answer at once."""
+_CONTROL_TIMEOUT_S = 300.0  # of all calls but completions; loading weights takes time, the others answer at once
 _CONNECT_TIMEOUT_S = 5.0
 
 
 class ServerDownError(Exception):
-    """The server did not answer, or answered with a server error; another try may succeed."""
-
-
-class OtherWeightsError(Exception):
-    """The server sampled from other weights than requested: it was started anew, or serves two runs."""
-
-
-@dataclass(frozen=True)
-class ServerInfo:
-    """Settings that a server was started with.
-
-    Attributes:
-        max_model_len: Longest prompt plus completion in tokens.
-        dtype: Compute type.
-        settings: The other settings that decide the numbers, by vLLM's names.
-    """
-
-    max_model_len: int
-    dtype: str
-    settings: dict[str, Any]
+    """The server failed to answer, or sampled from other weights than requested; another try may succeed."""
 
 
 class SamplerServer:
@@ -46,28 +23,31 @@ class SamplerServer:
 
     Args:
         url: Its address.
-        token: Its token.
-        session: HTTP session with its connections.
+        session: HTTP session with its connections and its token.
         request_timeout_s: Longest wait for a completion.
     """
 
-    def __init__(self, url: str, token: str, session: aiohttp.ClientSession, request_timeout_s: float) -> None:
+    def __init__(self, url: str, session: aiohttp.ClientSession, request_timeout_s: float) -> None:
         self.url = url.rstrip("/")
         self._session = session
-        self._headers = {"Authorization": f"Bearer {token}"}
         self._request_timeout_s = request_timeout_s
 
-    async def info(self) -> ServerInfo:
-        """Settings that the server was started with.
+    async def check(self, dtype: str, max_model_len: int) -> None:
+        """Refuse a server whose settings would give other numbers.
 
         Raises:
-            RunError: It was not started by `asymgrpo serve`.
+            RunError: It computes in another type, takes shorter completions, or was not started by `asymgrpo serve`.
         """
-        answer = await self._call("GET", INFO_PATH)
-        try:
-            return ServerInfo(int(answer["max_model_len"]), str(answer["dtype"]), dict(answer["settings"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"the sampler server {self.url} was not started by `asymgrpo serve`.") from error
+        info = await self._call("GET", INFO_PATH)
+        if not (isinstance(info, dict) and {"dtype", "max_model_len"} <= info.keys()):
+            raise RunError(f"the sampler server {self.url} was not started by `asymgrpo serve`.")
+        if info["dtype"] != dtype:
+            raise RunError(f"the sampler server {self.url} computes in {info['dtype']}, this run asks for {dtype}.")
+        if info["max_model_len"] < max_model_len:
+            raise RunError(
+                f"the sampler server {self.url} takes at most {info['max_model_len']} tokens, this run's prompts "
+                f"and completions have up to {max_model_len}: start it with this run's config."
+            )
 
     async def version(self) -> str:
         """Label of the weights that the server holds."""
@@ -105,11 +85,7 @@ class SamplerServer:
         return int((await self._call("GET", "/get_world_size"))["world_size"])
 
     async def generate(self, request: SampleRequest, settings: SamplingSettings, version: str) -> Completion:
-        """One completion, sampled from the weights with this label.
-
-        Raises:
-            OtherWeightsError: It was sampled from other weights.
-        """
+        """One completion, sampled from the weights with this label."""
         body = {"token_ids": request.prompt_token_ids, "sampling_params": sampling_arguments(request.seed, settings)}
         answer = await self._call("POST", "/inference/v1/generate", body, self._request_timeout_s)
         return _completion(answer, version)
@@ -121,29 +97,22 @@ class SamplerServer:
         return [dict(result) for result in answer["results"]]
 
     async def _call(self, verb: str, path: str, body: Any = None, timeout_s: float = _CONTROL_TIMEOUT_S) -> Any:
-        async with _as_server_down(timeout_s):
-            timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
-            async with self._session.request(
-                verb, self.url + path, json=body, headers=self._headers, timeout=timeout, allow_redirects=False
-            ) as response:
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
+        call = self._session.request(verb, self.url + path, json=body, timeout=timeout, allow_redirects=False)
+        try:
+            async with call as response:
                 if response.status == 200:
                     return await response.json()
                 text = " ".join((await response.text())[:300].split())
+        except TimeoutError as error:
+            raise ServerDownError(f"no answer within {timeout_s:g} s") from error
+        except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+            raise ServerDownError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
         if response.status >= 500 or response.status == 429:
             raise ServerDownError(f"it answered {response.status}: {text}")
         if response.status == 401:
             raise RunError(f"the sampler server {self.url} refused the token (rollout.server.token_file).")
         raise RunError(f"the sampler server {self.url} answered {response.status} to {path}: {text}")
-
-
-@asynccontextmanager
-async def _as_server_down(timeout_s: float) -> AsyncIterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise ServerDownError(f"no answer within {timeout_s:g} s") from error
-    except (aiohttp.ClientError, ConnectionError, ValueError) as error:
-        raise ServerDownError(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
 
 def _completion(answer: Any, version: str) -> Completion:
@@ -152,10 +121,10 @@ def _completion(answer: Any, version: str) -> Completion:
         reason, token_ids = choice["finish_reason"], [int(token) for token in choice["token_ids"]]
         if reason not in ("stop", "length"):
             raise ServerDownError(f"it ended a completion with {reason!r}")
-        spans = choice["weight_versions"]
-        if [span["version"] for span in spans] != [version]:
-            held = " and ".join(str(span["version"]) for span in spans)
-            raise OtherWeightsError(f"a completion was sampled from the weights {held} in place of {version}")
+        held = [str(span["version"]) for span in choice["weight_versions"]]
+        if held != [version]:
+            shown = " and ".join(held)
+            raise ServerDownError(f"a completion was sampled from the weights {shown} in place of {version}")
         content = choice["logprobs"]["content"]
         if [entry["token_id"] for entry in content] != token_ids or not token_ids:
             raise ServerDownError("its log-probabilities do not belong to its tokens")

@@ -2,9 +2,8 @@
 
 import asyncio
 import uuid
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict, deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from itertools import groupby
 from time import monotonic
 from typing import Any, TypeVar
@@ -13,12 +12,13 @@ import aiohttp
 import torch
 from torch import Tensor
 
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError
+from asymgrpo_app.parallel.ranks import gather_objects, is_first_rank
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.server.auth import read_token
-from asymgrpo_app.rollout.server.client import OtherWeightsError, SamplerServer, ServerDownError
+from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
 from asymgrpo_app.rollout.server.config import ServerConfig
-from asymgrpo_app.rollout.server.transfer import FolderTransfer, NcclTransfer, WeightTransfer
+from asymgrpo_app.rollout.server.transfer import FolderTransfer, NcclTransfer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.runtime.console import say
 
@@ -28,19 +28,6 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process's rank in a run, and the exchange with the other ranks.
-
-    Attributes:
-        rank: Rank of this process, from 0.
-        gather: Returns the values of all ranks, on every rank.
-    """
-
-    rank: int = 0
-    gather: Callable[[Any], list[Any]] = field(default=lambda value: [value])
-
-
 class ServerEngine:
     """Engine that samples from servers that `asymgrpo serve` started. See `RolloutEngine`.
 
@@ -48,69 +35,59 @@ class ServerEngine:
     server that fails is asked again with growing pauses, and one that was started anew gets the weights once more; its
     completions are the same, as each is a function of weights, prompt and seed.
 
+    Each rank requests its own completions; the first one sends the weights.
+
     Args:
         config: Config of the servers.
         dtype: Compute type that the servers must have.
         max_model_len: Longest prompt plus completion in tokens.
         label: Name of the run, for files in the shared folder.
-        ranks: The ranks of the run; each requests its own completions, the first one sends the weights.
 
     Raises:
-        UserError: There is no token, or the weights folder cannot be written.
-        RunError: No server answers in time, or one was started with settings that would give other numbers.
+        UserError: There is no token.
     """
 
     keeps_weights = True
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        dtype: str,
-        max_model_len: int,
-        label: str,
-        ranks: Ranks = Ranks(),
-    ) -> None:
+    def __init__(self, config: ServerConfig, dtype: str, max_model_len: int, label: str) -> None:
         self._config = config
-        self._ranks = ranks
+        self._dtype = dtype
+        self._max_model_len = max_model_len
         self._version = ""
         self._number = 0
         self._digest: tuple[int, WeightDigest] | None = None  # of the newest weights, if it was asked for
         self._reported: set[str] = set()  # servers whose failure was said and that have not answered since
         token = read_token(config.token_file, "rollout.server.token_file")
-        self._run = ranks.gather(uuid.uuid4().hex[:12])[0]
-        self._transfer: WeightTransfer = (
+        self._run = gather_objects(uuid.uuid4().hex[:12])[0]
+        self._transfer: FolderTransfer | NcclTransfer = (
             NcclTransfer(config.nccl_address or "", token)
             if config.transfer == "nccl"
-            else FolderTransfer(config.weights_folder or "", label, getattr(torch, dtype), writes=ranks.rank == 0)
+            else FolderTransfer(config.weights_folder or "", label, getattr(torch, dtype))
         )
         self._runner: asyncio.Runner | None = asyncio.Runner()
-        self._session: aiohttp.ClientSession = self._do(_session())
-        self._servers = [SamplerServer(url, token, self._session, config.request_timeout_s) for url in config.urls]
-        try:
-            self._do(self._check_servers(dtype, max_model_len))
-        except BaseException:
-            self.close()
-            raise
+        self._session: aiohttp.ClientSession = self._do(_session(token))
+        self._servers = [SamplerServer(url, self._session, config.request_timeout_s) for url in config.urls]
 
     # ---- RolloutEngine ----
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace all weights (Hugging Face names) on every server that answers; the others get them when they do."""
+        """Replace all weights (Hugging Face names) on every server that answers; the others get them when they do.
+
+        Raises:
+            RunError: No server answers in time, or one was started with settings that would give other numbers.
+        """
         self._number += 1
         self._version, self._digest = f"{self._run}:{self._number}", None
-        failure: Exception | None = None
+        failure = ""
         try:
             self._transfer.publish(weights, self._number)
-            if self._ranks.rank == 0:
+            if is_first_rank():
                 self._do(self._ready())
-        except (RunError, UserError) as error:
-            failure = error
+        except RunError as error:
+            failure = str(error)
         # No rank samples before the weights have arrived, and none waits for one that has failed.
-        reasons = self._ranks.gather(None if failure is None else str(failure))
-        if failure is not None:
-            raise failure
-        if reason := next((reason for reason in reasons if reason), None):
-            raise RunError(reason)
+        if failures := [reason for reason in gather_objects(failure) if reason]:
+            raise RunError(failures[0])
 
     def digest(self, version: int) -> WeightDigest | None:
         """See `RolloutEngine`.
@@ -123,15 +100,14 @@ class ServerEngine:
         if len(known) > 1:
             shown = ", ".join(f"{url} {digest}" for url, digest in found.items())
             raise RunError(f"the sampler servers hold different weights, by their digests: {shown}.")
-        if not known or None in found.values():
+        if None in found.values():
             return None
-        self._digest = (version, known.pop())
+        self._digest = version, known.pop()
         return self._digest[1]
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         """One completion per request, in the order of the requests."""
-        completions: list[Completion] = self._do(self._sample(requests, settings))
-        return completions
+        return self._do(self._sample(requests, settings))
 
     def close(self) -> None:
         """Drop the connections and the file of weights; the servers go on. Safe to call twice."""
@@ -167,28 +143,11 @@ class ServerEngine:
                 raise raised[0] from None
             raise
 
-    async def _check_servers(self, dtype: str, max_model_len: int) -> None:
-        """Wait for a server, and refuse those whose settings would give other numbers."""
-
-        async def check(server: SamplerServer) -> None:
-            info = await server.info()
-            if info.dtype != dtype:
-                raise RunError(f"the sampler server {server.url} computes in {info.dtype}, this run asks for {dtype}.")
-            if info.max_model_len < max_model_len:
-                raise RunError(
-                    f"the sampler server {server.url} takes at most {info.max_model_len} tokens, this run's prompts "
-                    f"and completions have up to {max_model_len}: start it with this run's config."
-                )
-
-        await self._some(check)
-
-    async def _ready(self) -> list[SamplerServer]:
-        """Servers that hold the newest weights, at least one; weights are sent to those that hold others."""
-        return await self._some(self._prepare)
-
     async def _prepare(self, server: SamplerServer) -> None:
+        """Check a server that holds other weights than the newest, and send it those."""
         if await server.version() == self._version:
             return
+        await server.check(self._dtype, self._max_model_len)
         await server.abort_all()  # a request that was given up here may still run there
         await self._transfer.send(server)
         await server.set_version(self._version)
@@ -201,15 +160,15 @@ class ServerEngine:
                 f"server's {found}."
             )
 
-    async def _some(self, task: Callable[[SamplerServer], Any]) -> list[SamplerServer]:
-        """Run a task on every server that answers, and wait until at least one has succeeded.
+    async def _ready(self) -> list[SamplerServer]:
+        """Servers that hold the newest weights; waits until there is at least one.
 
         Raises:
-            RunError: None has within `max_outage_s`.
+            RunError: There is none within `max_outage_s`.
         """
         started, pause = monotonic(), _FIRST_PAUSE_S
         while True:
-            outcomes = await asyncio.gather(*map(task, self._servers), return_exceptions=True)
+            outcomes = await asyncio.gather(*map(self._prepare, self._servers), return_exceptions=True)
             for outcome in outcomes:
                 if isinstance(outcome, BaseException) and not isinstance(outcome, ServerDownError):
                     raise outcome
@@ -241,71 +200,48 @@ class ServerEngine:
     # ---- completions ----
 
     async def _sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
-        work = _Work(requests, settings)
-        while waiting := work.waiting():
+        done: dict[int, Completion] = {}
+        failures: defaultdict[int, int] = defaultdict(int)
+
+        async def work(server: SamplerServer, indices: Iterator[int], failed: asyncio.Event) -> None:
+            """Request one completion after the other of a server."""
+            for index in indices:
+                try:
+                    done[index] = await server.generate(requests[index], settings, self._version)
+                except ServerDownError as error:
+                    failed.set()
+                    failures[index] += 1
+                    if failures[index] >= self._config.max_attempts:
+                        raise RunError(
+                            f"a completion failed {failures[index]} times (rollout.server.max_attempts), the last time "
+                            f"at {server.url}: {error}."
+                        ) from error
+
+        while waiting := [index for index in range(len(requests)) if index not in done]:
             ready = await self._ready()
-            share = -(-len(waiting) // len(ready))
-            limit = min(self._config.max_in_flight, share)
-            queue = deque(group for _, group in _by_prompt(requests, waiting))
-            await asyncio.gather(*(self._feed(server, queue, work, limit) for server in ready))
-            self._stop_if_hopeless(work)
-        return [work.done[index] for index in range(len(requests))]
-
-    async def _feed(self, server: SamplerServer, queue: deque[list[int]], work: "_Work", limit: int) -> None:
-        """Sample the queue on one server, `limit` completions at a time, until it is empty or the server fails.
-
-        A prompt's completions stay on one server, whose cache then holds the prompt.
-        """
-        permits, tasks = asyncio.Semaphore(limit), set[asyncio.Task[None]]()
-        failed = asyncio.Event()
-
-        async def one(place: int) -> None:
+            at_once = min(self._config.max_in_flight, -(-len(waiting) // len(ready)))
+            queue = deque(list(group) for _, group in groupby(waiting, key=lambda i: requests[i].prompt_token_ids))
             try:
-                work.done[place] = await server.generate(work.requests[place], work.settings, self._version)
-            except (ServerDownError, OtherWeightsError) as error:
-                work.failures.setdefault(place, []).append(f"{server.url}: {error}")
-                failed.set()
-            finally:
-                permits.release()
-
-        try:
-            while queue and not failed.is_set():
-                for index in queue.popleft():
-                    await permits.acquire()
-                    tasks.add(asyncio.create_task(one(index)))
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    def _stop_if_hopeless(self, work: "_Work") -> None:
-        for index in work.waiting():
-            failures = work.failures.get(index, [])
-            if len(failures) >= self._config.max_attempts:
-                raise RunError(
-                    f"a completion failed {len(failures)} times (rollout.server.max_attempts), the last time at "
-                    f"{failures[-1]}."
-                )
+                async with asyncio.TaskGroup() as workers:
+                    for server in ready:
+                        failed = asyncio.Event()
+                        indices = _taken(queue, failed)
+                        for _ in range(at_once):
+                            workers.create_task(work(server, indices, failed))
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+        return [done[index] for index in range(len(requests))]
 
 
-class _Work:
-    """Requests, with completions and failures so far by the index of the request."""
+def _taken(queue: deque[list[int]], failed: asyncio.Event) -> Iterator[int]:
+    """Take indices of requests from a queue that servers share, prompt by prompt, until this one's server fails.
 
-    def __init__(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> None:
-        self.requests = requests
-        self.settings = settings
-        self.done: dict[int, Completion] = {}
-        self.failures: dict[int, list[str]] = {}
-
-    def waiting(self) -> list[int]:
-        """Indices of the requests without a completion."""
-        return [index for index in range(len(self.requests)) if index not in self.done]
+    A prompt's completions stay on one server, whose cache then holds the prompt.
+    """
+    while queue and not failed.is_set():
+        yield from queue.popleft()
 
 
-def _by_prompt(requests: Sequence[SampleRequest], places: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Indices of requests, grouped by their prompt; requests with one prompt are neighbours."""
-    return [(prompt, list(group)) for prompt, group in groupby(places, key=lambda p: requests[p].prompt_token_ids)]
-
-
-async def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
+async def _session(token: str) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=0)
+    return aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}, trust_env=False)

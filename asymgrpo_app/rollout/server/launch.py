@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from asymgrpo_app.rollout.server.auth import INFO_VARIABLE, TOKEN_VARIABLE, info_json
+from asymgrpo_app.rollout.server.auth import INFO_VARIABLE, TOKEN_VARIABLE
 from asymgrpo_app.rollout.server.worker import WEIGHTS_VARIABLE
 from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
 
@@ -57,14 +57,9 @@ def server_command(arguments: Mapping[str, Any], host: str, port: int) -> list[s
 
 def server_environment(arguments: Mapping[str, Any], token: str, weights_folder: Path | None) -> dict[str, str]:
     """Environment variables of the server, added to those of this process."""
-    info = {
-        "max_model_len": arguments["max_model_len"],
-        "dtype": arguments["dtype"],
-        "settings": {name: arguments[name] for name in ("model", "logprobs_mode", "generation_config", "seed")},
-    }
     added = {
         TOKEN_VARIABLE: token,
-        INFO_VARIABLE: info_json(info),
+        INFO_VARIABLE: json.dumps({name: arguments[name] for name in ("max_model_len", "dtype")}),
         WEIGHTS_VARIABLE: str(weights_folder.absolute()) if weights_folder else "",
         "VLLM_SERVER_DEV_MODE": "1",  # the routes that load weights
         "VLLM_ENABLE_V1_MULTIPROCESSING": "1",  # an engine in this process would have turned it off

@@ -2,96 +2,80 @@
 
 import contextlib
 import os
-import socket
-import tempfile
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError
+from asymgrpo_app.parallel.ranks import is_first_rank
 from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
-
-
-class WeightTransfer(Protocol):
-    """Protocol that holds the newest weights and sends them to servers, also to one that was started anew."""
-
-    def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
-        """Store new weights (Hugging Face names); on ranks other than the first only iterate over them."""
-
-    async def send(self, server: SamplerServer) -> None:
-        """Send the newest weights to one server. Raises `ServerDownError` if another try may succeed."""
-
-    def close(self) -> None:
-        """Remove files and connections. Safe to call twice."""
 
 
 class FolderTransfer:
     """Transfer through a folder that the trainer's and the servers' machines share, each at a path of its own.
 
-    A file is complete as soon as it has its name, and the previous one is removed.
+    Holds the newest weights and sends them to servers, also to one that was started anew. A file is complete as soon as
+    it has its name, and the previous one is removed. The first rank alone writes.
 
     Args:
         folder: The folder as this machine sees it.
         label: Name of the run, by which the next run removes the files of one that died.
         dtype: Compute type of the servers; weights are sent in it.
-        writes: Whether this is the rank that writes.
     """
 
-    def __init__(self, folder: str, label: str, dtype: torch.dtype, *, writes: bool) -> None:
+    def __init__(self, folder: str, label: str, dtype: torch.dtype) -> None:
         self._folder = Path(folder)
         self._prefix = f"asymgrpo-{blake2b(label.encode(), digest_size=6).hexdigest()}-"
         self._dtype = dtype
-        self._writes = writes
-        self._name: str | None = None
-        if writes:
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                tempfile.TemporaryFile(dir=self._folder).close()
-            except OSError as error:
-                raise UserError(
-                    f"rollout.server.weights_folder {folder} cannot be written ({error.strerror})."
-                ) from error
-            self._remove_all()
+        self._writes = is_first_rank()
+        self._name = ""
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
+        """Write new weights (Hugging Face names); ranks other than the first only iterate over them.
+
+        Raises:
+            RunError: The folder cannot be written.
+        """
         tensors = {}
         for name, tensor in weights:  # on every rank: gathering a sharded weight is a collective call
             if self._writes:
                 tensors[name] = tensor.detach().to("cpu", self._dtype).contiguous()
-        previous, self._name = self._name, f"{self._prefix}{number:08d}.safetensors"
+        self._name = f"{self._prefix}{number:08d}.safetensors"
         if not self._writes:
             return
         path = self._folder / self._name
         partial = path.with_suffix(".partial")
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.rename(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
-            raise RunError(f"weights could not be written to {path} for the sampler servers: {error}.") from error
-        if previous is not None:
-            (self._folder / previous).unlink(missing_ok=True)
+            raise RunError(f"rollout.server.weights_folder {self._folder} cannot be written: {error}.") from error
+        self._remove_all_but(path)
 
     async def send(self, server: SamplerServer) -> None:
-        assert self._name is not None
+        """Send the newest weights to one server. Raises `ServerDownError` if another try may succeed."""
         await server.load_file(self._name)
 
     def close(self) -> None:
+        """Remove the files. Safe to call twice."""
         if self._writes:
-            self._remove_all()
+            self._remove_all_but(None)
 
-    def _remove_all(self) -> None:
+    def _remove_all_but(self, kept: Path | None) -> None:
+        """Remove the files of this run, and those that a run of the same name left when it died."""
         with contextlib.suppress(OSError):
             for path in self._folder.glob(f"{self._prefix}*"):
-                path.unlink(missing_ok=True)
+                if path != kept:
+                    path.unlink(missing_ok=True)
 
 
 class NcclTransfer:
@@ -111,9 +95,11 @@ class NcclTransfer:
         self._senders: dict[str, Any] = {}
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
+        """Keep new weights (Hugging Face names)."""
         self._named[:] = [(name, tensor.detach()) for name, tensor in weights]
 
     async def send(self, server: SamplerServer) -> None:
+        """Send the newest weights to one server. Raises `ServerDownError` if another try may succeed."""
         try:
             if server.url not in self._senders:
                 self._senders[server.url] = await self._connect(server)
@@ -125,6 +111,7 @@ class NcclTransfer:
             raise ServerDownError(f"weights could not be sent over NCCL: {error}") from error
 
     def close(self) -> None:
+        """Drop the connections. Safe to call twice."""
         for sender in self._senders.values():
             sender.shutdown()
         self._senders.clear()
@@ -133,11 +120,12 @@ class NcclTransfer:
     async def _connect(self, server: SamplerServer) -> Any:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.utils.network_utils import get_open_port
 
         info = NCCLTrainerInitInfo(
             rank=0,
             master_address=self._address,
-            master_port=_free_port(),
+            master_port=get_open_port(),
             world_size=1 + await server.workers(),
         )
         return WeightTransferTrainerFactory.trainer_init(
@@ -171,9 +159,3 @@ def _source(named: list[tuple[str, Tensor]]) -> Any:
             return iter(named)
 
     return Source()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
