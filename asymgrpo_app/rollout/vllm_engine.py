@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from math import isfinite
+from math import inf
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
 
-from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.errors import RunError, UserError, at_least_1, require
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
@@ -22,30 +22,22 @@ from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 # are more than many prompts have. Its CPU attention takes multiples of 32 (docs/benchmarks.md).
 _CPU_BLOCK = 32
 
-# Set by us and not to be changed through `extra`: each one is needed for right training numbers, or has a key here.
-_RESERVED = frozenset(
-    {
-        "model",
-        "dtype",
-        "load_format",
-        "logprobs_mode",
-        "generation_config",
-        "skip_tokenizer_init",
-        "trust_remote_code",
-        "max_model_len",
-        "max_num_seqs",
-        "tensor_parallel_size",
-        "data_parallel_size",
-        "distributed_executor_backend",
-        "enable_sleep_mode",
-        "kv_cache_memory_bytes",
-        "worker_extension_cls",
-    }
+# What right training numbers need.
+_FIXED: dict[str, Any] = {
+    "load_format": "dummy",  # the trainer pushes its weights before anything is sampled
+    "skip_tokenizer_init": True,  # token ids go in and come out; text is never tokenized again
+    "logprobs_mode": "processed_logprobs",
+    "generation_config": "vllm",  # never the sampling defaults of the model's own generation_config
+    "trust_remote_code": False,
+}
+# Not to be changed through `extra`: these, what has a key here, and what decides where vLLM's workers are.
+_RESERVED = (
+    _FIXED.keys()
+    | {"model", "dtype", "max_model_len", "max_num_seqs", "tensor_parallel_size", "kv_cache_memory_bytes"}
+    | {"enable_sleep_mode", "data_parallel_size", "distributed_executor_backend", "worker_extension_cls"}
 )
 
-
-CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
-"""vLLM's own setting for the size of the cache on CPU, which our config replaces."""
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own size of the cache on CPU, which our config replaces
 
 
 @dataclass(frozen=True)
@@ -80,14 +72,11 @@ class VLLMEngineConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_model_len", "tensor_parallel_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"rollout.engine.{name} must be at least 1, got {value}.")
-        if not (isfinite(self.kv_cache_gib) and self.kv_cache_gib > 0):
-            raise UserError(f"rollout.engine.kv_cache_gib must be a finite number > 0, got {self.kv_cache_gib}.")
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise UserError(
-                f"rollout.engine.gpu_memory_utilization must be in (0, 1], got {self.gpu_memory_utilization}."
-            )
+            if (value := getattr(self, name)) is not None:
+                at_least_1(f"rollout.engine.{name}", value)
+        cache, share = self.kv_cache_gib, self.gpu_memory_utilization
+        require(0 < cache < inf, "rollout.engine.kv_cache_gib", cache, "a finite number > 0")
+        require(0 < share <= 1, "rollout.engine.gpu_memory_utilization", share, "in (0, 1]")
         if reserved := _RESERVED & self.extra.keys():
             raise UserError(f"rollout.engine.extra may not set {sorted(reserved)}: training decides these.")
 
@@ -136,14 +125,13 @@ class VLLMEngine:
     """
 
     def __init__(self, model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> None:
-        if config.sleep_level and not torch.cuda.is_available():
-            raise UserError(
-                f"rollout.engine.sleep_level is {config.sleep_level}, but only a GPU's memory can be freed."
-            )
         self.keeps_weights = config.sleep_level < 2
         self._sleep_level = config.sleep_level
         self._asleep: list[str] = []  # vLLM's tags of what is asleep
-        self._group = TensorParallelGroup(config.tensor_parallel_size)
+        # The ranks that share one copy of the model, and hence sample everything together.
+        self._group: Any = None
+        if config.tensor_parallel_size > 1:
+            self._group, _ = distributed.new_subgroups(config.tensor_parallel_size, backend="gloo")
         _quiet_environment()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
@@ -168,7 +156,7 @@ class VLLMEngine:
 
     def digest(self, version: int) -> WeightDigest | None:
         """See `RolloutEngine`. None where the weights are spread over several processes."""
-        if self._group.size > 1:
+        if self._group is not None:
             return None
         found: list[WeightDigest] = self._llm.collective_rpc(read_digest, args=(version,))
         return found[0] if len(found) == 1 else None
@@ -179,7 +167,7 @@ class VLLMEngine:
         Raises:
             EngineError: vLLM failed.
         """
-        of_group, of_rank = self._group.together(requests)
+        of_group, of_rank = self._together(requests)
         prompts = [{"prompt_token_ids": request.prompt_token_ids} for request in of_group]
         params = [self._vllm.SamplingParams(**sampling_arguments(r.seed, settings)) for r in of_group]
         self._wake("weights", "kv_cache")
@@ -203,31 +191,11 @@ class VLLMEngine:
             self._llm.wake_up(tags=waking)
             self._asleep = [tag for tag in self._asleep if tag not in waking]
 
-
-class TensorParallelGroup:
-    """Consecutive ranks of a run that share one copy of the model in vLLM, and hence sample everything together.
-
-    Args:
-        size: Ranks of a group, a divisor of their number; with 1 every rank samples for itself.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._group: Any = None
-        if size == 1:
-            return
-        ranks = distributed.get_world_size()
-        for first in range(0, ranks, size):  # every rank takes part in making every group
-            members = list(range(first, first + size))
-            made = distributed.new_group(members, backend="gloo")
-            if distributed.get_rank() in members:
-                self._group = made
-
-    def together(self, requests: Sequence[SampleRequest]) -> tuple[list[SampleRequest], slice]:
+    def _together(self, requests: Sequence[SampleRequest]) -> tuple[list[SampleRequest], slice]:
         """The requests of all ranks of the group, in the order of the ranks, and the slice of this rank's."""
         if self._group is None:
             return list(requests), slice(0, len(requests))
-        parts: list[Any] = [None] * self.size
+        parts: list[Any] = [None] * distributed.get_world_size(self._group)
         distributed.all_gather_object(parts, list(requests), group=self._group)
         before = sum(len(part) for part in parts[: distributed.get_rank(self._group)])
         return [request for part in parts for request in part], slice(before, before + len(requests))
@@ -311,20 +279,15 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
             f"{max_model_len} tokens."
         )
     max_model_len = config.max_model_len or max_model_len
-    arguments: dict[str, Any] = {
+    arguments = _FIXED | {
         "model": model,
         "dtype": dtype,
-        "load_format": "dummy",  # the trainer pushes its weights before anything is sampled
-        "skip_tokenizer_init": True,  # token ids go in and come out; text is never tokenized again
         "max_model_len": max_model_len,
         "max_num_seqs": config.max_num_seqs,
         "enforce_eager": config.enforce_eager or not torch.cuda.is_available(),
         "enable_prefix_caching": config.enable_prefix_caching,
-        "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm",  # never the sampling defaults of the model's own generation_config
         "disable_log_stats": True,
         "seed": 0,
-        "trust_remote_code": False,
     }
     if torch.cuda.is_available():
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
