@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -25,8 +26,6 @@ from asymgrpo_app.policy.loading import linear_weights, load_config, named_weigh
 from asymgrpo_app.rollout.digest import WeightDigest, policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.runtime.console import say
-
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,8 @@ class TransformersEngine:
         self._batch_tokens = config.batch_tokens
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._max_model_len = max_model_len
-        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else _CPU
-        self._model: PreTrainedModel | None = _empty_model(model, self._dtype, self._device)
+        self._device = torch.device(torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
+        self._model: Any = _empty_model(model, self._dtype, self._device)
         say("Sampling with transformers' generate, which is slow: for real runs install vLLM.")
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -73,7 +72,7 @@ class TransformersEngine:
         Raises:
             RunError: They are not the weights of the engine's architecture.
         """
-        missing = dict(named_weights(self._ready()))
+        missing = dict(named_weights(self._model))
         for name, weight in weights:
             target = missing.pop(name, None)
             if target is None or target.shape != weight.shape:
@@ -87,8 +86,7 @@ class TransformersEngine:
 
     def digest(self, version: int) -> WeightDigest:
         """See `RolloutEngine`."""
-        model = self._ready()
-        return policy_digest(named_weights(model), *linear_weights(model), self._dtype, version)
+        return policy_digest(named_weights(self._model), *linear_weights(self._model), self._dtype, version)
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         """One completion per request, in the order of the requests; log-probabilities include the temperature.
@@ -110,28 +108,29 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
-        self._model = None
+        self._model.to("meta")  # shapes without memory
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _ready(self) -> PreTrainedModel:
-        if self._model is None:
-            raise RunError("the sampler was closed and cannot be used again.")
-        return self._model
 
     def _draw(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         """Sample the completions of one batch."""
         # Most tokens of each completion, so that prompt and completion together stay within the engine's length.
         limits = [min(settings.max_tokens, self._max_model_len - len(item.prompt_token_ids)) for item in requests]
-        if min(limits) < 1:
-            raise RunError(f"a prompt leaves no room for a completion within {self._max_model_len} tokens.")
-        input_ids, attention_mask = _left_padded([request.prompt_token_ids for request in requests])
+        prompts = [torch.tensor(request.prompt_token_ids, device=self._device) for request in requests]
+        input_ids, attention_mask = _left_padded(prompts), _left_padded([torch.ones_like(own) for own in prompts])
         choice = _Choice(settings, _uniforms([request.seed for request in requests], max(limits)).to(self._device))
-        generate: Any = self._ready().generate
-        sequences: Tensor = generate(
-            input_ids.to(self._device),
-            attention_mask=attention_mask.to(self._device),
-            generation_config=_generation_config(settings, max(limits)),
+        stops = list(settings.stop_token_ids)
+        generation = GenerationConfig(
+            max_new_tokens=max(limits),
+            eos_token_id=stops or None,
+            pad_token_id=stops[0] if stops else 0,  # follows the end of a completion, and is cut off
+            do_sample=False,  # the likeliest token of `_Choice`'s result is the one that it chose
+            use_cache=True,
+        )
+        sequences: Tensor = self._model.generate(
+            input_ids,
+            attention_mask=attention_mask,
+            generation_config=generation,
             logits_processor=LogitsProcessorList([choice]),
         )
         tokens = sequences[:, input_ids.shape[1] :].tolist()
@@ -141,9 +140,7 @@ class TransformersEngine:
                 "the policy gives probabilities that are not finite numbers: its weights have diverged, or "
                 f"its activations are too large for {self._dtype} (rollout.transformers.dtype)."
             )
-        return [
-            _completion(*row, settings.stop_token_ids) for row in zip(tokens, logprobs.tolist(), limits, strict=True)
-        ]
+        return [_completion(*row, stops) for row in zip(tokens, logprobs.tolist(), limits, strict=True)]
 
 
 class _Choice(LogitsProcessor):
@@ -210,25 +207,9 @@ def _batches(requests: Sequence[SampleRequest], max_tokens: int, batch_tokens: i
         yield batch
 
 
-def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, longest], with the padding in front."""
-    width = max(map(len, prompts))
-    input_ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return input_ids, mask
-
-
-def _generation_config(settings: SamplingSettings, max_new_tokens: int) -> GenerationConfig:
-    """Length and stop tokens; greedy, as the likeliest token of `_Choice`'s result is the one that it chose."""
-    stops = list(settings.stop_token_ids)
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=stops or None,
-        pad_token_id=stops[0] if stops else 0,  # follows the end of a completion, and is cut off
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-    )
+def _left_padded(rows: list[Tensor]) -> Tensor:
+    """Rows as a tensor [B, longest], with zeros in front."""
+    return pad_sequence(rows, batch_first=True, padding_side="left")
 
 
 def _completion(tokens: Sequence[int], logprobs: Sequence[float], limit: int, stops: Sequence[int]) -> Completion:
