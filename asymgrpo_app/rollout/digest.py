@@ -13,15 +13,15 @@ from torch import Tensor
 
 from asymgrpo_app.seeds import derive_seed
 
-COLUMNS = 8
-"""Columns of each linear layer that are read; which ones changes with every version of the weights."""
+COLUMNS = 8  # of each linear layer are read; which ones changes with every version of the weights
+_MODULUS = 2**64
 
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
 @dataclass(frozen=True)
 class WeightDigest:
-    """Sums of bit patterns, modulo 2**64.
+    """Sums of bit patterns, modulo 2**64 (where the sums of int64 tensors wrap around).
 
     Attributes:
         linear: Over some columns of every linear layer, the output head included.
@@ -32,10 +32,10 @@ class WeightDigest:
     other: int
 
     def __str__(self) -> str:
-        return f"{self.linear & (2**64 - 1):016x}-{self.other & (2**64 - 1):016x}"
+        return f"{self.linear % _MODULUS:016x}-{self.other % _MODULUS:016x}"
 
     def __add__(self, more: "WeightDigest") -> "WeightDigest":
-        return WeightDigest(_wrapped(self.linear + more.linear), _wrapped(self.other + more.other))
+        return WeightDigest((self.linear + more.linear) % _MODULUS, (self.other + more.other) % _MODULUS)
 
 
 def columns(version: int, inputs: int) -> list[int]:
@@ -47,7 +47,7 @@ def columns(version: int, inputs: int) -> list[int]:
 def bit_sum(values: Tensor) -> int:
     """Sum of the bit patterns of a float tensor, read as integers, plus that of their squares; modulo 2**64."""
     bits = values.detach().contiguous().view(_BITS[values.dtype]).to(torch.int64)
-    return _wrapped(int(bits.sum()) + int((bits * bits).sum()))
+    return (int(bits.sum()) + int((bits * bits).sum())) % _MODULUS
 
 
 def policy_digest(
@@ -90,17 +90,10 @@ class RunningDigest:
 
     def of(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
         """Yield the same weights, each after it was added to the digest."""
-        for name, tensor in named:
-            self._add(name, tensor.detach())
-            yield name, tensor
-
-    def _add(self, name: str, weight: Tensor) -> None:
-        if name not in self._linear:
-            self.digest += WeightDigest(0, bit_sum(weight.to(self._dtype)))
-        if name in self._linear or name == self._tied_head:
-            read = weight[:, columns(self._version, weight.shape[1])]
-            self.digest += WeightDigest(bit_sum(read.to(self._dtype)), 0)
-
-
-def _wrapped(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
+        for name, weight in named:
+            if name not in self._linear:
+                self.digest += WeightDigest(0, bit_sum(weight.to(self._dtype)))
+            if name in self._linear or name == self._tied_head:
+                read = weight[:, columns(self._version, weight.shape[1])]
+                self.digest += WeightDigest(bit_sum(read.to(self._dtype)), 0)
+            yield name, weight
