@@ -1,32 +1,12 @@
-"""Sampling and judging of completions."""
+"""Judging of completions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rewards.pool.pool import VerifierPool
-from asymgrpo_app.rollout.engine import RolloutEngine
-from asymgrpo_app.rollout.types import Completion, JudgedCompletion, SampleRequest, SamplingSettings
-
-SeedOf = Callable[[int, int], int]
-"""Seed of a completion, from the prompt's index and the sample's number."""
-
-
-def sample(
-    engine: RolloutEngine,
-    prompts: Sequence[EncodedPrompt],
-    group_size: int,
-    settings: SamplingSettings,
-    seed_of: SeedOf,
-) -> list[Completion]:
-    """Draw `group_size` completions for each prompt in one call: prompt by prompt, P * G in all."""
-    requests = [
-        SampleRequest(prompt.token_ids, seed_of(prompt.index, number))
-        for prompt in prompts
-        for number in range(group_size)
-    ]
-    return engine.generate(requests, settings)
+from asymgrpo_app.rollout.types import Completion, JudgedCompletion
 
 
 def judge(
@@ -35,7 +15,9 @@ def judge(
     tokenizer: PreTrainedTokenizerBase,
     pool: VerifierPool,
 ) -> list[list[JudgedCompletion]]:
-    """Decode and verify P * G completions and group them by prompt: [P][G]."""
+    """Decode and verify P * G completions and group them by prompt: [P][G]; P may be 0."""
+    if not prompts:
+        return []
     group_size = len(completions) // len(prompts)
     texts = tokenizer.batch_decode([c.token_ids for c in completions], skip_special_tokens=True)
     owners = [encoded.prompt for encoded in prompts for _ in range(group_size)]

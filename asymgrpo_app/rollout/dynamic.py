@@ -9,8 +9,8 @@ from asymgrpo_app.errors import at_least_1
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.types import JudgedCompletion, RolloutBatch
 
-Draw = Callable[[int, Sequence[EncodedPrompt]], tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]]
-"""Draws fresh prompts with their judged groups, from the round (from 1) and the prompts that they replace."""
+Drawn = tuple[list[EncodedPrompt], list[list[JudgedCompletion]]]
+"""Fresh prompts with their judged groups."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class DynamicSampling:
         at_least_1("rollout.dynamic_sampling.max_rounds", self.max_rounds)
 
 
-def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mean]:
+def refill(
+    rollouts: RolloutBatch, draw: Callable[[int, Sequence[EncodedPrompt]], Drawn], max_rounds: int
+) -> dict[str, Mean]:
     """Replace degenerate groups in place, each slot on its own, so the outcome does not depend on the split over ranks.
 
     Args:
         rollouts: First rollouts of the step; prompts and groups are replaced in place.
-        draw: Draws replacements.
+        draw: Draws replacements, from the round (from 1) and the prompts that they replace.
         max_rounds: Most rounds.
 
     Returns:
@@ -41,23 +43,19 @@ def refill(rollouts: RolloutBatch, draw: Draw, max_rounds: int) -> dict[str, Mea
         degenerate), `extra_completions` per prompt of the step, `unfilled` (share of the step's groups that stayed
         degenerate) and `rounds`.
     """
-    group_size = len(rollouts.groups[0])
-    slots = len(rollouts.groups)
-    sampled, extra, rounds = slots, 0, 0
+    slots, replaced, rounds = len(rollouts.groups), 0, 0
     while (empty := _degenerate_slots(rollouts)) and rounds < max_rounds:
         rounds += 1
         prompts, groups = draw(rounds, [rollouts.prompts[slot] for slot in empty])
         for slot, prompt, group in zip(empty, prompts, groups, strict=True):
             rollouts.prompts[slot], rollouts.groups[slot] = prompt, group
-        sampled += len(empty)
-        extra += len(empty) * group_size
-    costs = {
-        "acceptance_rate": (slots - len(empty), sampled),
-        "extra_completions": (extra, slots),
-        "unfilled": (len(empty), slots),
-        "rounds": (rounds, 1),
+        replaced += len(empty)
+    return {
+        "dynamic_sampling/acceptance_rate": ratio(slots - len(empty), slots + replaced),
+        "dynamic_sampling/extra_completions": ratio(replaced * len(rollouts.groups[0]), slots),
+        "dynamic_sampling/unfilled": ratio(len(empty), slots),
+        "dynamic_sampling/rounds": ratio(rounds, 1),
     }
-    return {f"dynamic_sampling/{name}": ratio(*pair) for name, pair in costs.items()}
 
 
 def _degenerate_slots(rollouts: RolloutBatch) -> list[int]:

@@ -1,8 +1,7 @@
 """The sampler of a run: an engine that has the policy's newest weights whenever it samples."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,14 +10,12 @@ from transformers import PreTrainedModel
 from asymgrpo_app.metrics import Stopwatch
 from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.parallel.ranks import gather_objects
-from asymgrpo_app.parallel.sharding import whole_weights
+from asymgrpo_app.parallel.sharding import is_sharded, whole_weights
 from asymgrpo_app.policy.loading import linear_weights
-from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
-from asymgrpo_app.rollout.collect import SeedOf, sample
 from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
 from asymgrpo_app.rollout.engine import RolloutEngine
-from asymgrpo_app.rollout.types import Completion, SamplingSettings
+from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import EngineError
 from asymgrpo_app.runtime.console import say
 
@@ -40,49 +37,33 @@ class SampledModule(Protocol):
         """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
 
 
-@dataclass
-class _Proof:
-    """Completions whose log-probabilities are to be compared; empty while the temperature is None."""
-
-    sequences: list[TokenSequence] = field(default_factory=list)
-    logprobs: list[Tensor] = field(default_factory=list)
-    temperature: float | None = None
-
-
 class PolicySampler:
     """Pushes weights before any generation that needs them, and checks each push.
 
     The engine is started when it is first needed, and anew when it fails.
 
     Args:
-        start: Starts an engine.
-        dtype: Compute type of the engine.
+        start: Starts an engine for a module's policy; returns it and the type that it computes in.
         canary: Checks after each push.
-        max_restarts: How often in a row a failing engine is started anew.
-        announce: Shows the user what the run waits for; an empty text ends it.
+        max_restarts: How often in a row a failing engine is started anew. Never if the policy is sharded: a new engine
+            needs the weights, which ranks that shard it push together.
     """
 
     def __init__(
-        self,
-        start: Callable[[], RolloutEngine],
-        dtype: str,
-        canary: CanaryConfig,
-        max_restarts: int,
-        announce: Callable[[str], None],
+        self, start: Callable[[Any], tuple[RolloutEngine, str]], canary: CanaryConfig, max_restarts: int
     ) -> None:
         self._start = start
-        self._dtype = dtype
         self._canary = canary
         self._max_restarts = max_restarts
-        self._announce = announce
         self._engine: RolloutEngine | None = None
+        self._dtype = ""
         self._version: int | None = None  # the module's weight version that the engine holds
         self._restarts = 0
-        self._warm = False  # whether the engine has sampled: its first generation is slower than the others
         self._compares = canary.digest  # whether digests are compared: not if an engine cannot read its weights back
         self._agreed = False  # whether digests were equal at least once
         self._unproven = False  # whether weights were pushed since log-probabilities were last compared
-        self._proof = _Proof()
+        self._proof: list[tuple[SampleRequest, Completion]] = []  # whose log-probabilities are to be compared
+        self._proof_temperature = 1.0
 
     def synchronize(self, module: SampledModule, clock: Stopwatch) -> None:
         """Push the policy's newest weights to the engine if any rank's engine lacks them.
@@ -103,8 +84,7 @@ class PolicySampler:
 
     def _push(self, module: SampledModule, clock: Stopwatch) -> RolloutEngine:
         if self._engine is None:
-            self._announce("sampler starts")
-            self._engine = self._start()
+            self._engine, self._dtype = self._start(module)
             clock.restart()
         engine, policy, version = self._engine, module.policy, module.weight_version
         named = whole_weights(policy)
@@ -118,15 +98,9 @@ class PolicySampler:
         return engine
 
     def sample(
-        self,
-        module: SampledModule,
-        prompts: Sequence[EncodedPrompt],
-        group_size: int,
-        settings: SamplingSettings,
-        seed_of: SeedOf,
-        clock: Stopwatch,
+        self, module: SampledModule, requests: Sequence[SampleRequest], settings: SamplingSettings, clock: Stopwatch
     ) -> list[Completion]:
-        """Sample completions of the policy as it is now, prompt by prompt: P * G. A restarted engine gives the same.
+        """Sample completions of the policy as it is now. An engine that is started anew gives the same.
 
         With several ranks, all have called `synchronize` before, and each samples for itself.
 
@@ -138,25 +112,27 @@ class PolicySampler:
             if engine is None or self._version != module.weight_version:
                 engine = self._push(module, clock)
             clock.lap("update_weights")  # written in each step: 0 where a validation has pushed them
-            if not self._warm:
-                self._announce("sampler warms up")
             try:
-                completions = sample(engine, prompts, group_size, settings, seed_of)
+                completions = engine.generate(requests, settings)
+                break
             except EngineError as error:
-                if self._restarts >= self._max_restarts:
+                if self._restarts >= self._max_restarts or is_sharded(module.policy):
                     raise
                 self._restarts += 1
                 say(f"{error} It is started anew.")
                 self.close()
-                continue
-            clock.lap("gen")
-            if not self._warm:
-                self._announce("")
-            self._restarts, self._warm = 0, True
-            if not engine.keeps_weights:
-                self._version = None
-            self._keep_proof(prompts, completions, settings)
-            return completions
+        clock.lap("gen")
+        self._restarts = 0
+        if not engine.keeps_weights:
+            self._version = None
+        # If the sampler cuts its distribution (greedy, top-p), its log-probabilities differ by design.
+        number = min(self._canary.completions, len(completions))
+        if self._unproven and number and not settings.cuts:
+            indices = [part * len(completions) // number for part in range(number)]
+            self._proof += [(requests[index], completions[index]) for index in indices]
+            self._proof_temperature = settings.temperature
+            self._unproven = False
+        return completions
 
     def prove(self, module: SampledModule, clock: Stopwatch) -> None:
         """Score a few of the completions that followed a push of weights with the policy, and compare.
@@ -166,13 +142,15 @@ class PolicySampler:
         Raises:
             RunError: The sampler's log-probabilities are not the policy's.
         """
-        proof, self._proof = self._proof, _Proof()
-        temperatures = [value for value in gather_objects(proof.temperature) if value is not None]
+        proof, self._proof = self._proof, []
+        temperatures = [value for value in gather_objects(self._proof_temperature if proof else None) if value]
         clock.restart()  # not the wait for other ranks
         if temperatures:
-            scored = module.sequence_logprobs(proof.sequences, temperatures[0])
-            if proof.sequences:
-                check_logprobs(scored, proof.logprobs, self._canary.limit(self._dtype), module.completed_steps)
+            sequences = [TokenSequence(request.prompt_token_ids, drawn.token_ids) for request, drawn in proof]
+            scored = module.sequence_logprobs(sequences, temperatures[0])
+            if proof:
+                sampled = [torch.tensor(drawn.logprobs) for _, drawn in proof]
+                check_logprobs(scored, sampled, self._canary.limit(self._dtype), module.completed_steps)
         clock.lap("canary")
 
     def close(self) -> None:
@@ -180,7 +158,6 @@ class PolicySampler:
         if self._engine is not None:
             self._engine.close()
             self._engine = self._version = None
-            self._warm = False
 
     def _compare(self, expected: WeightDigest, found: WeightDigest | None, step: int) -> None:
         """Compare the digest of the engine's weights with that of the pushed ones, bit by bit."""
@@ -196,20 +173,3 @@ class PolicySampler:
         else:
             self._agreed = True
             check_digest(expected, found, step)
-
-    def _keep_proof(
-        self, prompts: Sequence[EncodedPrompt], completions: Sequence[Completion], settings: SamplingSettings
-    ) -> None:
-        """After a push of weights, keep a few completions for `prove`."""
-        number = min(self._canary.completions, len(completions))
-        # If the sampler cuts its distribution (greedy, top-p), its log-probabilities differ by design.
-        if not (self._unproven and number) or settings.cuts:
-            return
-        indices = [part * len(completions) // number for part in range(number)]
-        group_size = len(completions) // len(prompts)
-        self._proof.temperature = settings.temperature
-        for index in indices:
-            chosen = completions[index]
-            self._proof.sequences.append(TokenSequence(prompts[index // group_size].token_ids, chosen.token_ids))
-            self._proof.logprobs.append(torch.tensor(chosen.logprobs))
-        self._unproven = False

@@ -101,14 +101,12 @@ class RolloutBatch:
 
     def rewards(self) -> Tensor:
         """Correctness in {0, 1}, float32 [P, G]. A truncated completion is never right."""
-        return torch.tensor(
-            [[float(c.verdict.correct and not c.completion.truncated) for c in group] for group in self.groups],
-            dtype=torch.float32,
-        )
+        right = [[float(c.verdict.correct and not c.completion.truncated) for c in g] for g in self.groups]
+        return torch.tensor(right, dtype=torch.float32)
 
     def valid(self) -> Tensor:
         """Mask of valid completions, bool [P, G]: the others are left out of p, the loss and its divisor."""
-        return torch.tensor([[self._is_valid(c) for c in group] for group in self.groups], dtype=torch.bool)
+        return torch.tensor([[self._is_valid(c) for c in group] for group in self.groups])
 
     def _is_valid(self, judged: JudgedCompletion) -> bool:
         failed = judged.verdict.status.failed

@@ -413,7 +413,7 @@ def test_overlay_builds_what_it_says(name, build):
     (rollout,) = [callback for callback in made.trainer.callbacks if isinstance(callback, VLLMRolloutCallback)]
     assert rollout.dynamic_sampling == expected.dynamic_sampling
     # What an overlay does not speak of stays the quick start's.
-    assert (rollout.group_size, rollout.max_completion_tokens, rollout.temperature) == (8, 10, 1.0)
+    assert (rollout.group_size, rollout.settings.max_tokens, rollout.settings.temperature) == (8, 10, 1.0)
     assert (made.module.passes_per_step, made.module.max_grad_norm) == (1, 1.0)
     # The updates of the paper: the second one is off policy, or no clip range would ever act.
     assert made.module.updates_per_step == 2
