@@ -9,7 +9,6 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 
 from asymgrpo_app.callbacks.event_log import begin_at, force_to_disk
 from asymgrpo_app.checkpoints.files import Label
@@ -24,11 +23,10 @@ from asymgrpo_app.checkpoints.folder import (
     sweep,
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
-from asymgrpo_app.checkpoints.run_folder import FolderClaim, sweep_configs
 from asymgrpo_app.checkpoints.shards import remove_checkpoint
 from asymgrpo_app.errors import RunError, UserError, at_least_1
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.parallel.first_rank import on_first_rank
+from asymgrpo_app.parallel.ranks import on_first_rank
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.runtime.console import say
 
@@ -70,19 +68,6 @@ class RunCheckpoint(Checkpoint):
         self.layout = layout
         self._saved_step: int | None = None  # by this process
         self._failures = 0  # in a row
-        self._claim: FolderClaim | None = None
-
-    # ---- the run's folder ----
-
-    @rank_zero_only
-    def claim(self, run_dir: str) -> None:
-        """Lock the run's folder until the run ends, on the first rank. Safe to call twice.
-
-        Raises:
-            UserError: The folder cannot be written, or another process trains in it.
-        """
-        if self._claim is None:
-            self._claim = FolderClaim(run_dir)
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Have all checkpoints of the trainer written by `WholeCheckpointIO`."""
@@ -98,17 +83,6 @@ class RunCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         """Tidy up after a process that was killed; newer checkpoints are set aside, newer events are replaced."""
         on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
-
-    def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
-        self._release()  # Lightning calls no teardown after an exception
-
-    def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        if self._claim is not None:
-            self._claim.release()
-            self._claim = None
 
     # ---- when to save ----
 
@@ -210,7 +184,6 @@ def _begin(trainer: Trainer, done: int) -> None:
     run_dir = trainer.default_root_dir
     try:
         sweep(run_dir)
-        sweep_configs(run_dir)
         set_aside(run_dir, after=done)
     except OSError as error:
         raise RunError(f"The folder {run_dir} of the run cannot be tidied up: {reason(error)}.") from error
@@ -221,20 +194,13 @@ def _begin(trainer: Trainer, done: int) -> None:
 def _written(trainer: Trainer, label: Label) -> str | None:
     """Write a checkpoint; returns on every rank None, or why it could not be written."""
     failure = None
-    if trainer.is_global_zero:
-        try:
-            force_to_disk(trainer.loggers)
-        except OSError as error:
-            failure = reason(error)
-    failure = trainer.strategy.broadcast(failure)
-    if failure is None:
-        try:
-            trainer.save_checkpoint(checkpoint_path(trainer.default_root_dir, label.step), storage_options=label)
-        except OSError as error:  # on the first rank, which alone writes; the others wait at the end of the save
-            trainer.strategy.barrier()
-            failure = reason(error)
-        failure = trainer.strategy.broadcast(failure)
-    return failure
+    try:
+        on_first_rank(trainer, lambda: force_to_disk(trainer.loggers))
+        trainer.save_checkpoint(checkpoint_path(trainer.default_root_dir, label.step), storage_options=label)
+    except OSError as error:
+        trainer.strategy.barrier()  # where other ranks wait if the first alone writes
+        failure = reason(error)
+    return trainer.strategy.broadcast(failure)
 
 
 def run_checkpoint(trainer: Trainer) -> RunCheckpoint:

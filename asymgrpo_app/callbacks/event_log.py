@@ -1,11 +1,12 @@
 """Keeps TensorBoard's events in step with the checkpoints, however a run ends and from wherever it resumes."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from asymgrpo_app.checkpoints.files import sync
 
 
 def begin_at(loggers: Sequence[Logger], step: int) -> None:
@@ -14,9 +15,10 @@ def begin_at(loggers: Sequence[Logger], step: int) -> None:
     TensorBoard's own reader takes the first mark of a folder for the beginning of the run and drops nothing there, so a
     fresh run needs one, too: else the first resume would go unnoticed.
     """
-    for logger in _tensorboards(loggers):
-        event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
-        logger.experiment.file_writer.add_event(event)
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
+            logger.experiment.file_writer.add_event(event)
 
 
 def force_to_disk(loggers: Sequence[Logger]) -> None:
@@ -28,15 +30,7 @@ def force_to_disk(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             logger.save()
-    for logger in _tensorboards(loggers):
+            continue
         logger.experiment.flush()
         for path in Path(logger.log_dir).glob("events.out.tfevents.*"):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def _tensorboards(loggers: Sequence[Logger]) -> list[TensorBoardLogger]:
-    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+            sync(path)

@@ -9,7 +9,7 @@ from torch import Tensor
 from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.errors import RunError, one_line
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.parallel.first_rank import on_first_rank
+from asymgrpo_app.parallel.ranks import on_first_rank
 from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
 from asymgrpo_app.policy.export import ModelCard, write_export
 

@@ -18,13 +18,14 @@ import errno
 import json
 import os
 import re
-import struct
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from pickle import PicklingError, UnpicklingError
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any
 
 import torch
 import xxhash
@@ -33,9 +34,7 @@ PART_SUFFIX = ".part"
 _FORMAT = 1
 _CHUNK = 8 * 2**20
 _DIGEST_CHARS = 32
-_END_RECORD = struct.Struct("<4s4H2LH")  # ZIP's last record; the comment follows it, and its length is the last field
-_END_SIGNATURE = b"PK\x05\x06"
-_MAX_COMMENT = 2**16 - 1
+_LENGTH_BYTES = 2  # the last field of a ZIP archive: the length of the comment that follows
 SHARDS_FOLDER = re.compile(r"step-\d{8,}\.shards(-\d+)?")
 """Names of folders with the parts of sharded checkpoints."""
 _SHARDS_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")  # as torch's distributed checkpoints name them
@@ -43,19 +42,6 @@ _SHARDS_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")  # as torch's distrib
 
 class DamagedCheckpointError(Exception):
     """A file is not a whole checkpoint; the message gives the reason in a few words."""
-
-
-@dataclass(frozen=True)
-class Label:
-    """Metadata of a checkpoint that can be read without its weights.
-
-    Attributes:
-        step: Completed RL steps.
-        validation: Values by tag (`val/{set}/{metric}`) of the validation after this step; empty if there was none.
-    """
-
-    step: int
-    validation: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,46 +57,100 @@ class Shards:
     files: Mapping[str, tuple[int, str]]
 
 
+@dataclass(frozen=True)
+class Label:
+    """Metadata of a checkpoint that can be read without its weights.
+
+    Attributes:
+        step: Completed RL steps.
+        validation: Values by tag (`val/{set}/{metric}`) of the validation after this step; empty if there was none.
+        shards: Its further files; None if the checkpoint is one file.
+    """
+
+    step: int
+    validation: Mapping[str, float] = field(default_factory=dict)
+    shards: Shards | None = None
+
+
 def part_of(path: Path) -> Path:
-    """The path of a checkpoint while it is being written."""
+    """The path of a file while it is being written."""
     return path.with_name(f".{path.name}{PART_SUFFIX}")
 
 
-def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label, shards: Shards | None = None) -> None:
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives another name in the same folder to write to; what was written there is renamed to `path` at the end.
+
+    An older file of that name stays until then. If the body fails, nothing of the new one is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    try:
+        yield part
+        part.replace(path)
+        sync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label) -> None:
     """Write a checkpoint so that `path` is, at every moment and after a power cut, absent or whole.
 
-    The file is written under another name in the same folder, forced to the disk, read back and compared, and only then
-    renamed. An older file of that name stays until then.
+    The file is written under another name, forced to the disk, read back and compared, and only then renamed.
 
     Raises:
         OSError: It cannot be written; nothing of it is left behind.
     """
-    part = part_of(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with written_whole(path) as part:
         with part.open("wb") as file:
-            archive = _ArchiveWriter(file)
-            _save(content, archive)
-            archive.end(label, shards)
+            _save(content, file)
+            _append_label(file, label, part)
             file.flush()
             os.fsync(file.fileno())
         try:
             read_checkpoint(part, mapped=True)  # whole, and such that a resume can load it
         except DamagedCheckpointError as damage:
             raise OSError(errno.EIO, f"what was read back is not what was written ({damage})") from damage
-        part.replace(path)
-        sync_folder(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Force the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _save(content: Mapping[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        # After a failed write torch complains about the end of the archive; the failure itself says more.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise OSError(errno.EIO, str(error)) from error
+    except (PicklingError, AttributeError, TypeError) as error:
+        raise OSError(errno.EINVAL, f"it would hold something else than tensors and plain values: {error}") from error
+
+
+def _append_label(file: IO[bytes], label: Label, path: Path) -> None:
+    """Make the label, and the digest of all bytes before the digest, the comment of the archive in an open file."""
+    comment = f"{json.dumps({'format': _FORMAT, **asdict(label)})}\n".encode()
+    try:
+        length = (len(comment) + _DIGEST_CHARS).to_bytes(_LENGTH_BYTES, "little")
+    except OverflowError as error:
+        raise OSError(errno.EINVAL, "the checkpoint's archive cannot take its label") from error
+    file.seek(-_LENGTH_BYTES, os.SEEK_END)
+    file.write(length + comment)
+    file.flush()
+    file.write(digest_of(path, file.tell()).encode())
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_path(path: Path) -> Path:
+    """The path, or the first with `-2`, `-3` and so on appended, of which there is nothing yet."""
+    paths = (path.with_name(path.name + f"-{number}" * (number > 1)) for number in count(1))
+    return next(own for own in paths if not own.exists())
 
 
 def read_label(path: Path) -> Label:
@@ -123,30 +163,18 @@ def read_label(path: Path) -> Label:
     return _label(_comment(path))
 
 
-def read_shards(path: Path) -> Shards | None:
-    """Read the further files of a checkpoint from its last bytes alone; None if it has none.
-
-    Raises:
-        DamagedCheckpointError: The entry is damaged.
-        OSError: The file cannot be read.
-    """
-    return _shards(_comment(path))
-
-
-def digest_of(path: Path, size: int) -> str | None:
-    """The digest of a file's first `size` bytes; None if it has fewer.
+def digest_of(path: Path, size: int) -> str:
+    """The digest of a file's first `size` bytes, or of all if it has fewer.
 
     Raises:
         OSError: It cannot be read.
     """
     digest = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(min(_CHUNK, max(size, 1))))
     with path.open("rb", buffering=0) as file:
-        left = size
-        while left > 0 and (number := file.readinto(buffer[: min(_CHUNK, left)])):
-            digest.update(buffer[:number])
-            left -= number
-    return None if left else digest.hexdigest()
+        while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+            digest.update(chunk)
+            size -= len(chunk)
+    return digest.hexdigest()
 
 
 def verify(path: Path) -> Label:
@@ -157,17 +185,17 @@ def verify(path: Path) -> Label:
         OSError: It cannot be read.
     """
     comment = _comment(path)
-    digest = digest_of(path, path.stat().st_size - _DIGEST_CHARS)
-    if digest is None or digest.encode() != comment[-_DIGEST_CHARS:]:
+    if digest_of(path, path.stat().st_size - _DIGEST_CHARS).encode() != comment[-_DIGEST_CHARS:]:
         raise DamagedCheckpointError("its content is not what was written: it does not match its digest")
-    if (shards := _shards(comment)) is not None:
-        _verify_shards(path.parent / shards.folder, shards)
-    return _label(comment)
+    label = _label(comment)
+    if label.shards is not None:
+        _verify_shards(path.parent, label.shards)
+    return label
 
 
-def _verify_shards(folder: Path, shards: Shards) -> None:
+def _verify_shards(parent: Path, shards: Shards) -> None:
     for name, (size, digest) in shards.files.items():
-        file = folder / name
+        file = parent / shards.folder / name
         if not file.is_file():
             raise DamagedCheckpointError(f"{shards.folder}/{name} is missing")
         if file.stat().st_size != size or digest_of(file, size) != digest:
@@ -206,67 +234,6 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-class _ArchiveWriter:
-    """The file object for `torch.save`: passes bytes on, digests them, and holds the archive's last record back."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = xxhash.xxh3_128()
-        self._held = b""
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Called by torch with bytes or a view of memory."""
-        view = memoryview(data).cast("B")
-        size, kept = len(view), _END_RECORD.size
-        if size < kept:
-            joined = self._held + bytes(view)
-            self._put(joined[:-kept])
-            self._held = joined[-kept:]
-        else:
-            self._put(self._held)
-            self._put(view[: size - kept])
-            self._held = bytes(view[size - kept :])
-        return size
-
-    def flush(self) -> None:
-        """Flush the file; torch expects this method."""
-        self._file.flush()
-
-    def end(self, label: Label, shards: Shards | None) -> None:
-        """Write the archive's last record, with the label and the digest as its comment."""
-        values: dict[str, Any] = {"format": _FORMAT, "step": label.step, "validation": dict(label.validation)}
-        if shards is not None:
-            values["shards"] = {"folder": shards.folder, "files": dict(shards.files)}
-        text = json.dumps(values)
-        comment = f"{text}\n".encode()
-        fields = _END_RECORD.unpack(self._held)
-        length = len(comment) + _DIGEST_CHARS
-        if fields[0] != _END_SIGNATURE or fields[-1] or length > _MAX_COMMENT:
-            raise OSError(errno.EINVAL, "the checkpoint's archive cannot take its label")
-        self._put(_END_RECORD.pack(*fields[:-1], length))
-        self._put(comment)
-        self._file.write(self._digest.hexdigest().encode())
-
-    def _put(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-
-def _save(content: Mapping[str, Any], archive: _ArchiveWriter) -> None:
-    try:
-        torch.save(content, cast(IO[bytes], archive))
-    except RuntimeError as error:
-        # After a failed write torch complains about the end of the archive; the failure itself says more.
-        raise archive.error or OSError(errno.EIO, str(error)) from error
-    except (PicklingError, AttributeError, TypeError) as error:
-        raise OSError(errno.EINVAL, f"it would hold something else than tensors and plain values: {error}") from error
-
-
 def _comment(path: Path) -> bytes:
     if path.is_dir():
         raise DamagedCheckpointError("it is a folder")
@@ -281,25 +248,21 @@ def _comment(path: Path) -> bytes:
     return comment
 
 
-def _shards(comment: bytes) -> Shards | None:
-    try:
-        values = json.loads(comment[:-_DIGEST_CHARS]).get("shards")
-        if values is None:
-            return None
-        files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
-        folder = str(values["folder"])
-        if not SHARDS_FOLDER.fullmatch(folder) or not all(map(_SHARDS_FILE.fullmatch, files)):
-            raise DamagedCheckpointError("its label names files that belong to no checkpoint")
-        return Shards(folder, files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError("its label cannot be read") from error
-
-
 def _label(comment: bytes) -> Label:
     try:
         values = json.loads(comment[:-_DIGEST_CHARS])
         if values["format"] != _FORMAT:
             raise DamagedCheckpointError(f"its format is {values['format']}, from another version of asymgrpo")
-        return Label(int(values["step"]), {str(tag): float(value) for tag, value in values["validation"].items()})
+        validation = {str(tag): float(value) for tag, value in values["validation"].items()}
+        shards = values.get("shards")
+        return Label(int(values["step"]), validation, None if shards is None else _shards(shards))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpointError("its label cannot be read") from error
+
+
+def _shards(values: dict[str, Any]) -> Shards:
+    files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
+    folder = str(values["folder"])
+    if not SHARDS_FOLDER.fullmatch(folder) or not all(map(_SHARDS_FILE.fullmatch, files)):
+        raise DamagedCheckpointError("its label names files that belong to no checkpoint")
+    return Shards(folder, files)

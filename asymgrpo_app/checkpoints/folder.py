@@ -2,19 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from asymgrpo_app.checkpoints.files import (
-    PART_SUFFIX,
-    DamagedCheckpointError,
-    Label,
-    read_label,
-    verify,
-)
+from asymgrpo_app.checkpoints.files import PART_SUFFIX, DamagedCheckpointError, Label, free_path, read_label, verify
 from asymgrpo_app.checkpoints.shards import sweep_shards
 from asymgrpo_app.errors import UserError, at_least_1
 
@@ -112,10 +106,17 @@ def check_whole(path: str | Path) -> Label:
     """
     if "://" in str(path):
         raise UserError(f"--ckpt_path {path} is an address: copy the checkpoint to a local folder and name it there.")
-    try:
+    with damage_as_user_error(path):
         if not Path(path).exists():
             raise UserError(f"--ckpt_path {path}: there is no such checkpoint.")
         return verify(Path(path))
+
+
+@contextmanager
+def damage_as_user_error(path: str | Path) -> Iterator[None]:
+    """Turn damage that is found in a checkpoint named by a user into a `UserError`."""
+    try:
+        yield
     except (DamagedCheckpointError, OSError) as damage:
         raise UserError(f"--ckpt_path {path}: not a checkpoint of asymgrpo, or damaged: {reason(damage)}.") from damage
 
@@ -143,11 +144,13 @@ def obsolete(found: Mapping[Path, Label], keep: int | None, best: BestCheckpoint
 
 
 def sweep(run_dir: str | Path) -> None:
-    """Remove checkpoints that a killed process left half-written.
+    """Remove checkpoints and configs that a killed process left half-written.
 
     Raises:
         OSError: It cannot be removed.
     """
+    for part in Path(run_dir).glob(f".config*.yaml{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)
     folder = checkpoint_folder(run_dir)
     for part in folder.glob(f".step-*{PART_SUFFIX}"):
         if _NAME.fullmatch(part.name.removeprefix(".").removesuffix(PART_SUFFIX)):
@@ -165,8 +168,7 @@ def set_aside(run_dir: str | Path, after: int) -> None:
     """
     for step, path in reversed(list_checkpoints(run_dir).items()):
         if step > after:
-            names = (path.with_name(f"{path.name}.abandoned" + f"-{n}" * (n > 1)) for n in count(1))
-            path.rename(next(name for name in names if not name.exists()))
+            path.rename(free_path(path.with_name(f"{path.name}.abandoned")))
 
 
 def reason(error: Exception) -> str:

@@ -6,11 +6,13 @@ import fcntl
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from asymgrpo_app.checkpoints.files import written_whole
 from asymgrpo_app.errors import UserError
 
 CONFIG_NAME = "config.yaml"
@@ -27,18 +29,8 @@ def tensorboard_folder(run_dir: str | Path) -> Path:
 
 
 def is_used(run_dir: str | Path) -> bool:
-    """Whether the folder holds (part of) a run that began to train; a run that failed before that is ignored.
-
-    Raises:
-        UserError: The path is no folder, or it cannot be read.
-    """
-    folder = Path(run_dir)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"run_dir {run_dir} is a file: give a folder.")
-        return any((folder / name).exists() for name in (CONFIG_NAME, "checkpoints", "export"))
-    except OSError as error:
-        raise UserError(f"run_dir {run_dir} cannot be used: {error.strerror}.") from error
+    """Whether the folder holds (part of) a run that began to train; a run that failed before that is ignored."""
+    return any((Path(run_dir) / name).exists() for name in (CONFIG_NAME, "checkpoints", "export"))
 
 
 def refuse_used(run_dir: str | Path) -> None:
@@ -68,8 +60,9 @@ def refuse_unusable(run_dir: str | Path) -> None:
         raise UserError(f"run_dir {run_dir} cannot be written: no permission to write in {nearest}.")
 
 
-class FolderClaim:
-    """A run's lock on its folder: the folder can be written, and no other process trains in it.
+@contextlib.contextmanager
+def claimed(run_dir: str | Path) -> Iterator[None]:
+    """Lock a run's folder: it can be written, and no other process trains in it.
 
     The lock is on the folder itself and ends with the process, however it ends; nothing is left behind. Some network
     file systems have no locks: there, nothing stops a second run.
@@ -80,33 +73,26 @@ class FolderClaim:
     Raises:
         UserError: It cannot be written, or another process trains in it.
     """
-
-    def __init__(self, run_dir: str | Path) -> None:
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir) as probe:  # permissions alone do not tell, nor does a full disk
+            probe.write(bytes(4096))
+        descriptor = os.open(run_dir, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"run_dir {run_dir} cannot be written: {(error.strerror or str(error)).lower()}.") from error
+    try:
         try:
-            Path(run_dir).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=run_dir) as probe:  # permissions alone do not tell, nor does a full disk
-                probe.write(bytes(4096))
-            self._descriptor = os.open(run_dir, os.O_RDONLY)
-        except OSError as error:
-            raise UserError(
-                f"run_dir {run_dir} cannot be written: {(error.strerror or str(error)).lower()}."
-            ) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.release()
             raise UserError(
                 f"run_dir {run_dir} is in use, another process trains in it: wait for its end, or choose another "
                 "folder with --run_dir."
             ) from error
         except OSError:  # no locks here
             pass
-
-    def release(self) -> None:
-        """Let others use the folder. Safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def record_config(run_dir: str | Path, text: str) -> None:
@@ -119,15 +105,14 @@ def record_config(run_dir: str | Path, text: str) -> None:
         OSError: It cannot be written.
     """
     folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = sorted(int(match[1]) for path in folder.iterdir() if (match := _RESUMED.fullmatch(path.name)))
     first = folder / CONFIG_NAME
     if not first.exists():
         write_atomically(first, text)
         return
-    newest = folder / f"config.resumed-{numbers[-1]}.yaml" if numbers else first
+    number = max((int(match[1]) for path in folder.iterdir() if (match := _RESUMED.fullmatch(path.name))), default=0)
+    newest = folder / f"config.resumed-{number}.yaml" if number else first
     if _settings(newest.read_text(encoding="utf-8")) != _settings(text):
-        write_atomically(folder / f"config.resumed-{(numbers or [0])[-1] + 1}.yaml", text)
+        write_atomically(folder / f"config.resumed-{number + 1}.yaml", text)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -136,28 +121,18 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def sweep_configs(run_dir: str | Path) -> None:
-    """Remove configs that a killed process left half-written."""
-    for part in Path(run_dir).glob(".config*.yaml.part"):
-        part.unlink(missing_ok=True)
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _settings(text: str) -> Any:
     """A config without the checkpoint it resumes from; None if it cannot be read."""
-    settings: Any = None
-    with contextlib.suppress(yaml.YAMLError):
-        settings = yaml.safe_load(text)
+    try:
+        settings: Any = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
     if isinstance(settings, dict):
         settings.pop("ckpt_path", None)
     return settings

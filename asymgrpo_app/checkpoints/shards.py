@@ -5,10 +5,12 @@ file in there; a folder whose `.ckpt` file was never written is no checkpoint, a
 the tensors for any number of processes, and one process alone reads them whole.
 """
 
+import errno
 import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,13 @@ from asymgrpo_app.checkpoints.files import (
     Label,
     Shards,
     digest_of,
+    free_path,
     read_checkpoint,
-    read_shards,
-    sync_folder,
+    read_label,
+    sync,
     write_checkpoint,
 )
+from asymgrpo_app.errors import one_line
 
 ALIASES = "shared_tensors"
 """Entry of a sharded checkpoint: names of shared weights, each with the name that its tensor is stored under."""
@@ -71,35 +75,36 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
         OSError: It cannot be written; raised on every process.
     """
     rank = distributed.get_rank()
-    before = _together(lambda: _own_folder(path) if path.exists() else None, on=0)[0]
+    before = _own_folder(path) if rank == 0 else None
     folder: Path = _together(lambda: _new_folder(path), on=0)[0]
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder))
     except CheckpointException as error:
-        _together(lambda: shutil.rmtree(folder, ignore_errors=True), on=0)
-        raise OSError(*_first_failure(error)) from error
+        if rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        failure = next(iter(error.failures.values()))[0]
+        raise failure if isinstance(failure, OSError) else OSError(errno.EIO, one_line(str(failure))) from error
     files: dict[str, tuple[int, str]] = {}
     for written in _together(lambda: _digests(folder, rank)):
         files |= written
-    _together(lambda: write_checkpoint(content, path, label, Shards(folder.name, files)), on=0)
+    whole = replace(label, shards=Shards(folder.name, files))
+    _together(lambda: write_checkpoint(content, path, whole), on=0)
     if before is not None:
-        _together(lambda: shutil.rmtree(before, ignore_errors=True), on=0)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _new_folder(path: Path) -> Path:
     """Make an empty folder beside the file; the first name may be taken by an older checkpoint of the step."""
-    names = (f"{path.stem}.shards" + f"-{number}" * (number > 1) for number in range(1, 10**6))
-    folder = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    folder = free_path(path.with_suffix(".shards"))
     folder.mkdir(parents=True)
     return folder
 
 
 def _digests(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
     """Size and digest of the files that this process wrote, read back from the disk."""
-    names = [file.name for file in folder.glob(f"__{rank}_*.distcp")] + [".metadata"] * (rank == 0)
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    sync_folder(folder)
-    return {name: (size, digest_of(folder / name, size) or "") for name, size in sizes.items()}
+    files = [*folder.glob(f"__{rank}_*.distcp"), *[folder / ".metadata"] * (rank == 0)]
+    sync(folder)
+    return {file.name: (file.stat().st_size, digest_of(file, file.stat().st_size)) for file in files}
 
 
 def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
@@ -108,26 +113,18 @@ def _together(action: Callable[[], Any], on: int | None = None) -> list[Any]:
     Raises:
         OSError: The action failed on a process; raised on all, so that no process goes on alone.
     """
-    outcome: tuple[Any, tuple[Any, ...] | None] = (None, None)
+    outcome: Any = None
     if on in (None, distributed.get_rank()):
         try:
-            outcome = (action(), None)
+            outcome = action()
         except OSError as error:
-            outcome = (None, (error.errno, error.strerror or str(error)))
-        except DamagedCheckpointError:
-            pass  # the checkpoint that is replaced need not be whole
+            outcome = error
     outcomes: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(outcomes, outcome)
-    failures = [failure for _, failure in outcomes if failure is not None]
-    if failures:
-        raise OSError(*failures[0])
-    return [result for result, _ in outcomes]
-
-
-def _first_failure(error: CheckpointException) -> tuple[int, str]:
-    failure = next(iter(error.failures.values()))[0]
-    cause = failure if isinstance(failure, OSError) else None
-    return (cause.errno or 5, cause.strerror or str(cause)) if cause else (5, " ".join(str(failure).split())[:200])
+    for failure in outcomes:
+        if isinstance(failure, OSError):
+            raise failure
+    return outcomes
 
 
 # ---- reading ----
@@ -139,13 +136,11 @@ def read_into(tensors: dict[str, Tensor], path: Path) -> None:
     Raises:
         DamagedCheckpointError: The tensors are not those of the checkpoint.
     """
-    shards = read_shards(path)
-    assert shards is not None
     alone = not any(isinstance(tensor, DTensor) for tensor in tensors.values())
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone reads on purpose
-            load(tensors, storage_reader=_Reader(path.parent / shards.folder), no_dist=alone)
+            load(tensors, storage_reader=_reader(path), no_dist=alone)
     except (CheckpointException, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[-200:]
         raise DamagedCheckpointError(f"its tensors are not those of this model ({reason})") from error
@@ -153,10 +148,7 @@ def read_into(tensors: dict[str, Tensor], path: Path) -> None:
 
 def tensor_shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shape and type of each tensor of a sharded checkpoint, by its key."""
-    shards = read_shards(path)
-    assert shards is not None
-    metadata = _Reader(path.parent / shards.folder).read_metadata()
-    entries = metadata.state_dict_metadata.items()
+    entries = _reader(path).read_metadata().state_dict_metadata.items()
     return {
         key: (entry.size, entry.properties.dtype) for key, entry in entries if isinstance(entry, TensorStorageMetadata)
     }
@@ -170,19 +162,25 @@ def read_whole(path: Path) -> dict[str, Any]:
         OSError: It cannot be read.
     """
     content = read_checkpoint(path)
-    if read_shards(path) is None:
+    if read_label(path).shards is None:
         return content
     tensors = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in tensor_shapes(path).items()}
     read_into(tensors, path)
-    state = {
-        key.removeprefix(f"{_WEIGHT}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{_WEIGHT}/")
-    }
-    state |= {name: state[other] for name, other in content.pop(ALIASES).items()}
+    state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if (found := parse_state_key(key)) is not None:
+        if (found := parse_state_key(key)) is None:
+            state[key.removeprefix(f"{_WEIGHT}/")] = tensor
+        else:
             optimizer, parameter, name = found
             content["optimizer_states"][optimizer]["state"][parameter][name] = tensor
+    state |= {name: state[other] for name, other in content.pop(ALIASES).items()}
     return content | {"state_dict": state}
+
+
+def _reader(path: Path) -> "_Reader":
+    shards = read_label(path).shards
+    assert shards is not None
+    return _Reader(path.parent / shards.folder)
 
 
 class _Reader(FileSystemReader):
@@ -201,32 +199,28 @@ class _Reader(FileSystemReader):
         return metadata
 
 
-class _Unpickler(pickle.Unpickler):
-    _KNOWN = frozenset(
-        {
-            *((module, "PosixPath") for module in ("pathlib", "pathlib._local")),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            *(
-                ("torch.distributed.checkpoint.metadata", name)
-                for name in (
-                    "_MEM_FORMAT_ENCODING",
-                    "BytesStorageMetadata",
-                    "ChunkStorageMetadata",
-                    "Metadata",
-                    "MetadataIndex",
-                    "StorageMeta",
-                    "TensorProperties",
-                    "TensorStorageMetadata",
-                )
-            ),
-            *(("torch", name) for name in ("float64", "float32", "bfloat16", "float16", "int64", "int32", "bool")),
-        }
-    )
+_KNOWN_OBJECTS = {
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},
+    "torch": {"Size", "float64", "float32", "bfloat16", "float16", "int64", "int32", "bool"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.distributed.checkpoint.metadata": {
+        "_MEM_FORMAT_ENCODING",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+    },
+}
 
+
+class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
+        if name not in _KNOWN_OBJECTS.get(module, ()):
             raise DamagedCheckpointError(f"its table of contents holds {module}.{name}")
         return super().find_class(module, name)
 
@@ -240,25 +234,22 @@ def remove_checkpoint(path: Path) -> None:
     Raises:
         OSError: It cannot be removed.
     """
-    try:
-        folder = _own_folder(path)
-    except DamagedCheckpointError:
-        folder = None
+    folder = _own_folder(path)
     path.unlink(missing_ok=True)
     if folder is not None and folder.is_dir():
         shutil.rmtree(folder)
 
 
 def _own_folder(path: Path) -> Path | None:
-    """The folder of a checkpoint's shards; None if it has none.
+    """The folder of a checkpoint's shards; None if it has none, or if its label cannot be read.
 
     A label may name any folder: it is only taken for the checkpoint's own, to be removed with it, if it is a folder of
     the same step.
-
-    Raises:
-        DamagedCheckpointError: The label is damaged.
     """
-    shards = read_shards(path)
+    try:
+        shards = read_label(path).shards
+    except (DamagedCheckpointError, OSError):
+        return None
     if shards is None or shards.folder.partition(".")[0] != path.name.partition(".")[0]:
         return None
     return path.parent / shards.folder
@@ -270,18 +261,14 @@ def sweep_shards(folder: Path) -> None:
     Raises:
         OSError: They cannot be removed.
     """
-    if not folder.is_dir():
-        return
-    found = [entry for entry in folder.iterdir() if entry.is_dir() and SHARDS_FOLDER.fullmatch(entry.name)]
+    found = [entry for entry in folder.glob("step-*") if entry.is_dir() and SHARDS_FOLDER.fullmatch(entry.name)]
     if not found:
         return
-    known: set[str] = set()
-    for path in folder.glob("step-*.ckpt*"):
-        try:
-            shards = read_shards(path)
-        except DamagedCheckpointError:
-            return  # it is not known which shards belong to this checkpoint
-        known |= {shards.folder} if shards else set()
+    try:
+        labels = [read_label(path) for path in folder.glob("step-*.ckpt*")]
+    except DamagedCheckpointError:
+        return  # it is not known which shards belong to this checkpoint
+    known = {label.shards.folder for label in labels if label.shards is not None}
     for entry in found:
         if entry.name not in known:
             shutil.rmtree(entry)

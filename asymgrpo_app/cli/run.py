@@ -1,10 +1,11 @@
 """fit, check, validate, test and predict: parse, resolve, check, build, check again, run."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
-from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE
+from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
 from asymgrpo_app.checks.data import check_data, preview
 from asymgrpo_app.checks.objects import check_adapters, check_lengths, check_training
 from asymgrpo_app.checks.options import check_options
@@ -116,9 +117,9 @@ def _start(made: Run) -> None:
     if made.command in ("validate", "test"):
         options["verbose"] = section.verbose
     try:
-        if made.command == "fit":
-            run_checkpoint(made.trainer).claim(section.run_dir)  # loggers write before any hook of a callback
-        getattr(made.trainer, made.command)(made.module, **options)
+        alone = made.command == "fit" and made.trainer.is_global_zero
+        with claimed(section.run_dir) if alone else nullcontext():  # loggers write before any hook of a callback
+            getattr(made.trainer, made.command)(made.module, **options)
     except RuntimeError as error:
         if (lost := lost_exchange(error)) is not None:
             raise RunError(lost) from error

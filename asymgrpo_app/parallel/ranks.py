@@ -1,9 +1,13 @@
 """Collective operations over the ranks (processes) of a run; on one process each returns its input."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, distributed
+
+from asymgrpo_app.errors import RunError, UserError
 
 T = TypeVar("T")
 
@@ -36,3 +40,16 @@ def sum_over_ranks(value: float) -> float:
 def cat_over_ranks(values: Tensor) -> Tensor:
     """1-D tensors of all ranks, of any lengths, one after the other, on the CPU; every rank takes part."""
     return torch.cat(gather_objects(values.cpu()))
+
+
+def on_first_rank(trainer: Trainer, action: Callable[[], None]) -> None:
+    """Run an action on the first rank alone; if it raises, every rank raises the same error."""
+    failure = None
+    if trainer.is_global_zero:
+        try:
+            action()
+        except (UserError, RunError, OSError) as error:
+            failure = error
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise failure

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from asymgrpo_app.checkpoints.files import Label
-from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
+from asymgrpo_app.checkpoints.files import DamagedCheckpointError, Label, read_checkpoint
+from asymgrpo_app.checkpoints.folder import damage_as_user_error
+from asymgrpo_app.checkpoints.plugin import plain_label
 from asymgrpo_app.checkpoints.shards import (
     ALIASES,
     parse_state_key,
@@ -20,6 +21,7 @@ from asymgrpo_app.checkpoints.shards import (
     state_key,
     tensor_shapes,
     weight_key,
+    write_sharded,
 )
 from asymgrpo_app.parallel.sharding import gathered_state, part_of_whole, whole
 from asymgrpo_app.runtime.compat import unwrapped
@@ -92,13 +94,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         if not self.sharded_checkpoints:
             Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
             return
-        assert isinstance(self.checkpoint_io, WholeCheckpointIO)
-        self.checkpoint_io.save_sharded(dict(self._tensors()), checkpoint, filepath, storage_options)
+        content = {key: value for key, value in checkpoint.items() if key != "state_dict"}
+        content[ALIASES] = aliases = checkpoint["state_dict"]
+        label = storage_options or plain_label(checkpoint)
+        write_sharded(dict(self._tensors(aliases)), content, Path(filepath), label)
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def _tensors(self, aliases: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
         """Tensors of a sharded checkpoint of which every rank writes its part, by name."""
         assert self.lightning_module is not None
-        aliases = _aliases(self.lightning_module)
         for name, tensor in self.lightning_module.state_dict().items():
             if name not in aliases:
                 yield weight_key(name), tensor.detach()
@@ -112,9 +115,9 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load a checkpoint; its tensors stay in their files until each rank takes its parts."""
-        assert isinstance(self.checkpoint_io, WholeCheckpointIO)
         self._restored_from = Path(checkpoint_path)
-        return self.checkpoint_io.load_mapped(checkpoint_path)
+        with damage_as_user_error(checkpoint_path):
+            return read_checkpoint(self._restored_from, mapped=True)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load this rank's parts of the weights.
@@ -125,21 +128,18 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         parts = {name: tensor.detach() for name, tensor in self.lightning_module.state_dict().items()}
         if ALIASES in checkpoint:
-            shapes = tensor_shapes(self._restored_from)
-            saved = {name: shapes[key][0] for name in parts if (key := weight_key(name)) in shapes}
-            saved |= {name: saved[other] for name, other in checkpoint[ALIASES].items() if other in saved}
-        else:
-            saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
-        if other := [name for name in {**parts, **saved} if name not in parts or saved.get(name) != parts[name].shape]:
-            raise RuntimeError(f"loading state_dict: {len(other)} weights differ, {other[0]} among them")
-        if ALIASES in checkpoint:
-            read_into(
-                {weight_key(name): parts[name] for name in parts if name not in checkpoint[ALIASES]},
-                self._restored_from,
-            )
+            stored = {weight_key(name): tensor for name, tensor in parts.items() if name not in checkpoint[ALIASES]}
+            try:
+                read_into(stored, self._restored_from)
+            except DamagedCheckpointError as error:
+                raise RuntimeError(f"loading state_dict: {error}") from error
             return
+        saved = checkpoint["state_dict"]
+        shapes, saved_shapes = ({name: tensor.shape for name, tensor in own.items()} for own in (parts, saved))
+        if other := sorted({name for name, _ in shapes.items() ^ saved_shapes.items()}):
+            raise RuntimeError(f"loading state_dict: {len(other)} weights differ, {other[0]} among them")
         for name, tensor in parts.items():
-            tensor.copy_(part_of_whole(checkpoint["state_dict"][name], like=tensor))
+            tensor.copy_(part_of_whole(saved[name], like=tensor))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this rank's parts of the optimizers' state."""

@@ -20,7 +20,7 @@ from asymgrpo_app.checkpoints.files import (
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.errors import UserError
-from tests.support.checkpoint_files import DAMAGES, die, forge, in_a_child, save, state
+from tests.support.checkpoint_files import DAMAGES, DyingFile, die, forge, in_a_child, save, state
 
 
 def assert_whole(path: Path, step: int) -> None:
@@ -145,29 +145,27 @@ def test_a_disk_that_returns_something_else_is_noticed_before_the_name_is_given(
     assert not part_of(path).exists()
 
 
-def write_then_die(monkeypatch, after: int) -> None:
-    """Kill the process once so many bytes of a checkpoint are written."""
-    real, written = files._ArchiveWriter._put, [0]
+def save_then_die(monkeypatch, after: int | None = None) -> None:
+    """Kill the process once so many bytes of a checkpoint are written, or (None) all that torch writes."""
+    real = torch.save
 
-    def put(self, data):
-        real(self, data)
-        self._file.flush()
-        written[0] += len(data)
-        if written[0] >= after:
-            die()
+    def save(content, file):
+        real(content, file if after is None else DyingFile(file, after))
+        file.flush()
+        die()
 
-    monkeypatch.setattr(files._ArchiveWriter, "_put", put)
+    monkeypatch.setattr(files.torch, "save", save)
 
 
 KILLS = {
     "before a byte is written": lambda patch: patch.setattr(files.torch, "save", die),
-    "after the first bytes": lambda patch: write_then_die(patch, 1),
-    "in the tensors": lambda patch: write_then_die(patch, 150_000),
-    "before the label": lambda patch: patch.setattr(files._ArchiveWriter, "end", die),
+    "after the first bytes": lambda patch: save_then_die(patch, 1),
+    "in the tensors": lambda patch: save_then_die(patch, 150_000),
+    "before the label": save_then_die,
     "before it is on the disk": lambda patch: patch.setattr(files.os, "fsync", die),
     "before it is read back": lambda patch: patch.setattr(files, "read_checkpoint", die),
     "before it gets its name": lambda patch: patch.setattr(Path, "replace", die),
-    "before its name is on the disk": lambda patch: patch.setattr(files, "sync_folder", die),
+    "before its name is on the disk": lambda patch: patch.setattr(files, "sync", die),
 }
 
 

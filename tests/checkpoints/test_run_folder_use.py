@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from asymgrpo_app.checkpoints import run_folder
-from asymgrpo_app.checkpoints.run_folder import (
-    FolderClaim,
-    is_used,
-    record_config,
-    refuse_unusable,
-    sweep_configs,
-    write_atomically,
-)
+from asymgrpo_app.checkpoints.folder import sweep
+from asymgrpo_app.checkpoints.run_folder import claimed, is_used, record_config, refuse_unusable, write_atomically
 from asymgrpo_app.errors import UserError
 from tests.support.checkpoint_files import die, in_a_child
 
@@ -45,8 +39,8 @@ def test_a_folder_without_permission_is_refused_by_both_looks(read_only):
             UserError, match=f"run_dir {folder} cannot be written: no permission to write in {read_only}"
         ):
             refuse_unusable(folder)
-        with pytest.raises(UserError, match=f"run_dir {folder} cannot be written: permission denied"):
-            FolderClaim(folder)
+        with pytest.raises(UserError, match=f"run_dir {folder} cannot be written: permission denied"), claimed(folder):
+            pass
     assert list(read_only.iterdir()) == []
 
 
@@ -61,24 +55,25 @@ def test_a_folder_that_cannot_be_looked_into_is_refused(read_only):
 
 def test_a_claim_leaves_nothing_behind_and_ends_with_its_process(tmp_path):
     run = tmp_path / "deep/run"
-    claimed = tmp_path / "claimed"
+    mark = tmp_path / "claimed"
 
     def claiming() -> None:
-        FolderClaim(run)
-        claimed.touch()
-        time.sleep(30)
+        with claimed(run):
+            mark.touch()
+            time.sleep(30)
 
     child = os.fork()
     if child == 0:
         claiming()
         os._exit(1)
-    while not claimed.exists():
+    while not mark.exists():
         time.sleep(0.01)
-    with pytest.raises(UserError, match="is in use, another process trains in it"):
-        FolderClaim(run)
+    with pytest.raises(UserError, match="is in use, another process trains in it"), claimed(run):
+        pass
     os.kill(child, 9)
     os.waitpid(child, 0)
-    FolderClaim(run).release()
+    with claimed(run):
+        pass
     assert list(run.iterdir()) == []
 
 
@@ -108,7 +103,7 @@ def test_a_process_killed_while_it_writes_a_config(tmp_path, monkeypatch, moment
 
     assert in_a_child(writing) == 9
     assert list(configs(tmp_path)) == [".config.yaml.part"]
-    sweep_configs(tmp_path)
+    sweep(tmp_path)
     assert configs(tmp_path) == {}
 
 

@@ -44,7 +44,7 @@ def committed(folder):
         ALIASES: {"head": "embedding"},
     }
     path = folder / "step-00000001.ckpt"
-    write_checkpoint(content, path, Label(1), Shards(shards.name, files))
+    write_checkpoint(content, path, Label(1, shards=Shards(shards.name, files)))
     return path
 
 
@@ -90,7 +90,7 @@ def test_a_table_of_contents_cannot_run_anything(tmp_path, monkeypatch):
 
 def test_a_label_cannot_name_files_elsewhere(tmp_path):
     with pytest.raises(OSError, match="its label names files that belong to no checkpoint"):  # from reading it back
-        write_checkpoint({"asymgrpo": {}}, tmp_path / "a.ckpt", Label(1), Shards("shards", {"../b": (1, "")}))
+        write_checkpoint({"asymgrpo": {}}, tmp_path / "a.ckpt", Label(1, shards=Shards("shards", {"../b": (1, "")})))
 
 
 @pytest.mark.parametrize("folder", ["..", "", ".", "../step-00000001.shards", "other", "step-00000002.shards"])

@@ -16,7 +16,7 @@ import yaml
 from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.files import Label, read_label
 from asymgrpo_app.checkpoints.folder import list_checkpoints
-from asymgrpo_app.checkpoints.run_folder import FolderClaim
+from asymgrpo_app.checkpoints.run_folder import claimed
 from asymgrpo_app.cli import main
 from asymgrpo_app.module import AsymGRPOModule
 from tests.support import killed_saves
@@ -314,15 +314,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_a_model_is_loaded(fit
 
 def test_a_folder_in_use_is_refused(fit, tmp_path, monkeypatch):
     _no_model(monkeypatch)
-    claim = FolderClaim(tmp_path / "run")
-    code, _, error = fit()
+    with claimed(tmp_path / "run"):
+        code, _, error = fit()
     assert code == 2
     assert "is in use, another process trains in it" in error
-    claim.release()
-    claim.release()
     with pytest.raises(AssertionError, match="a model was loaded"):
         fit()
-    FolderClaim(tmp_path / "run").release()  # the run that failed let go of it
+    with claimed(tmp_path / "run"):  # the run that failed let go of it
+        pass
 
 
 # ---- the best ----

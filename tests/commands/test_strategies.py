@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.callbacks import rollout
-from asymgrpo_app.checkpoints.files import read_shards
+from asymgrpo_app.checkpoints.files import read_label
 from asymgrpo_app.checkpoints.folder import checkpoint_path, list_checkpoints
 from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli import main
@@ -82,9 +82,9 @@ def test_both_layouts_hold_the_same(runs):
     assert list(list_checkpoints(runs / "sharded/run")) == [1, 2, 3, 4]
     for step in (1, STEPS):
         assert_same(state(runs / "sharded/run", step), state(runs / "full/run", step))
-    shards = read_shards(checkpoint_path(runs / "sharded/run", STEPS))
+    shards = read_label(checkpoint_path(runs / "sharded/run", STEPS)).shards
     assert sorted(shards.files) == [".metadata", "__0_0.distcp", "__1_0.distcp"]
-    assert read_shards(checkpoint_path(runs / "full/run", STEPS)) is None
+    assert read_label(checkpoint_path(runs / "full/run", STEPS)).shards is None
     weights = state(runs / "full/run")["state_dict"]
     assert weights["policy.lm_head.weight"].data_ptr() == weights["policy.model.embed_tokens.weight"].data_ptr()
 
@@ -155,7 +155,7 @@ def _gone(folder: Path) -> None:
 def test_shards_that_are_not_whole_are_passed_over(damage, runs, tmp_path, capsys):
     shutil.copytree(runs / "sharded/run", tmp_path / "run")
     newest = checkpoint_path(tmp_path / "run", STEPS)
-    damage(newest.parent / read_shards(newest).folder)
+    damage(newest.parent / read_label(newest).shards.folder)
     assert main(["export", f"--run_dir={tmp_path / 'run'}", f"--ckpt_path={newest}"]) == 2
     assert f"--ckpt_path {newest}: not a checkpoint of asymgrpo, or damaged: step-" in capsys.readouterr().err
     assert main(["export", f"--run_dir={tmp_path / 'run'}"]) == 0
@@ -173,7 +173,7 @@ def test_shards_without_their_file_are_removed_by_the_next_run(runs, tmp_path, m
     assert run(tmp_path, ADAMW, "--ckpt_path=last") == 0
     after = sorted(own.name for own in newest.parent.glob("*.shards*"))
     assert after == before[:-1]
-    assert read_shards(newest) is None  # one process wrote it anew, whole
+    assert read_label(newest).shards is None  # one process wrote it anew, whole
 
 
 def test_what_goes_with_one_strategy_alone_is_refused(tmp_path, capsys):

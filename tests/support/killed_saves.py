@@ -16,7 +16,9 @@ import torch
 from asymgrpo_app.callbacks import checkpoint, rollout
 from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.folder import list_checkpoints
+from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.cli import main
+from tests.support.checkpoint_files import DyingFile
 from tests.support.scripted_engine import ScriptedEngine, command
 
 STEPS = 4
@@ -65,22 +67,22 @@ _step = 0
 def arm(name: str) -> None:
     """Have this process killed at that moment."""
     step, _ = KILLS[name]
-    write = checkpoint._written
+    write, save = WholeCheckpointIO.save_checkpoint, torch.save
 
-    def written(trainer: Any, label: files.Label) -> Any:
+    def noted(self: WholeCheckpointIO, content: Any, path: Any, storage_options: files.Label) -> None:
         global _step
-        _step = label.step
-        return write(trainer, label)
+        _step = storage_options.step
+        write(self, content, path, storage_options)
 
-    checkpoint._written = written
+    WholeCheckpointIO.save_checkpoint = noted  # type: ignore[method-assign, assignment]
     if name in ("before the first checkpoint", "before writing"):
-        torch.save = _saving(step, torch.save)
+        torch.save = _saving(step, save)
     elif name == "while writing":
-        files._ArchiveWriter._put = _saving(step, files._ArchiveWriter._put, after=True)  # type: ignore[method-assign]
+        torch.save = lambda content, file: save(content, DyingFile(file) if _step == step else file)
     elif name == "before renaming":
         Path.replace = _saving(step, Path.replace)  # type: ignore[method-assign]
     elif name == "after renaming":
-        files.sync_folder = _saving(step, files.sync_folder)
+        files.sync = _saving(step, files.sync)
     elif name == "before removing":
         checkpoint.obsolete = _saving(step, checkpoint.obsolete, after=True)
     else:
