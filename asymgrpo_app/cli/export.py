@@ -6,15 +6,16 @@ The chat template is the tokenizer's. Adapters of a run with model.lora are merg
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import yaml
 
 from asymgrpo_app.checkpoints.files import read_label, read_state
-from asymgrpo_app.checkpoints.folder import check_whole, newest_whole
 from asymgrpo_app.checkpoints.run_folder import CONFIG_NAME
 from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli.command_parser import CommandParser
+from asymgrpo_app.cli.resume import resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
 from asymgrpo_app.evaluation.files import writing
 from asymgrpo_app.evaluation.results import read_results, shown
@@ -61,7 +62,11 @@ def export(
         push_to_hub: Upload the folder to this id on the hub, as a private model; null: nothing leaves this machine.
         adapter: Write the adapter alone, in peft's format.
     """
-    checkpoint = _checkpoint(run_dir, ckpt_path)
+    if run_dir is None and ckpt_path == "last":
+        raise UserError("Name a checkpoint with --ckpt_path, or a run with --run_dir.")
+    named = SimpleNamespace(run_dir=run_dir, ckpt_path=ckpt_path)
+    resolve_run(named, fitting=False, config_names=[])
+    checkpoint = Path(named.ckpt_path)
     run_dir = run_dir or checkpoint.parent.parent
     settings = _settings(run_dir / CONFIG_NAME)
     folder = output or run_dir / f"export-{checkpoint.stem}"
@@ -76,20 +81,6 @@ def export(
     say(f"The {what} of {checkpoint} is in {folder} ({kind} format).")
     if push_to_hub:
         say(f"It is on the hub: {_push(folder, push_to_hub)}")
-
-
-def _checkpoint(run_dir: Path | None, path: str) -> Path:
-    if path != "last":
-        check_whole(path)
-        return Path(path)
-    if run_dir is None:
-        raise UserError("Name a checkpoint with --ckpt_path, or a run with --run_dir.")
-    newest, skipped = newest_whole(run_dir)
-    for line in skipped:
-        say(f"Skipped: {line}.")
-    if newest is None:
-        raise UserError(f"--run_dir {run_dir}: there is no checkpoint in it.")
-    return newest
 
 
 def _settings(path: Path) -> dict[str, Any]:

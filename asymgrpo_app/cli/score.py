@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -26,8 +27,7 @@ from asymgrpo_app.prompts.rows import Row, shown_value
 from asymgrpo_app.rewards import Status, Verifier
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 
-_CHUNK_ITEMS = 1_000
-_CHUNK_CHARS = 2**24
+_CHUNK = 1_000  # completions in memory at a time
 
 
 @dataclass(frozen=True)
@@ -115,27 +115,13 @@ def _refuse(line: Row, option: str, field: str, kind: str) -> NoReturn:
     raise BadRow(f"{line.place}: {field!r} must be {kind}, not {shown_value(line.fields[field])}.")
 
 
-def _chunks(items: Iterator[Item]) -> Iterator[list[Item]]:
-    """The items in chunks, which bounds the memory they take."""
-    chunk: list[Item] = []
-    chars = 0
-    for item in items:
-        chunk.append(item)
-        chars += len(item.completion)
-        if len(chunk) >= _CHUNK_ITEMS or chars >= _CHUNK_CHARS:
-            yield chunk
-            chunk, chars = [], 0
-    if chunk:
-        yield chunk
-
-
 def _judge(items: Iterator[Item], total: int, verifier: Verifier, pool: VerifierPool, file: BinaryIO | None) -> None:
     """Judge all items chunk by chunk, write each chunk's verdicts at once, and print their summary."""
     began = time.monotonic()
     counts: Counter[str] = Counter()
     examples: dict[Status, str] = {}
     with tqdm(total=total, unit=" completions", disable=not sys.stderr.isatty()) as bar:
-        for chunk in _chunks(items):
+        while chunk := list(islice(items, _CHUNK)):
             _check_rows(chunk, verifier, pool)
             completions, rows = [item.completion for item in chunk], [item.row for item in chunk]
             verdicts = pool.score([verifier] * len(chunk), completions, rows)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.intervals import difference_interval, mean_interval, mean_over_sets
@@ -36,6 +37,10 @@ class ProblemTable:
     metric: str
     values: dict[str, float]
     protocol: EvaluationProtocol | None
+
+    def setting(self, name: str) -> Any:
+        """A setting of the evaluation; None if it is not known."""
+        return getattr(self.protocol, name, None)
 
 
 @dataclass(frozen=True)
@@ -195,7 +200,7 @@ def _chosen(metric: str, names: Sequence[str], where: str, more: str = "") -> st
 
 def _check_same_problems(name: str, first: Evaluated, other: Evaluated) -> None:
     ours, theirs = first.sets[name], other.sets[name]
-    digests = {table.protocol.digest for table in (ours, theirs) if table.protocol is not None} - {""}
+    digests = {table.setting("digest") for table in (ours, theirs)} - {None, ""}
     if alone := sorted(ours.values.keys() ^ theirs.values.keys()):
         reason = f"{len(alone)} problems are in one of them only, the first is {alone[0]!r}"
     elif len(digests) > 1:
@@ -215,21 +220,15 @@ def _notes(evaluated: Sequence[Evaluated], names: Sequence[str]) -> list[str]:
     return notes
 
 
-def _settings_apart(ours: EvaluationProtocol | None, theirs: EvaluationProtocol | None) -> str:
-    if ours is None or theirs is None:
-        return ""
-    pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in _SETTINGS]
-    return ", ".join(f"{name} is {mine} and {other}" for name, mine, other in pairs if mine != other)
-
-
 # ---- differences ----
 
 
 def _difference(name: str, first: Evaluated, other: Evaluated, notes: list[str]) -> Difference:
     _check_same_problems(name, first, other)
     ours, theirs = first.sets[name], other.sets[name]
-    if apart := _settings_apart(ours.protocol, theirs.protocol):
-        notes.append(f"Set {name} was not evaluated alike in {first.label} and {other.label}: {apart}.")
+    settings = [(key, ours.setting(key), theirs.setting(key)) for key in _SETTINGS]
+    if apart := [f"{key} is {a} and {b}" for key, a, b in settings if a != b and None not in (a, b)]:
+        notes.append(f"Set {name} was not evaluated alike in {first.label} and {other.label}: {', '.join(apart)}.")
     pairs = [(value, theirs.values[uid]) for uid, value in ours.values.items()]
     known = [(a, b) for a, b in pairs if not (isnan(a) or isnan(b))]
     if not known:

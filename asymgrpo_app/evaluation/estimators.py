@@ -1,5 +1,6 @@
 """Unbiased estimates for one problem from its n completions: pass@k and maj@k."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from math import comb, fsum
@@ -50,14 +51,10 @@ def maj_at_k(answers: Sequence[int | None], correct: Sequence[bool], k: int) -> 
             f"maj@k needs one verdict per answer and 1 <= k <= n, got {len(answers)} answers, {len(correct)} verdicts, "
             f"k={k}"
         )
-    sizes: dict[int, int] = {}
-    right: dict[int, int] = {}
-    for answer, is_right in zip(answers, correct, strict=True):
-        if answer is not None:
-            sizes[answer] = sizes.get(answer, 0) + 1
-            right[answer] = right.get(answer, 0) + is_right
-    classes = sorted((sizes[name], right[name]) for name in sizes)
-    return _majority(tuple(classes), len(answers) - sum(sizes.values()), k)
+    sizes = Counter(answers)
+    right = Counter(answer for answer, is_right in zip(answers, correct, strict=True) if is_right)
+    unanswered = sizes.pop(None, 0)
+    return _majority(tuple(sorted((size, right[answer]) for answer, size in sizes.items())), unanswered, k)
 
 
 @lru_cache(maxsize=65536)  # most problems of a set have one of few patterns
@@ -88,15 +85,14 @@ def _rivals(others: Sequence[int], votes: int, unanswered: int, drawn: int) -> d
         unanswered: Samples without an answer.
         drawn: Samples of the draw outside the class.
     """
-    ways = {(0, 0): 1}  # (samples drawn so far, classes that tie) -> number of ways
+    ways = Counter({(0, 0): 1})  # (samples drawn so far, classes that tie) -> number of ways
     for size in others:
-        longer: dict[tuple[int, int], int] = {}
+        longer: Counter[tuple[int, int]] = Counter()
         for (total, ties), number in ways.items():
             for rival_votes in range(min(size, votes, drawn - total) + 1):
-                state = total + rival_votes, ties + (rival_votes == votes)
-                longer[state] = longer.get(state, 0) + number * comb(size, rival_votes)
+                longer[total + rival_votes, ties + (rival_votes == votes)] += number * comb(size, rival_votes)
         ways = longer
-    by_ties: dict[int, int] = {}
+    by_ties: Counter[int] = Counter()
     for (total, ties), number in ways.items():
-        by_ties[ties] = by_ties.get(ties, 0) + number * comb(unanswered, drawn - total)
+        by_ties[ties] += number * comb(unanswered, drawn - total)
     return by_ties

@@ -173,14 +173,12 @@ def read_results(path: Path) -> Results:
     if not content.sets:
         raise UserError(f"{path} has no sets.")
     for name, result in content.sets.items():
-        names = result.uids
-        for what, number in {
-            "different names": len(set(names)),
-            "protocol.problems": result.protocol.problems,
-            **{metric: len(values) for metric, values in result.values.items()},
-        }.items():
-            if number != len(names):
-                raise UserError(f"{path}, set {name}: {what} counts {number} problems, but it has {len(names)} names.")
+        numbers = {result.protocol.problems, len(set(result.uids)), *map(len, result.values.values())}
+        if numbers != {len(result.uids)}:
+            raise UserError(
+                f"{path}, set {name}: it must have as many problems, different names and values of every metric as "
+                f"names ({len(result.uids)}), got {sorted(numbers)}."
+            )
     return content
 
 

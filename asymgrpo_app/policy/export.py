@@ -37,13 +37,10 @@ class ModelCard:
     def text(self) -> str:
         """The card as Markdown, with the head that model hubs read."""
         settings = ", ".join(f"{name} {value:g}" for name, value in self.settings.items())
+        peft, transformers = ["library_name: peft", f"base_model: {self.base_model}"], ["library_name: transformers"]
         lines = [
             "---",
-            *(
-                ["library_name: peft", f"base_model: {self.base_model}"]
-                if self.adapter
-                else ["library_name: transformers"]
-            ),
+            *(peft if self.adapter else transformers),
             "pipeline_tag: text-generation",
             "---",
             "",

@@ -8,8 +8,7 @@ from random import Random
 import pytest
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.evaluation import outcomes_of
-from asymgrpo_app.evaluation.outcomes import Prediction, ProblemOutcome
+from asymgrpo_app.evaluation.outcomes import Prediction, ProblemOutcome, outcomes_of
 from asymgrpo_app.evaluation.predictions import (
     PredictionHeader,
     PredictionWriter,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from asymgrpo_app.evaluation import ProblemOutcome, maj_at_k, outcomes_of, pass_at_k, share_interval
+from asymgrpo_app.evaluation import maj_at_k, pass_at_k, share_interval
 from asymgrpo_app.evaluation.metrics import SetMetrics
-from asymgrpo_app.evaluation.outcomes import Prediction
+from asymgrpo_app.evaluation.outcomes import Prediction, ProblemOutcome, outcomes_of
 from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards import ExactMatch, Status, Verdict
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings

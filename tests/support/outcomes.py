@@ -2,8 +2,7 @@
 
 import random
 
-from asymgrpo_app.evaluation import ProblemOutcome
-from asymgrpo_app.evaluation.outcomes import Prediction
+from asymgrpo_app.evaluation.outcomes import Prediction, ProblemOutcome
 from asymgrpo_app.rewards import Status
 
 
