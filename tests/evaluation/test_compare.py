@@ -183,6 +183,18 @@ def test_the_command_writes_a_table_a_plot_and_a_file(pair, tmp_path, capsys):
     assert compare_command.run([*map(str, pair), *outputs, "--overwrite"]) == 0
 
 
+def test_an_interval_without_an_end_is_null_in_the_file_and_left_out_of_the_plot(tmp_path):
+    paths = [
+        saved(tmp_path / f"{name}.json", amc=result([0.5], UIDS[:1], length=[length]))
+        for name, length in (("a", 10.0), ("b", 12.0))
+    ]
+    outputs = [f"--plot={tmp_path / 'plot.png'}", f"--output={tmp_path / 'difference.json'}"]
+    assert compare_command.run([*map(str, paths), "--metric=length", *outputs]) == 0
+    (entry,) = json.loads((tmp_path / "difference.json").read_text())["differences"]
+    assert entry["difference"] == {"value": 2.0, "low": None, "high": None, "n": 1}
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 def predictions(path, correct, header=True):
     """Predictions of `correct` [problems][samples]; right answers are class 0, wrong ones all different."""
     protocol = replace(PROTOCOL, problems=len(correct), samples=len(correct[0]))
