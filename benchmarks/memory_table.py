@@ -8,10 +8,12 @@ the models are those of their configurations on the hub; nothing is loaded.
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 from transformers import Qwen2Config, Qwen3Config
 
-from asymgrpo_app.checks.memory import MemoryEstimate, MemorySettings, estimate_memory
+from asymgrpo_app.checks.memory import held_policy, largest_micro_batch, pass_memory
+from asymgrpo_app.policy.loading import empty_policy, packs
 
 GIB = 2**30
 
@@ -48,30 +50,12 @@ MODELS = {
 }
 
 
-def settings(micro_batch_tokens: int, completion_tokens: int, checkpointing: bool) -> MemorySettings:
-    """Those of the table."""
-    return MemorySettings(
-        precision="bf16-mixed",
-        attention="sdpa",
-        gradient_checkpointing=checkpointing,
-        micro_batch_tokens=micro_batch_tokens,
-        max_prompt_tokens=512,
-        max_completion_tokens=completion_tokens,
-        group_size=8,
-        completions_per_update=512,
-        optimizer_copies=2,
-        reference=False,
-        sampler_dtype="bfloat16",
-        sampler_cache=0,
-        device="cuda",
-    )
-
-
-def state_and_work(estimate: MemoryEstimate) -> tuple[float, float]:
-    """GiB of weights, gradients and optimizer, and of what a forward and backward pass needs beside them."""
-    state = sum(estimate.parts[name] for name in ("weights", "gradients", "optimizer"))
-    work = estimate.parts["activations"] + estimate.parts["temporary buffers"]
-    return state / GIB, work / GIB
+def work(config: Any, options: argparse.Namespace, checkpointing: bool) -> float:
+    """GiB that a forward and a backward pass needs beside weights, gradients and optimizer."""
+    policy = held_policy(config, "sdpa", "bf16-mixed", lora=None)
+    lengths = 512, options.completion_tokens
+    batch = largest_micro_batch((64, 8), lengths, options.micro_batch_tokens, packed=packs(policy))
+    return sum(pass_memory(policy, batch, "bf16-mixed", checkpointing=checkpointing, on_gpu=True)) / GIB
 
 
 def rows(options: argparse.Namespace) -> Iterator[str]:
@@ -80,14 +64,10 @@ def rows(options: argparse.Namespace) -> Iterator[str]:
     yield f"| model | weights | state | a pass | without checkpointing | vLLM's weights | on each GPU | {shared} |"
     yield "| --- " * (7 + len(options.gpus)) + "|"
     for name, config in MODELS.items():
-        work = {}
-        for checkpointing in (True, False):
-            chosen = settings(options.micro_batch_tokens, options.completion_tokens, checkpointing)
-            estimate = estimate_memory(config, chosen, available=0)
-            state, work[checkpointing] = state_and_work(estimate)
-        count = estimate.parts["weights"] / 4
-        sizes = [state, *work.values(), 2 * count / GIB]
-        sizes += [state / gpus + work[True] for gpus in (1, *options.gpus)]
+        count = empty_policy(config).num_parameters()
+        state, least = 16 * count / GIB, work(config, options, checkpointing=True)
+        sizes = [state, least, work(config, options, checkpointing=False), 2 * count / GIB]
+        sizes += [state / gpus + least for gpus in (1, *options.gpus)]
         yield f"| {name} | {count / 1e9:.2f} billion | {' | '.join(f'{size:.1f}' for size in sizes)} |"
 
 

@@ -1,8 +1,11 @@
 """Warns of bfloat16 on a CPU without AVX-512, for which torch has no kernels for matrix products in bfloat16."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+
+from asymgrpo_app.rollout.samplers import installed_sampler
 
 
 def calculates_bfloat16() -> bool:
@@ -15,18 +18,13 @@ def calculates_bfloat16() -> bool:
     return found.get("architecture") != "x86_64" or bool(found.get("avx512_bw"))
 
 
-def bfloat16_lines(*, precision: str, sampler: Mapping[str, str], device: str) -> list[str]:
-    """A warning where the run calculates in bfloat16 on a CPU that has no kernels for it.
-
-    Args:
-        precision: As in `trainer.precision`.
-        sampler: The key of the sampler's type with its value, where `auto` follows the precision; empty if the sampler
-            runs elsewhere.
-        device: Kind of the device; only `cpu` gets a warning.
-    """
-    keys = ["trainer.precision: 32-true"] if "bf16" in precision else []
-    keys += [f"{key}: auto" for key, dtype in sampler.items() if dtype == "bfloat16"]
-    if device != "cpu" or not keys or calculates_bfloat16():
+def bfloat16_lines(trainer: Trainer, rollout: Any) -> list[str]:
+    """A warning where a run, or its sampler, calculates in bfloat16 on a CPU that has no kernels for it."""
+    section = {"vllm": "engine", "transformers": "transformers"}.get(installed_sampler(rollout.sampler))
+    keys = ["trainer.precision: 32-true"] if "bf16" in str(trainer.precision) else []
+    if section is not None and getattr(rollout, section).dtype == "bfloat16":
+        keys.append(f"rollout.{section}.dtype: auto")
+    if trainer.strategy.root_device.type != "cpu" or not keys or calculates_bfloat16():
         return []
     return [
         "WARNING: this CPU is without AVX-512, and bfloat16 takes some 80 times as long as float32 on it: set "

@@ -7,9 +7,11 @@ from typing import Any
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
 from asymgrpo_app.checks.data import check_data, preview
+from asymgrpo_app.checks.memory import memory_lines
 from asymgrpo_app.checks.objects import check_adapters, check_lengths, check_training
 from asymgrpo_app.checks.options import check_options
-from asymgrpo_app.checks.report import arithmetic, memory
+from asymgrpo_app.checks.precision import bfloat16_lines
+from asymgrpo_app.checks.report import arithmetic
 from asymgrpo_app.cli.build import Run, build, refuse_nulls
 from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
@@ -74,8 +76,9 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     check_lengths(module, data, section.rollout)
     _check_best(made)
     adapters = check_adapters(module, trainer, section.ckpt_path)
-    notes = check_data(data, every_row=dry_run)
-    lines = [arithmetic(module, data, trainer, section), *adapters, *memory(module, data, trainer, section.rollout)]
+from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
+from asymgrpo_app.checks.data import check_data, preview
+from asymgrpo_app.checks.memory import memory_lines
     say("\n".join([*lines, *notes, "", *preview(data)]))
 
 

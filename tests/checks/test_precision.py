@@ -1,5 +1,7 @@
 """bfloat16 on a CPU that has no kernels for it is said before the run starts, with the keys to set."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -34,27 +36,29 @@ def test_what_is_known_of_a_cpu(capabilities, calculates, machine):
 
 
 @pytest.mark.parametrize(
-    ("trainer", "sampler", "keys"),
+    ("trainer", "sampler", "dtype", "keys"),
     [
-        ("bf16-mixed", {"rollout.engine.dtype": "auto"}, "trainer.precision: 32-true"),
-        (
-            "bf16-mixed",
-            {"rollout.engine.dtype": "bfloat16"},
-            "trainer.precision: 32-true and rollout.engine.dtype: auto",
-        ),
-        ("bf16-mixed", {}, "trainer.precision: 32-true"),
-        ("32-true", {"rollout.engine.dtype": "bfloat16"}, "rollout.engine.dtype: auto"),
-        ("32-true", {"rollout.transformers.dtype": "bfloat16"}, "rollout.transformers.dtype: auto"),
-        ("32-true", {"rollout.engine.dtype": "auto"}, None),
+        ("bf16-mixed", "vllm", "auto", "trainer.precision: 32-true"),
+        ("bf16-mixed", "vllm", "bfloat16", "trainer.precision: 32-true and rollout.engine.dtype: auto"),
+        ("bf16-mixed", "server", "bfloat16", "trainer.precision: 32-true"),
+        ("32-true", "vllm", "bfloat16", "rollout.engine.dtype: auto"),
+        ("32-true", "transformers", "auto", "rollout.transformers.dtype: auto"),
+        ("32-true", "vllm", "auto", None),
     ],
 )
-def test_the_keys_that_ask_for_it_are_named(trainer, sampler, keys, monkeypatch):
+def test_the_keys_that_ask_for_it_are_named(trainer, sampler, dtype, keys, monkeypatch):
     monkeypatch.setattr(precision, "calculates_bfloat16", lambda: False)
     expected = [] if keys is None else [f"{WARNING}{keys}."]
-    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cpu") == expected
-    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cuda") == []
+    on_cpu, on_gpu = (
+        SimpleNamespace(precision=trainer, strategy=SimpleNamespace(root_device=torch.device(device)))
+        for device in ("cpu", "cuda")
+    )
+    options = {"engine": SimpleNamespace(dtype="bfloat16"), "transformers": SimpleNamespace(dtype="bfloat16")}
+    rollout = SimpleNamespace(sampler=sampler, **(options | {"engine": SimpleNamespace(dtype=dtype)}))
+    assert bfloat16_lines(on_cpu, rollout) == expected
+    assert bfloat16_lines(on_gpu, rollout) == []
     monkeypatch.setattr(precision, "calculates_bfloat16", lambda: True)
-    assert bfloat16_lines(precision=trainer, sampler=sampler, device="cpu") == []
+    assert bfloat16_lines(on_cpu, rollout) == []
 
 
 def test_a_dry_run_says_it(quickstart, machine, tmp_path, monkeypatch, capsys):

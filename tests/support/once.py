@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from asymgrpo_app.runtime.compat import attention_of
+
 
 def once_per_process(patch: pytest.MonkeyPatch) -> None:
     """Build a subcommand's parser once, and estimate the memory of the same passes once.
@@ -31,14 +33,15 @@ def _parser_of_subcommand(cli: Any, *arguments: Any, **named: Any) -> None:
     vars(cli).update(_PARSERS[subcommand])
 
 
-def _body_memory(config: Any, attention: str, batch: Any, **named: Any) -> Any:
+def _body_memory(policy: Any, batch: Any, **named: Any) -> Any:
     from asymgrpo_app.checks.activation_memory import body_memory
 
     shapes = [tuple(tensor.shape) for tensor in (batch.input_ids, batch.targets, batch.predictors)]
     buckets = None if batch.attention is None else [tuple(bucket.shape) for bucket in batch.attention.buckets]
-    key = f"{config.to_json_string(use_diff=False)} {attention} {shapes} {buckets} {batch.num_tokens} {named}"
+    held = [(name, weight.dtype, weight.requires_grad) for name, weight in policy.named_parameters()]
+    key = f"{policy.config.to_json_string(use_diff=False)} {attention_of(policy)} {held} {shapes} {buckets} {named}"
     if key not in _ESTIMATES:
-        _ESTIMATES[key] = body_memory(config, attention, batch, **named)
+        _ESTIMATES[key] = body_memory(policy, batch, **named)
     return _ESTIMATES[key]
 
 
