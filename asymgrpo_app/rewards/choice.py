@@ -68,7 +68,7 @@ class MultipleChoice(Verifier):
         text = tail(completion, FORMULA_TAIL_CHARS)
         for phrase in reversed(list(_PHRASE.finditer(text))):
             line = text[phrase.end() :].partition("\n")[0]
-            if self._standing(line).match(line):
+            if self._standing().match(line):
                 return self._named(line)
         lines = text.strip().splitlines()
         return self._named(lines[-1]) if lines else set()
@@ -81,9 +81,9 @@ class MultipleChoice(Verifier):
         start = re.match(rf"\(?([{self.choices}])(?:\)|[.:](?=\s|$))", line)
         if start and not re.match(r"\s*(?:,|or\b|and\b|/)", line[start.end() :]):
             return {start[1]}
-        return {(match[1] or match[2]).upper() for match in self._standing(line).finditer(line)}
+        return {(match[1] or match[2]).upper() for match in self._standing().finditer(line)}
 
-    def _standing(self, line: str) -> re.Pattern[str]:
+    def _standing(self) -> re.Pattern[str]:
         """Pattern of a letter alone: in brackets, or a capital that is neither part of a word nor the word A or I."""
         small = self.choices.lower()
         bracketed = rf"\(([{self.choices}{small}])\)"

@@ -63,11 +63,7 @@ class CountdownVerifier(Verifier):
         numbers, target = row.get("numbers"), row.get("target")
         if not isinstance(numbers, list | tuple) or not 1 <= len(numbers) <= MAX_NUMBERS:
             raise ValueError(f'"numbers" must be a list of 1 to {MAX_NUMBERS} whole numbers')
-        if not all(_is_whole(number) and 0 <= number <= MAX_NUMBER for number in numbers):
+        if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
             raise ValueError(f'"numbers" must hold whole numbers from 0 to {MAX_NUMBER} only')
-        if not _is_whole(target):
+        if type(target) is not int:  # not isinstance: True is no number
             raise ValueError('"target" must be a whole number')
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

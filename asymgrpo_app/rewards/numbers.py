@@ -115,10 +115,7 @@ def _scaled(text: str) -> Fraction:
         OverflowError: The power of ten is beyond `MAX_EXPONENT`.
     """
     digits, *scale = _POWER_START.split(text, maxsplit=1)
-    value = Fraction(digits.strip().replace(",", ""))
-    if not scale:
-        return value
-    power = scale[0].rpartition("^")[2].strip("{} ")
-    if len(power.lstrip("+-0")) > len(str(MAX_EXPONENT)) or abs(int(power)) > MAX_EXPONENT:
+    power = int(scale[0].rpartition("^")[2].strip("{} ")) if scale else 0
+    if abs(power) > MAX_EXPONENT:
         raise OverflowError
-    return value * Fraction(10) ** int(power)
+    return Fraction(digits.strip().replace(",", "")) * Fraction(10) ** power

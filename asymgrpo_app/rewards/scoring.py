@@ -1,6 +1,7 @@
 """Judges many completions with one verifier."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from asymgrpo_app.rewards.base import Verdict, Verifier
@@ -26,7 +27,5 @@ def score(
     """
     if len(completions) != len(rows):
         raise ValueError(f"there are {len(completions)} completions, but {len(rows)} rows")
-    if pool is not None:
-        return pool.score([verifier] * len(rows), completions, rows)
-    with VerifierPool() as own_pool:
-        return own_pool.score([verifier] * len(rows), completions, rows)
+    with VerifierPool() if pool is None else nullcontext(pool) as used:
+        return used.score([verifier] * len(rows), completions, rows)

@@ -82,7 +82,7 @@ def tagged(answer):
     return f"<answer>{answer}</answer>"
 
 
-def test_every_task_of_the_library_is_judged_or_refused():
+def test_our_tables_name_tasks_of_the_library():
     assert set(TASKS) | set(REFUSED) | set(NEEDS) <= set(load_reasoning_gym())
     assert not (set(TASKS) | set(NEEDS)) & set(REFUSED)
 
@@ -436,10 +436,10 @@ print([name for name in ("cellpylib", "pycosat", "zss", "torch") if name in sys.
 import reasoning_gym
 try:
     reasoning_gym.create_dataset("zebra_puzzles", seed=0)[0]
-except ModuleNotFoundError as error:
+except AttributeError as error:
     print(error)
 """
-    assert run(code, site) == "True\n[]\nneeds the package pycosat: pip install pycosat\n"
+    assert run(code, site) == "True\n[]\nmodule 'pycosat' has no attribute 'itersolve'\n"
 
 
 def test_the_docs_list_what_the_code_does():

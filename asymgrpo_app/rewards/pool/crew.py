@@ -75,8 +75,7 @@ class Crew:
                 self._again.appendleft(job)
                 break
             worker.job = job
-            if worker.stage == "idle":
-                self._advance(worker, job)
+            self._advance(worker, job)
         return any(worker.job is not None for worker in self._workers)
 
     def _free_worker(self, size: int) -> Worker | None:
@@ -101,22 +100,19 @@ class Crew:
 
     def _heard_or_late(self) -> list[tuple[Worker, bool]]:
         """Wait for workers that have replied or died (False), or taken too long (True)."""
-        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
-        allowed = min(worker.deadline for worker in busy.values()) - time.monotonic()
-        heard = set(wait(list(busy), timeout=max(0.0, allowed)))
+        busy = [worker for worker in self._workers if worker.job is not None]
+        allowed = min(worker.deadline for worker in busy) - time.monotonic()
+        heard = set(wait([worker.connection for worker in busy], timeout=max(0.0, allowed)))
         now = time.monotonic()
-        late = [worker for connection, worker in busy.items() if connection not in heard and worker.deadline <= now]
-        return [
-            (worker, worker in late) for connection, worker in busy.items() if connection in heard or worker in late
-        ]
+        due = [worker for worker in busy if worker.connection in heard or worker.deadline <= now]
+        return [(worker, worker.connection not in heard) for worker in due]
 
     def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
         """Process a worker that replied, died or took too long; yields its item's reply if there is one."""
         job = worker.job
         assert job is not None
-        judging = worker.stage == "judge"
         reply = None if late else worker.answer()
-        if reply is None and not judging:
+        if reply is None and not worker.judging:
             self._never_judged(worker, job)
         elif late:
             self._end(worker)
@@ -128,13 +124,13 @@ class Crew:
                 self._again.append(job)
             else:
                 yield job.position, failure(f"its worker died {job.deaths} times")
-        elif judging:
+        elif worker.judging:
             self._failed_starts = 0
-            worker.job, worker.stage = None, "idle"
-            if worker.large:
+            worker.job = None
+            if reply.pop("leave", False):
                 self._end(worker)
             yield job.position, reply
-        elif reply:
+        elif "status" in reply:
             raise UserError(f"a verifier cannot be loaded in a worker process: {reply['detail']}.")
         else:
             self._advance(worker, job)

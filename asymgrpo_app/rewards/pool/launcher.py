@@ -38,7 +38,6 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
     control = socket.socket(fileno=control_fd)
     control.settimeout(_SECONDS_BETWEEN_LOOKS)
     workers: set[int] = set()
-    control.send(b"ready")
     # The client's end of the socket may live on in processes that it forked, so its process is watched as well.
     while os.getppid() == client:
         try:
@@ -50,9 +49,8 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
         if not message:
             break
         if message == b"fork":
-            worker = _fork(descriptors[0], control, memory_bytes)
-            workers.add(worker)
-            answer = worker
+            answer = _fork(descriptors[0], control, memory_bytes)
+            workers.add(answer)
         else:
             worker = int(message.removeprefix(b"end "))
             workers.discard(worker)

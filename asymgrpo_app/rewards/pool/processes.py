@@ -39,9 +39,6 @@ class Launcher:
     Args:
         memory_bytes: Address space that a worker may use.
         prepared: Verifier classes as `module:name` that workers start with.
-
-    Raises:
-        LauncherDiedError: It did not start; the reason is on stderr.
     """
 
     def __init__(self, memory_bytes: int, prepared: Iterable[str]) -> None:
@@ -59,13 +56,12 @@ class Launcher:
                 start_new_session=True,  # signals of the terminal are for the training process
             )
         self._finalizer = weakref.finalize(self, _close, os.getpid(), self._control, self._process)
-        self._ask()  # nothing; it says that it is ready
 
     def fork(self) -> "Worker":
         """Fork a new worker, which is not ready yet.
 
         Raises:
-            LauncherDiedError: The launcher has ended.
+            LauncherDiedError: The launcher has ended, or did not start; the reason is on stderr.
         """
         ours, theirs = socket.socketpair()
         # A worker that is stopped (SIGSTOP) does not read: fail rather than wait for it.
@@ -90,10 +86,9 @@ class Launcher:
         """
         self._finalizer()
 
-    def _ask(self, request: bytes = b"", descriptors: Sequence[int] = ()) -> bytes:
+    def _ask(self, request: bytes, descriptors: Sequence[int] = ()) -> bytes:
         with contextlib.suppress(OSError):  # also a time-out: one that does not answer is as good as dead
-            if request:
-                socket.send_fds(self._control, [request], list(descriptors))
+            socket.send_fds(self._control, [request], list(descriptors))
             if answer := self._control.recv(64):
                 return answer
         self._process.kill()
@@ -141,20 +136,18 @@ class Worker:
     Attributes:
         pid: Process id.
         connection: The connection to it.
-        stage: Its last request: to `start`, to `load` a verifier, or to `judge`; `idle` once it has answered.
-        deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         job: The item it judges, or will judge once it has loaded the verifier.
+        judging: Whether its last request was to judge, and not to load a verifier.
+        deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         known: Keys of the verifiers that it was sent.
-        large: Whether it asked to be replaced.
     """
 
     pid: int
     connection: Connection
-    stage: str = "start"
-    deadline: float = field(default_factory=lambda: time.monotonic() + START_S)
     job: Job | None = None
+    judging: bool = False
+    deadline: float = 0.0
     known: set[bytes] = field(default_factory=set)
-    large: bool = False
 
     def advance(self, job: Job, timeout_s: float) -> None:
         """Send the next request for its item: the verifier if it is new here, else the item.
@@ -162,13 +155,11 @@ class Worker:
         Raises:
             OSError: The worker has died.
         """
-        if job.key in self.known:
-            self.stage, allowed_s, request = "judge", timeout_s, (job.kind, job.key, job.payload)
-        else:
-            self.stage, allowed_s, request = "load", START_S, ("load", job.key, job.verifier)
+        self.judging = job.key in self.known
         self.known.add(job.key)
+        request = (job.kind, job.key, job.payload) if self.judging else ("load", job.key, job.verifier)
         self.connection.send_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
-        self.deadline = time.monotonic() + allowed_s
+        self.deadline = time.monotonic() + (timeout_s if self.judging else START_S)
 
     def answer(self) -> Reply | None:
         """The reply that has come; None if the worker has died, or is dying and sent something else."""
@@ -176,7 +167,4 @@ class Worker:
             reply = json.loads(self.connection.recv_bytes(_MAX_REPLY_BYTES))
         except (EOFError, OSError, ValueError, RecursionError):
             return None
-        if not isinstance(reply, dict):
-            return None
-        self.large = bool(reply.pop("leave", False))
-        return reply
+        return reply if isinstance(reply, dict) else None

@@ -87,16 +87,12 @@ def confine(launcher: int, memory_bytes: int) -> None:
     end_with_parent(launcher)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    os.close(nothing)
+    os.dup2(1, 2)  # what a verifier prints is discarded: the launcher's standard output is the null device
 
 
 def serve(connection: Connection, memory_bytes: int) -> None:
     """Answer requests until the other side closes the connection or this process should be replaced."""
     verifiers: dict[bytes, Verifier] = {}
-    connection.send_bytes(b"{}")  # ready
     leave = False
     while not leave:
         try:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.reasoning_gym import scorers as ours
@@ -170,7 +170,7 @@ def load_reasoning_gym() -> Mapping[str, tuple[type[Any], type[Any]]]:
     """Import reasoning-gym, with or without the packages that only three of its tasks need.
 
     It imports all of them at once, and three exist as sources alone. While it is imported a missing one is replaced by
-    an empty module, which raises on use; nothing of it stays behind for others to import.
+    an empty module; nothing of it stays behind for others to import.
 
     Returns:
         The classes of the data set and of its config, by the name of the task.
@@ -188,7 +188,7 @@ def load_reasoning_gym() -> Mapping[str, tuple[type[Any], type[Any]]]:
             f"pip install reasoning-gym=={AUDITED_RELEASE}"
         )
     missing = [name for name in _SOURCE_ONLY if not _is_installed(name)]
-    sys.modules.update({name: _MissingPackage(name) for name in missing})
+    sys.modules.update({name: ModuleType(name) for name in missing})
     try:
         datasets: Mapping[str, tuple[type[Any], type[Any]]] = importlib.import_module("reasoning_gym.factory").DATASETS
     except ImportError as error:
@@ -197,13 +197,6 @@ def load_reasoning_gym() -> Mapping[str, tuple[type[Any], type[Any]]]:
         for name in missing:
             del sys.modules[name]
     return datasets
-
-
-class _MissingPackage(ModuleType):
-    def __getattr__(self, attribute: str) -> NoReturn:
-        if attribute.startswith("__"):  # what the import system itself asks for
-            raise AttributeError(attribute)
-        raise ModuleNotFoundError(f"needs the package {self.__name__}: pip install {self.__name__}")
 
 
 def _is_installed(name: str) -> bool:
