@@ -1,13 +1,12 @@
 """The summary at the end of a run: accuracy before and after, time per phase, and the paths of its outputs."""
 
-from math import nan
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from asymgrpo_app.callbacks.checkpoint import run_checkpoint
+from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME
 from asymgrpo_app.callbacks.export import export_folder
 from asymgrpo_app.checkpoints.folder import list_checkpoints
@@ -33,19 +32,23 @@ class RunSummary(Callback):
         self.seconds: list[dict[str, float]] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
         if trainer.state.fn == TrainerFn.FITTING:
-            self.evaluations.append((pl_module.completed_steps, _values(trainer, "val/")))
+            self.evaluations.append((pl_module.completed_steps, values))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
-        self.seconds.append(_values(trainer, "timing_s/"))
+        timings = {tag: float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("timing_s/")}
+        self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
     def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        run_dir = Path(trainer.default_root_dir)
-        checkpoints, keeper = list(list_checkpoints(run_dir).values()), run_checkpoint(trainer)
-        lines = [
-            f"\nRun finished: {pl_module.completed_steps} RL steps, {run_dir}\n",
-            *self._accuracy(),
-            *self._time(),
+        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, run_checkpoint(trainer)))
+
+    def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint) -> str:
+        """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` has a metric for it."""
+        lines = ["", f"Run finished: {steps} RL steps, {run_dir}", ""]
+        lines += self._accuracy() + self._time()
+        checkpoints = list(list_checkpoints(run_dir).values())
+        lines += [
             f"  TensorBoard   tensorboard --logdir {tensorboard_folder(run_dir)}",
             f"  Checkpoint    {checkpoints[-1] if checkpoints else 'none was written'}",
         ]
@@ -55,7 +58,7 @@ class RunSummary(Callback):
             lines.append(f"  Results       {run_dir / RESULTS_NAME}  (for `asymgrpo compare`)")
         if export_folder(run_dir).is_dir():
             lines.append(f"  Model         {export_folder(run_dir)}  (Hugging Face format)")
-        say("\n".join([*lines, ""]))
+        return "\n".join([*lines, ""])
 
     def _accuracy(self) -> list[str]:
         if not self.evaluations:
@@ -63,11 +66,11 @@ class RunSummary(Callback):
         (first_step, first), (last_step, last) = self.evaluations[0], self.evaluations[-1]
         if first_step == last_step:
             lines = [f"  {'validation':<24}{f'step {last_step}':>10}"]
-            return [*lines, *(f"  {name:<24}{value:>10.3f}" for name, value in last.items()), ""]
+            return [*lines, *(f"  {tag.removeprefix('val/'):<24}{value:>10.3f}" for tag, value in last.items()), ""]
         lines = [f"  {'validation':<24}{f'step {first_step}':>10}{f'step {last_step}':>10}{'change':>10}"]
-        for name, value in last.items():
-            before = first.get(name, nan)
-            lines.append(f"  {name:<24}{before:>10.3f}{value:>10.3f}{value - before:>+10.3f}")
+        for tag, value in last.items():
+            before = first.get(tag, float("nan"))
+            lines.append(f"  {tag.removeprefix('val/'):<24}{before:>10.3f}{value:>10.3f}{value - before:>+10.3f}")
         return [*lines, ""]
 
     def _time(self) -> list[str]:
@@ -82,9 +85,3 @@ class RunSummary(Callback):
             if mean[name] > 0
         ]
         return [*lines, ""]
-
-
-def _values(trainer: Trainer, prefix: str) -> dict[str, float]:
-    """The scalars whose tag begins with a prefix, by the rest of their tag."""
-    scalars = trainer.callback_metrics.items()
-    return {tag.removeprefix(prefix): float(value) for tag, value in scalars if tag.startswith(prefix)}
