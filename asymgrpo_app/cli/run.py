@@ -76,9 +76,9 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     check_lengths(module, data, section.rollout)
     _check_best(made)
     adapters = check_adapters(module, trainer, section.ckpt_path)
-from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
-from asymgrpo_app.checks.data import check_data, preview
-from asymgrpo_app.checks.memory import memory_lines
+    notes = check_data(data, every_row=dry_run)
+    lines = [arithmetic(module, data, trainer, section), *adapters]
+    lines += memory_lines(module, data, trainer, section.rollout) + bfloat16_lines(trainer, section.rollout)
     say("\n".join([*lines, *notes, "", *preview(data)]))
 
 
