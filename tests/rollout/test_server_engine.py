@@ -249,6 +249,16 @@ def test_a_server_that_came_back_with_other_weights_than_it_was_sent_stops_the_r
         engine.generate(REQUESTS, SETTINGS)
 
 
+def test_a_server_that_came_back_with_other_settings_stops_the_run(servers, start):
+    engine = start(servers[:1])
+    servers[0].kill()
+    servers[0].info["dtype"] = "bfloat16"
+    servers[0].start()
+    with pytest.raises(RunError, match=r"computes in bfloat16 .*, this run in float32"):
+        engine.generate(REQUESTS, SETTINGS)
+    assert len(servers[0].loaded) == 1
+
+
 def test_servers_that_hold_different_weights_stop_the_run(servers, start):
     engine = start(servers)
     servers[1].digest["other"] = "23"
@@ -292,8 +302,11 @@ def test_a_wrong_token_is_said_at_once(servers, start, tmp_path):
 @pytest.mark.parametrize(
     ("info", "reason"),
     [
-        ({"max_model_len": 31, "dtype": "float32", "settings": {}}, "takes at most 31 tokens, .* have up to 32"),
-        ({"max_model_len": 32, "dtype": "bfloat16", "settings": {}}, "computes in bfloat16, this run asks for float32"),
+        (
+            {"max_model_len": 31, "dtype": "float32", "settings": {}},
+            "with at most 31 tokens, this run .* with up to 32",
+        ),
+        ({"max_model_len": 32, "dtype": "bfloat16", "settings": {}}, "computes in bfloat16 .*, this run in float32"),
         ({"object": "list"}, "was not started by `asymgrpo serve`"),
     ],
 )

@@ -41,12 +41,10 @@ class SamplerServer:
         info = await self._call("GET", INFO_PATH)
         if not (isinstance(info, dict) and {"dtype", "max_model_len"} <= info.keys()):
             raise RunError(f"the sampler server {self.url} was not started by `asymgrpo serve`.")
-        if info["dtype"] != dtype:
-            raise RunError(f"the sampler server {self.url} computes in {info['dtype']}, this run asks for {dtype}.")
-        if info["max_model_len"] < max_model_len:
+        if info["dtype"] != dtype or info["max_model_len"] < max_model_len:
             raise RunError(
-                f"the sampler server {self.url} takes at most {info['max_model_len']} tokens, this run's prompts "
-                f"and completions have up to {max_model_len}: start it with this run's config."
+                f"the sampler server {self.url} computes in {info['dtype']} with at most {info['max_model_len']} "
+                f"tokens, this run in {dtype} with up to {max_model_len}: start the server with this run's config."
             )
 
     async def version(self) -> str:
@@ -87,8 +85,7 @@ class SamplerServer:
     async def generate(self, request: SampleRequest, settings: SamplingSettings, version: str) -> Completion:
         """One completion, sampled from the weights with this label."""
         body = {"token_ids": request.prompt_token_ids, "sampling_params": sampling_arguments(request.seed, settings)}
-        answer = await self._call("POST", "/inference/v1/generate", body, self._request_timeout_s)
-        return _completion(answer, version)
+        return _completion(await self._call("POST", "/inference/v1/generate", body, self._request_timeout_s), version)
 
     # ---- transport ----
 

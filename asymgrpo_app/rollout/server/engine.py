@@ -64,8 +64,8 @@ class ServerEngine:
             if config.transfer == "nccl"
             else FolderTransfer(config.weights_folder or "", label, getattr(torch, dtype))
         )
-        self._runner: asyncio.Runner | None = asyncio.Runner()
-        self._session: aiohttp.ClientSession = self._do(_session(token))
+        self._runner = asyncio.Runner()
+        self._session = self._runner.run(_session(token))
         self._servers = [SamplerServer(url, self._session, config.request_timeout_s) for url in config.urls]
 
     # ---- RolloutEngine ----
@@ -111,18 +111,15 @@ class ServerEngine:
 
     def close(self) -> None:
         """Drop the connections and the file of weights; the servers go on. Safe to call twice."""
-        if self._runner is None:
-            return
         self._transfer.close()
-        self._runner.run(self._session.close())
-        self._runner.close()
-        self._runner = None
+        if not self._session.closed:
+            self._runner.run(self._session.close())
+            self._runner.close()
 
     # ---- servers ----
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine; re-raise an exception of a signal's handler, which asyncio would only log."""
-        assert self._runner is not None
         loop = self._runner.get_loop()
         raised: list[BaseException] = []
 

@@ -13,10 +13,6 @@ from asymgrpo_app.rollout.server.auth import INFO_VARIABLE, TOKEN_VARIABLE
 from asymgrpo_app.rollout.server.worker import WEIGHTS_VARIABLE
 from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
 
-_PROGRAM = "asymgrpo_app.rollout.server.process"
-_MIDDLEWARE = "asymgrpo_app.rollout.server.auth.TokenMiddleware"
-_WORKER = "asymgrpo_app.rollout.server.worker.SamplerWorker"
-
 
 def server_arguments(
     model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int, *, nccl: bool = False
@@ -31,13 +27,12 @@ def server_arguments(
         nccl: Whether weights come over NCCL and not through a folder.
     """
     arguments = engine_arguments(model, config, dtype, max_model_len)
-    if config.tensor_parallel_size > 1:
-        arguments["tensor_parallel_size"] = config.tensor_parallel_size
     if nccl:
         arguments["weight_transfer_config"] = {"backend": "nccl"}
     return arguments | {
-        "worker_extension_cls": _WORKER,
-        "middleware": _MIDDLEWARE,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "worker_extension_cls": "asymgrpo_app.rollout.server.worker.SamplerWorker",
+        "middleware": "asymgrpo_app.rollout.server.auth.TokenMiddleware",
         "enable_scale_out": True,  # the route that takes and gives tokens
         "disable_uvicorn_access_log": True,
     }
@@ -45,7 +40,7 @@ def server_arguments(
 
 def server_command(arguments: Mapping[str, Any], host: str, port: int) -> list[str]:
     """Command line of the server's program with its options."""
-    command = [sys.executable, "-m", _PROGRAM, "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "asymgrpo_app.rollout.server.process", "--host", host, "--port", str(port)]
     for name, value in arguments.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
