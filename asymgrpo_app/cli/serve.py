@@ -1,10 +1,10 @@
 """`asymgrpo serve`: a vLLM server that a run can sample from."""
 
-import argparse
 import ipaddress
 import os
 import secrets
 import socket
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,10 +21,11 @@ What decides the numbers (model, dtype, lengths, rollout.engine) is read from th
 
   asymgrpo serve --token_file token --weights_folder /shared/weights --config configs/x.yaml
 
-Every route asks for the token. The server holds no trained weights before the run sends them."""
+All options but those below are the run's. Every route asks for the token. The server holds no trained weights before
+the run sends them."""
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
@@ -32,20 +33,12 @@ class _Parser(argparse.ArgumentParser):
 def run(arguments: Sequence[str]) -> int:
     """Check options, config and port, then replace this process by the server (`exec`)."""
     quiet_libraries()
-    parser = _Parser(
-        prog="asymgrpo serve",
-        description=_DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Every other option is one of `asymgrpo fit`.",
-    )
+    layout = RawDescriptionHelpFormatter
+    parser = _Parser("asymgrpo serve", description=_DESCRIPTION, allow_abbrev=False, formatter_class=layout)
     parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
     parser.add_argument("--port", type=int, default=8000, help="Port to listen on (default: %(default)s).")
     parser.add_argument("--allow_public", action="store_true", help="Allow an address that other machines can reach.")
-    parser.add_argument(
-        "--token_file",
-        help="File with the token; made, with a fresh one, if it is not there. Default: $ASYMGRPO_TOKEN.",
-    )
+    parser.add_argument("--token_file", help="File with the token, made if it is not there. Default: $ASYMGRPO_TOKEN.")
     parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
     options, rest = parser.parse_known_args(arguments)
     _check_address(options.host, options.port, allow_public=options.allow_public)
@@ -56,21 +49,13 @@ def run(arguments: Sequence[str]) -> int:
     nccl = server is not None and server.transfer == "nccl"
     folder = None if nccl else _weights_folder(options.weights_folder or (server.weights_folder if server else None))
     config = VLLMEngineConfig(**rollout.engine.as_dict())
-    command = server_arguments(
-        settings.model.policy,
-        config,
-        resolve_dtype(config.dtype, str(settings.trainer.precision)),
-        _longest(settings),
-        nccl=nccl,
-    )
+    dtype = resolve_dtype(config.dtype, str(settings.trainer.precision))
+    command = server_arguments(settings.model.policy, config, dtype, _longest(settings), nccl=nccl)
     token = _token(options.token_file)
     _check_port(options.host, options.port)
     os.environ.update(server_environment(command, token, folder))
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
-    say(
-        f"Starting vLLM on http://{options.host}:{options.port} for {settings.model.policy}; "
-        "every route asks for the token."
-    )
+    say(f"Starting vLLM on http://{options.host}:{options.port}; every route asks for the token.")
     words = server_command(command, options.host, options.port)
     os.execv(words[0], words)  # signals and the exit code are the server's own from here on
 
