@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from math import inf
 from time import perf_counter
 from typing import Literal
@@ -90,23 +91,21 @@ class VLLMRolloutCallback(Callback):
         canary: CanaryConfig = CanaryConfig(),  # noqa: B008 (frozen)
         seed: int = 0,
     ) -> None:
-        require(group_size >= 2, "rollout.group_size", group_size, "at least 2, as advantages compare completions")
+        require(group_size >= 2, "rollout.group_size", group_size, "at least 2 (advantages compare completions)")
         at_least_1("rollout.max_completion_tokens", max_completion_tokens)
         require(0 < temperature < inf, "rollout.temperature", temperature, "a finite number > 0")
         require(0 < top_p <= 1, "rollout.top_p", top_p, "in (0, 1]")
         require(top_k >= 0, "rollout.top_k", top_k, "0 or more")
         require(0 <= min_p < 1, "rollout.min_p", min_p, "in [0, 1)")
-        share = max_verifier_failures
-        require(0 <= share <= 1, "rollout.max_verifier_failures", share, "in [0, 1]")
+        require(0 <= max_verifier_failures <= 1, "rollout.max_verifier_failures", max_verifier_failures, "in [0, 1]")
         require(max_engine_restarts >= 0, "rollout.max_engine_restarts", max_engine_restarts, "0 or more")
         self.sampler = installed_sampler(sampler)
         # Whether ranks share one copy of the model in vLLM, and hence make every call together.
         self._shares_engine = self.sampler == "vllm" and engine.tensor_parallel_size > 1
         if dynamic_sampling is not None and self._shares_engine:
             raise UserError(
-                f"rollout.engine.tensor_parallel_size is {engine.tensor_parallel_size}, but with "
-                "rollout.dynamic_sampling each process samples as often as its prompts need: turn one of the two off, "
-                "or sample on a server."
+                f"rollout.engine.tensor_parallel_size {engine.tensor_parallel_size} makes processes sample together, "
+                "with rollout.dynamic_sampling each goes by its own prompts: turn one off, or sample on a server."
             )
         if self.sampler == "server":
             if server is None:
@@ -115,8 +114,7 @@ class VLLMRolloutCallback(Callback):
         self.group_size = group_size
         self.max_completion_tokens = max_completion_tokens
         self.settings = SamplingSettings(temperature, max_completion_tokens, (), top_p, top_k, min_p)
-        self.truncated = truncated
-        self.verifier_failure = verifier_failure
+        self._treatments = truncated == "wrong", verifier_failure == "wrong"
         self.max_verifier_failures = max_verifier_failures
         self.dynamic_sampling = dynamic_sampling
         self.own_sampler = sampler if isinstance(sampler, Sampler) else None
@@ -149,7 +147,7 @@ class VLLMRolloutCallback(Callback):
         batch.started = perf_counter()
         self._failures = FailureCount()
         with self._alone(trainer, pl_module, batch):
-            batch.rollouts = self._rollouts(batch, draw(batch.prompts), self.settings)
+            batch.rollouts = RolloutBatch(list(batch.prompts), draw(batch.prompts), self.settings, *self._treatments)
             if self.dynamic_sampling is not None:
                 batch.metrics.add_all(refill(batch.rollouts, redraw, self.dynamic_sampling.max_rounds))
         self._sampler.prove(pl_module, Stopwatch(batch.metrics))
@@ -160,12 +158,7 @@ class VLLMRolloutCallback(Callback):
         self._failures = FailureCount()
 
     def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: AsymGRPOModule,
-        batch: PromptBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         data = data_of(trainer)
         chosen = data.evaluation_sets[batch.set_name]
@@ -176,7 +169,7 @@ class VLLMRolloutCallback(Callback):
             # An evaluation slice may leave a rank without problems.
             if batch.prompts or self._shares_engine:
                 groups = self._judged(pl_module, batch, batch.prompts, chosen.samples, settings, seed_of)
-                batch.rollouts = self._rollouts(batch, groups, settings)
+                batch.rollouts = RolloutBatch(batch.prompts, groups, settings, *self._treatments)
                 if chosen.majority_ks:
                     batch.rollouts.answers = answer_classes(batch.prompts, groups, data.pool)
         self._sampler.prove(pl_module, Stopwatch(batch.metrics))
@@ -189,16 +182,12 @@ class VLLMRolloutCallback(Callback):
     on_test_epoch_end = on_predict_epoch_end = on_validation_epoch_end  # type: ignore[assignment]
 
     def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
-        self.close()  # Lightning calls no teardown after an exception
+        self._sampler.close()  # Lightning calls no teardown after an exception
 
     def teardown(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        self.close()
+        self._sampler.close()
 
     # ---- work ----
-
-    def close(self) -> None:
-        """Shut the sampler down. Safe to call twice."""
-        self._sampler.close()
 
     @contextmanager
     def _alone(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch) -> Iterator[None]:
@@ -232,11 +221,8 @@ class VLLMRolloutCallback(Callback):
         The seed of a completion is `seed_of` the prompt's index and the completion's number in its group.
         """
         clock, data = Stopwatch(batch.metrics), data_of(module.trainer)
-        requests = [
-            SampleRequest(prompt.token_ids, seed_of(prompt.index, number))
-            for prompt in prompts
-            for number in range(group_size)
-        ]
+        places = product(prompts, range(group_size))
+        requests = [SampleRequest(prompt.token_ids, seed_of(prompt.index, number)) for prompt, number in places]
         completions = self._sampler.sample(module, requests, settings, clock)
         _announce(module.trainer, "")
         groups = judge(prompts, completions, data.tokenizer, data.pool)
@@ -244,18 +230,11 @@ class VLLMRolloutCallback(Callback):
         self._failures.add(prompts, groups)
         return groups
 
-    def _rollouts(
-        self, batch: PromptBatch, groups: list[list[JudgedCompletion]], settings: SamplingSettings
-    ) -> RolloutBatch:
-        treatments = self.truncated == "wrong", self.verifier_failure == "wrong"
-        return RolloutBatch(list(batch.prompts), groups, settings, *treatments)
-
     def _start(self, module: AsymGRPOModule) -> tuple[RolloutEngine, str]:
         """Start an engine with room for the longest prompt and completion of training and evaluation; and its dtype."""
         trainer, data, path = module.trainer, data_of(module.trainer), module.policy_path
-        sets = data.evaluation_sets.values()
-        limits = [self.max_completion_tokens, *(chosen.max_completion_tokens or 0 for chosen in sets)]
-        max_model_len = data.max_prompt_tokens + max(limits)
+        limits = [chosen.max_completion_tokens or 0 for chosen in data.evaluation_sets.values()]
+        max_model_len = data.max_prompt_tokens + max([self.max_completion_tokens, *limits])
         config = self.transformers if self.sampler == "transformers" else self.own_sampler or self.engine_config
         dtype = resolve_dtype(config.dtype, str(trainer.precision))
         _announce(trainer, "sampler starts")

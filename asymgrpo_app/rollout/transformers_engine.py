@@ -76,10 +76,7 @@ class TransformersEngine:
         for name, weight in weights:
             target = missing.pop(name, None)
             if target is None or target.shape != weight.shape:
-                found = "no such weight" if target is None else f"one of shape {list(target.shape)}"
-                raise RunError(
-                    f"the policy's weight {name} {list(weight.shape)} cannot be sampled from: {self._path} has {found}."
-                )
+                raise RunError(f"{self._path} has no weight {name} {list(weight.shape)}, which the policy sent.")
             target.copy_(weight)
         if missing:
             raise RunError(f"the policy sent no weight {next(iter(missing))}, which {self._path} has.")

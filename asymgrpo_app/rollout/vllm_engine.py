@@ -202,13 +202,8 @@ class VLLMEngine:
 
 
 def sampling_arguments(seed: int, settings: SamplingSettings) -> dict[str, Any]:
-    """vLLM's sampling parameters of one completion."""
-    return {
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "min_p": settings.min_p,
-        "max_tokens": settings.max_tokens,
+    """vLLM's sampling parameters of one completion; the settings have vLLM's names."""
+    return vars(settings) | {
         "seed": seed if settings.temperature > 0 else None,
         "ignore_eos": True,  # only `stop_token_ids` end a completion, never the checkpoint's own end token as well
         "stop_token_ids": list(settings.stop_token_ids),
@@ -273,16 +268,15 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
     Raises:
         UserError: `config.max_model_len` is smaller.
     """
-    if config.max_model_len is not None and config.max_model_len < max_model_len:
+    room = config.max_model_len or max_model_len
+    if room < max_model_len:
         raise UserError(
-            f"rollout.engine.max_model_len is {config.max_model_len}, but prompts and completions have up to "
-            f"{max_model_len} tokens."
+            f"rollout.engine.max_model_len is {room}, but prompts and completions have up to {max_model_len} tokens."
         )
-    max_model_len = config.max_model_len or max_model_len
     arguments = _FIXED | {
         "model": model,
         "dtype": dtype,
-        "max_model_len": max_model_len,
+        "max_model_len": room,
         "max_num_seqs": config.max_num_seqs,
         "enforce_eager": config.enforce_eager or not torch.cuda.is_available(),
         "enable_prefix_caching": config.enable_prefix_caching,
@@ -296,7 +290,7 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
         arguments["block_size"] = _CPU_BLOCK
         # A split prefill breaks seeded sampling on CPU ("CPU Generator does not use offset").
         arguments["enable_chunked_prefill"] = False
-        arguments["max_num_batched_tokens"] = max(max_model_len, 8192)
+        arguments["max_num_batched_tokens"] = max(room, 8192)
     return arguments | config.extra
 
 

@@ -156,9 +156,9 @@ def test_weights_of_another_architecture_are_refused():
     named = dict(named_weights(policy))
     with pytest.raises(RunError, match=r"sent no weight model\.norm\.weight"):
         engine.load_weights((name, own) for name, own in named.items() if name != "model.norm.weight")
-    with pytest.raises(RunError, match=r"lm_head\.weight \[17, 128\] .* no such weight"):
+    with pytest.raises(RunError, match=r"has no weight lm_head\.weight \[17, 128\], which the policy sent"):
         engine.load_weights([*named.items(), ("lm_head.weight", torch.zeros(17, 128))])
-    with pytest.raises(RunError, match=r"model\.norm\.weight \[1\] .* one of shape \[128\]"):
+    with pytest.raises(RunError, match=r"has no weight model\.norm\.weight \[1\], which the policy sent"):
         engine.load_weights((named | {"model.norm.weight": torch.ones(1)}).items())
 
 
