@@ -1,6 +1,7 @@
 """Transfer of a run's weights to its sampler servers."""
 
 import contextlib
+import os
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -53,6 +54,8 @@ class FolderTransfer:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
             partial.rename(path)
         except (OSError, SafetensorError) as error:
             raise RunError(f"rollout.server.weights_folder {self._folder} cannot be written: {error}.") from error
