@@ -1,7 +1,6 @@
 """Checkpoints by RL step."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Literal
 
@@ -86,52 +85,43 @@ class RunCheckpoint(Checkpoint):
 
     # ---- when to save ----
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
         if not pl_module.validation_due(pl_module.completed_steps) and self._due(pl_module):
-            self.save(trainer, pl_module)
+            self.save(trainer, pl_module, Label(pl_module.completed_steps))
 
     def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or pl_module.completed_steps == 0:
             return
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
-        if self._due(pl_module) or self._among_the_best(trainer, Label(pl_module.completed_steps, values)):
-            self.save(trainer, pl_module, values)
+        label = Label(pl_module.completed_steps, values)
+        if self._due(pl_module) or self._among_the_best(trainer, label):
+            self.save(trainer, pl_module, label)
 
     def _due(self, pl_module: AsymGRPOModule) -> bool:
         step: int = pl_module.completed_steps
         return step % self.every_n_steps == 0 or step >= pl_module.total_steps
 
     def _among_the_best(self, trainer: Trainer, candidate: Label) -> bool:
-        takes = False
-        if self.best is not None and trainer.is_global_zero:
-            takes = self.best.takes(candidate, labels(trainer.default_root_dir).values())
+        if self.best is None:
+            return False
+        takes = trainer.is_global_zero and self.best.takes(candidate, labels(trainer.default_root_dir).values())
         return bool(trainer.strategy.broadcast(takes))
 
     # ---- saving ----
 
-    def save(
-        self,
-        trainer: Trainer,
-        pl_module: AsymGRPOModule,
-        validation: Mapping[str, float] | None = None,
-        *,
-        last: bool = False,
-    ) -> None:
+    def save(self, trainer: Trainer, pl_module: AsymGRPOModule, label: Label, *, last: bool = False) -> None:
         """Save the state after the last completed step, unless it is saved already. Every rank takes part.
 
         Args:
             trainer: The run's trainer.
             pl_module: The run's module.
-            validation: The values of the validation after this step, by tag; None: there was no validation.
+            label: The last completed step, with the values of the validation after it.
             last: Whether the process is about to end, so that no later save makes up for this one. Always so at the
                 last step of a run.
 
         Raises:
             RunError: The checkpoint cannot be written, and it is the last one or the third failure in a row.
         """
-        label = Label(pl_module.completed_steps, validation or {})
         if label.step == self._saved_step:
             return
         started = perf_counter()
@@ -143,8 +133,8 @@ class RunCheckpoint(Checkpoint):
             pl_module.write({"timing_s/save_checkpoint": perf_counter() - started})
             return
         self._failures += 1
-        newest = list(list_checkpoints(trainer.default_root_dir).values())[-1:]
-        kept = f"the newest checkpoint is {newest[0]}" if newest else "there is no checkpoint yet"
+        paths = [*list_checkpoints(trainer.default_root_dir).values()]
+        kept = f"the newest checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
         message = f"The checkpoint of RL step {label.step} could not be written ({failure}); {kept}"
         if last or label.step >= pl_module.total_steps or self._failures >= _MOST_FAILURES:
             raise RunError(f"{message}. Make room or repair the folder, and continue with --ckpt_path last.")
@@ -168,16 +158,6 @@ class RunCheckpoint(Checkpoint):
         if self.best is not None and self.best.metric not in known:
             there = f"there are {', '.join(known)}" if known else "data.validation is empty"
             raise UserError(f"checkpoint.best.metric is {self.best.metric}, which this run does not have: {there}.")
-
-    def best_of(self, run_dir: str | Path) -> tuple[Path, float] | None:
-        """The best checkpoint with its value; None if no metric is set or no checkpoint has a value."""
-        if self.best is None:
-            return None
-        found = labels(run_dir)
-        ranked = self.best.ranked(found.values())
-        if not ranked:
-            return None
-        return checkpoint_path(run_dir, ranked[0].step), ranked[0].validation[self.best.metric]
 
 
 def _begin(trainer: Trainer, done: int) -> None:

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
+from asymgrpo_app.checkpoints.files import Label
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.module import AsymGRPOModule
@@ -96,10 +97,10 @@ class SafeStop(Callback):
         """
         self._kept = (pl_module.completed_steps, pl_module.validation_pending)
         loop = checkpoint["loops"]["fit_loop"]
-        for counts in (loop["epoch_loop.batch_progress"][part] for part in ("total", "current")):
-            counts.update(dict.fromkeys(counts, pl_module.completed_steps))
-        for counts in (loop["epoch_loop.val_loop.batch_progress"][part] for part in ("total", "current")):
-            counts.update(dict.fromkeys(counts, 0))  # a validation begins with its first batch
+        for part in ("total", "current"):
+            steps, validation = (loop[f"epoch_loop.{name}batch_progress"][part] for name in ("", "val_loop."))
+            steps.update(dict.fromkeys(steps, pl_module.completed_steps))
+            validation.update(dict.fromkeys(validation, 0))  # a validation begins with its first batch
 
     def on_exception(self, trainer: Trainer, pl_module: AsymGRPOModule, exception: BaseException) -> None:
         switch.must_finish()
@@ -120,7 +121,7 @@ class SafeStop(Callback):
         path = checkpoint_path(trainer.default_root_dir, step)
         if self._kept != (step, pl_module.validation_pending) or not path.exists():
             try:
-                run_checkpoint(trainer).save(trainer, pl_module, last=True)
+                run_checkpoint(trainer).save(trainer, pl_module, Label(step), last=True)
             except RunError as error:
                 return str(error)
         return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."

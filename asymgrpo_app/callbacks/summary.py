@@ -52,7 +52,7 @@ class RunSummary(Callback):
             f"  TensorBoard   tensorboard --logdir {tensorboard_folder(run_dir)}",
             f"  Checkpoint    {checkpoints[-1] if checkpoints else 'none was written'}",
         ]
-        if keeper.best is not None and (best := keeper.best_of(run_dir)):
+        if keeper.best is not None and (best := keeper.best.best_of(run_dir)):
             lines.append(f"  Best          {best[0]}  ({keeper.best.metric} {best[1]:.3f})")
         if (run_dir / RESULTS_NAME).exists():
             lines.append(f"  Results       {run_dir / RESULTS_NAME}  (for `asymgrpo compare`)")

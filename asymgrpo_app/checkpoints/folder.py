@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,6 @@ from asymgrpo_app.checkpoints.shards import sweep_shards
 from asymgrpo_app.errors import UserError, at_least_1
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
-_SHOWN = 3  # damaged checkpoints that a refusal names
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,13 @@ class BestCheckpoints:
         """Whether a checkpoint would be one of the best."""
         return candidate in self.ranked([*kept, candidate])[: self.keep]
 
+    def best_of(self, run_dir: str | Path) -> tuple[Path, float] | None:
+        """The best checkpoint of a run with its value; None if no checkpoint has a value."""
+        ranked = self.ranked(labels(run_dir).values())
+        if not ranked:
+            return None
+        return checkpoint_path(run_dir, ranked[0].step), ranked[0].validation[self.metric]
+
 
 def checkpoint_folder(run_dir: str | Path) -> Path:
     """The folder of a run's checkpoints."""
@@ -64,11 +70,10 @@ def list_checkpoints(run_dir: str | Path) -> dict[int, Path]:
     """
     folder = checkpoint_folder(run_dir)
     try:
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        paths = list(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from error
-    matches = sorted(filter(None, map(_NAME.fullmatch, names)), key=lambda match: int(match[1]))
-    return {int(match[1]): folder / match[0] for match in matches}
+    return dict(sorted((int(match[1]), path) for path in paths if (match := _NAME.fullmatch(path.name))))
 
 
 def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
@@ -90,10 +95,9 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
         else:
             return path, skipped
     if skipped:
-        shown = "; ".join(skipped[:_SHOWN]) + " ..." * (len(skipped) > _SHOWN)
         raise UserError(
-            f"--ckpt_path last: no checkpoint in {checkpoint_folder(run_dir)} is whole ({shown}): put a whole one "
-            "there, or start again in another folder with --run_dir."
+            f"--ckpt_path last: no checkpoint in {checkpoint_folder(run_dir)} is whole ({'; '.join(skipped)}): put a "
+            "whole one there, or start again in another folder with --run_dir."
         )
     return None, []
 
@@ -125,10 +129,8 @@ def labels(run_dir: str | Path) -> dict[Path, Label]:
     """The checkpoints of a run with their labels, oldest first; those whose label cannot be read are left out."""
     found = {}
     for path in list_checkpoints(run_dir).values():
-        try:
+        with suppress(DamagedCheckpointError, OSError):
             found[path] = read_label(path)
-        except (DamagedCheckpointError, OSError):
-            continue
     return found
 
 
@@ -137,10 +139,10 @@ def obsolete(found: Mapping[Path, Label], keep: int | None, best: BestCheckpoint
     if keep is None:
         return []
     in_order = sorted(found, key=lambda path: found[path].step)
-    kept = {found[path].step for path in in_order[-keep:]}
+    kept = [found[path] for path in in_order[-keep:]]
     if best is not None:
-        kept |= {label.step for label in best.ranked(found.values())[: best.keep]}
-    return [path for path in in_order if found[path].step not in kept]
+        kept += best.ranked(found.values())[: best.keep]
+    return [path for path in in_order if found[path] not in kept]
 
 
 def sweep(run_dir: str | Path) -> None:
@@ -152,9 +154,8 @@ def sweep(run_dir: str | Path) -> None:
     for part in Path(run_dir).glob(f".config*.yaml{PART_SUFFIX}"):
         part.unlink(missing_ok=True)
     folder = checkpoint_folder(run_dir)
-    for part in folder.glob(f".step-*{PART_SUFFIX}"):
-        if _NAME.fullmatch(part.name.removeprefix(".").removesuffix(PART_SUFFIX)):
-            part.unlink(missing_ok=True)
+    for part in folder.glob(f".step-{'[0-9]' * 8}*.ckpt{PART_SUFFIX}"):
+        part.unlink(missing_ok=True)
     sweep_shards(folder)
 
 
