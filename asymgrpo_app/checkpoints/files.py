@@ -128,12 +128,8 @@ def _save(content: Mapping[str, Any], file: IO[bytes]) -> None:
 def _append_label(file: IO[bytes], label: Label, path: Path) -> None:
     """Make the label, and the digest of all bytes before the digest, the comment of the archive in an open file."""
     comment = f"{json.dumps({'format': _FORMAT, **asdict(label)})}\n".encode()
-    try:
-        length = (len(comment) + _DIGEST_CHARS).to_bytes(_LENGTH_BYTES, "little")
-    except OverflowError as error:
-        raise OSError(errno.EINVAL, "the checkpoint's archive cannot take its label") from error
     file.seek(-_LENGTH_BYTES, os.SEEK_END)
-    file.write(length + comment)
+    file.write((len(comment) + _DIGEST_CHARS).to_bytes(_LENGTH_BYTES, "little") + comment)
     file.flush()
     file.write(digest_of(path, file.tell()).encode())
 
@@ -196,10 +192,8 @@ def verify(path: Path) -> Label:
 def _verify_shards(parent: Path, shards: Shards) -> None:
     for name, (size, digest) in shards.files.items():
         file = parent / shards.folder / name
-        if not file.is_file():
-            raise DamagedCheckpointError(f"{shards.folder}/{name} is missing")
-        if file.stat().st_size != size or digest_of(file, size) != digest:
-            raise DamagedCheckpointError(f"{shards.folder}/{name} does not match its digest")
+        if not file.is_file() or file.stat().st_size != size or digest_of(file, size) != digest:
+            raise DamagedCheckpointError(f"{shards.folder}/{name} is missing, or does not match its digest")
 
 
 def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:

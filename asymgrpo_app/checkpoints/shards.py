@@ -8,7 +8,6 @@ the tensors for any number of processes, and one process alone reads them whole.
 import errno
 import pickle
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +75,7 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
     """
     rank = distributed.get_rank()
     before = _own_folder(path) if rank == 0 else None
-    folder: Path = _together(lambda: _new_folder(path), on=0)[0]
+    folder: Path = _together(lambda: free_path(path.with_suffix(".shards")), on=0)[0]  # DCP makes it
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder))
     except CheckpointException as error:
@@ -91,13 +90,6 @@ def write_sharded(tensors: Mapping[str, Tensor], content: Mapping[str, Any], pat
     _together(lambda: write_checkpoint(content, path, whole), on=0)
     if before is not None:
         shutil.rmtree(before, ignore_errors=True)
-
-
-def _new_folder(path: Path) -> Path:
-    """Make an empty folder beside the file; the first name may be taken by an older checkpoint of the step."""
-    folder = free_path(path.with_suffix(".shards"))
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _digests(folder: Path, rank: int) -> dict[str, tuple[int, str]]:
@@ -138,9 +130,7 @@ def read_into(tensors: dict[str, Tensor], path: Path) -> None:
     """
     alone = not any(isinstance(tensor, DTensor) for tensor in tensors.values())
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone reads on purpose
-            load(tensors, storage_reader=_reader(path), no_dist=alone)
+        load(tensors, storage_reader=_reader(path), no_dist=alone)
     except (CheckpointException, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[-200:]
         raise DamagedCheckpointError(f"its tensors are not those of this model ({reason})") from error
@@ -262,11 +252,9 @@ def sweep_shards(folder: Path) -> None:
         OSError: They cannot be removed.
     """
     found = [entry for entry in folder.glob("step-*") if entry.is_dir() and SHARDS_FOLDER.fullmatch(entry.name)]
-    if not found:
-        return
     try:
         labels = [read_label(path) for path in folder.glob("step-*.ckpt*")]
-    except DamagedCheckpointError:
+    except (DamagedCheckpointError, OSError):
         return  # it is not known which shards belong to this checkpoint
     known = {label.shards.folder for label in labels if label.shards is not None}
     for entry in found:

@@ -36,6 +36,7 @@ def quiet_libraries() -> None:
         ".*You are resuming from a checkpoint that ended before the epoch ended.*",  # the data continue by step
         ".*sync_dist=True.*",  # values are reduced over ranks before they are logged
         ".*Total length of .* across ranks is zero.*",  # a run without evaluation sets
+        ".*torch.distributed is disabled.*",  # one process alone reads a sharded checkpoint on purpose
         ".*LeafSpec.*",  # Lightning's use of torch
     ):
         warnings.filterwarnings("ignore", message=message)
