@@ -7,6 +7,7 @@ group. Outside a pass `parameters()` are always the parts.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -60,10 +61,8 @@ def policy_logprobs(
     policy: PreTrainedModel, batch: MicroBatch, *, temperature: float, entropy_grad: bool = False
 ) -> tuple[Tensor, Tensor]:
     """As `asymgrpo_app.policy.loading.token_logprobs`, also for a sharded policy."""
-    if not is_sharded(policy):
-        return token_logprobs(policy, batch, temperature=temperature, entropy_grad=entropy_grad)
-    sharded: Callable[..., tuple[Tensor, Tensor]] = getattr(policy, _LOGPROBS)
-    return sharded(batch, temperature=temperature, entropy_grad=entropy_grad)
+    forward: Callable[..., tuple[Tensor, Tensor]] = getattr(policy, _LOGPROBS, partial(token_logprobs, policy))
+    return forward(batch, temperature=temperature, entropy_grad=entropy_grad)
 
 
 def gradient_sync(policy: nn.Module, wrapped: nn.Module, *, now: bool) -> AbstractContextManager[None]:
@@ -92,9 +91,9 @@ def own_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of_whole(tensor: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor that every rank has, sharded like another tensor of its shape."""
-    if not isinstance(like, DTensor):
+def part_of_whole(tensor: Any, like: Tensor) -> Any:
+    """This rank's part of a whole tensor that every rank has, sharded like another of its shape; else it as it is."""
+    if not isinstance(like, DTensor) or not isinstance(tensor, Tensor) or tensor.shape != like.shape:
         return tensor
     cut = distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
     return cut.clone()  # the whole tensor, which may be mapped from a file, is freed

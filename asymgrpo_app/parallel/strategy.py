@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from asymgrpo_app.checkpoints.files import DamagedCheckpointError, Label, read_checkpoint
+from asymgrpo_app.checkpoints.files import DamagedCheckpointError, read_checkpoint
 from asymgrpo_app.checkpoints.folder import damage_as_user_error
 from asymgrpo_app.checkpoints.plugin import plain_label
 from asymgrpo_app.checkpoints.shards import (
@@ -24,7 +23,6 @@ from asymgrpo_app.checkpoints.shards import (
     write_sharded,
 )
 from asymgrpo_app.parallel.sharding import gathered_state, part_of_whole, whole
-from asymgrpo_app.runtime.compat import unwrapped
 
 NAME = "fsdp2"
 
@@ -71,7 +69,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """State of the optimizer as on one process, on the first rank alone; without tensors that all ranks write."""
-        state = _plain(optimizer).state_dict()
+        state = optimizer.state_dict()
         entries: dict[int, dict[str, Any]] = {}
         for number, entry in state["state"].items():
             entries[number] = {}
@@ -83,10 +81,8 @@ class FSDP2Strategy(ModelParallelStrategy):
                     entries[number][key] = gathered.cpu() if isinstance(gathered, Tensor) else gathered
         return {**state, "state": entries}
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Label | None = None
-    ) -> None:
-        """Write a checkpoint.
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; `storage_options` is its label, None for one without validation values.
 
         Raises:
             OSError: It cannot be written; on the first rank alone if that alone writes.
@@ -105,7 +101,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         for name, tensor in self.lightning_module.state_dict().items():
             if name not in aliases:
                 yield weight_key(name), tensor.detach()
-        for index, optimizer in enumerate(map(_plain, self.optimizers)):
+        for index, optimizer in enumerate(self.optimizers):
             for number, entry in optimizer.state_dict()["state"].items():
                 for key, value in entry.items():
                     if isinstance(value, DTensor):
@@ -143,29 +139,24 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this rank's parts of the optimizers' state."""
-        for index, optimizer in enumerate(map(_plain, self.optimizers)):
+        for index, optimizer in enumerate(self.optimizers):
             saved = checkpoint["optimizer_states"][index]
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            entries = {number: dict(entry) for number, entry in saved["state"].items()}
-            for number, entry in entries.items():
-                for key, value in entry.items():
-                    if isinstance(value, Tensor) and value.shape == parameters[number].shape:
-                        entry[key] = part_of_whole(value, like=parameters[number].detach())
+            weights = [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
+            entries = {
+                number: {key: part_of_whole(value, like=weights[number]) for key, value in entry.items()}
+                for number, entry in saved["state"].items()
+            }
             if ALIASES in checkpoint:
-                self._read_state(index, parameters, entries)
+                self._read_state(index, weights, entries)
             optimizer.load_state_dict({**saved, "state": entries})
 
-    def _read_state(self, place: int, parameters: list[Tensor], entries: dict[int, dict[str, Any]]) -> None:
+    def _read_state(self, index: int, weights: list[Tensor], entries: dict[int, dict[str, Any]]) -> None:
         tensors: dict[str, Tensor] = {}
         for key, (_, dtype) in tensor_shapes(self._restored_from).items():
-            if (found := parse_state_key(key)) is not None and found[0] == place:
+            if (found := parse_state_key(key)) is not None and found[0] == index:
                 _, number, name = found
-                tensors[key] = entries[number][name] = torch.zeros_like(parameters[number].detach(), dtype=dtype)
+                tensors[key] = entries[number][name] = torch.zeros_like(weights[number], dtype=dtype)
         read_into(tensors, self._restored_from)
-
-
-def _plain(optimizer: Optimizer) -> Optimizer:
-    return unwrapped(optimizer) if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

@@ -30,14 +30,6 @@ def shown_progress_bar(bar: Any) -> Any:
     return bar._train_progress_bar
 
 
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer within Lightning's wrapper.
-
-    Lightning 2.6.6, `LightningOptimizer._optimizer`: `optimizer` is public, but makes the wrapper count a step.
-    """
-    return optimizer._optimizer
-
-
 def common_store() -> Any:
     """The key-value store that the processes of a run share.
 

@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from transformers import PreTrainedModel
 
@@ -35,11 +34,6 @@ def test_the_progress_bar_is_none_before_training():
         bar.train_progress_bar  # noqa: B018
     bar.train_progress_bar = shown = bar.init_predict_tqdm() if hasattr(bar, "_trainer") and bar._trainer else "a bar"
     assert compat.shown_progress_bar(bar) is shown
-
-
-def test_the_wrapped_optimizer():
-    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    assert compat.unwrapped(LightningOptimizer(plain)) is plain
 
 
 def test_the_common_store(tmp_path):
