@@ -21,47 +21,31 @@ class Effect(Enum):
     NONE = auto()  # the change is ignored: results stay the same, but for rounding
 
 
-_CURSOR = "the place in the training data is counted with it"
-_TRAINED = "what is trained, and so what is saved, goes by it"
-_RESTORED = "its state comes from the checkpoint"
-
-# By the longest listed beginning of a key. Keys that are not listed are SHOWN.
-_EFFECTS: dict[str, tuple[Effect, str]] = {
-    "seed_everything": (Effect.REFUSED, _CURSOR),
-    "data.prompts_per_step": (Effect.REFUSED, _CURSOR),
-    "data.repeat_steps": (Effect.REFUSED, _CURSOR),
-    "data.train": (Effect.REFUSED, _CURSOR),
-    "model.lora": (Effect.REFUSED, _TRAINED),
-    "model.lora.export": (Effect.NONE, ""),
-    "model.optimizer": (Effect.REFUSED, _RESTORED),
-    "model.lr_scheduler": (Effect.REFUSED, _RESTORED),
-    "data.train.init_args.path": (Effect.SHOWN, ""),  # a file may have moved; the number of its rows is compared
-    "data.train.init_args.verifier": (Effect.SHOWN, ""),
-    "data.train.init_args.prompt_field": (Effect.SHOWN, ""),
-    "data.train.init_args.answer_field": (Effect.SHOWN, ""),
-    "data.bad_rows": (Effect.NONE, ""),
-    "data.verifiers.workers": (Effect.NONE, ""),
-    "model.micro_batch_tokens": (Effect.NONE, ""),
-    "model.score_idle": (Effect.NONE, ""),
-    "model.max_skipped_updates": (Effect.NONE, ""),
-    "model.gradient_checkpointing": (Effect.NONE, ""),
-    "model.compile": (Effect.NONE, ""),
-    "model.attention": (Effect.NONE, ""),
-    "rollout.engine": (Effect.NONE, ""),
-    "rollout.engine.dtype": (Effect.SHOWN, ""),
-    "rollout.transformers": (Effect.NONE, ""),
-    "rollout.transformers.dtype": (Effect.SHOWN, ""),
-    "rollout.server": (Effect.NONE, ""),
-    "rollout.max_engine_restarts": (Effect.NONE, ""),
-    "rollout.max_verifier_failures": (Effect.NONE, ""),
-    "rollout.canary": (Effect.NONE, ""),
-    "trainer": (Effect.NONE, ""),
-    "trainer.precision": (Effect.SHOWN, ""),
-    "checkpoint": (Effect.NONE, ""),
-    "tensorboard": (Effect.NONE, ""),
-    "time_limit": (Effect.NONE, ""),
-    "run_dir": (Effect.NONE, ""),
-    "ckpt_path": (Effect.NONE, ""),
+# By effect and section. The longest listed beginning of a key decides; keys that are not listed are SHOWN.
+_KEYS = {
+    Effect.REFUSED: {
+        "": ["seed_everything"],
+        "data.": ["prompts_per_step", "repeat_steps", "train"],
+        "model.": ["lora", "optimizer", "lr_scheduler"],
+    },
+    Effect.SHOWN: {
+        # The file of the data may have moved; the number of its rows is compared.
+        "data.train.init_args.": ["path", "verifier", "prompt_field", "answer_field"],
+        "rollout.": ["engine.dtype", "transformers.dtype"],
+        "trainer.": ["precision"],
+    },
+    Effect.NONE: {
+        "": ["trainer", "checkpoint", "tensorboard", "time_limit", "run_dir", "ckpt_path", "model.max_skipped_updates"],
+        "data.": ["bad_rows", "verifiers.workers"],
+        "model.": ["attention", "compile", "gradient_checkpointing", "lora.export", "micro_batch_tokens", "score_idle"],
+        "rollout.": ["engine", "transformers", "server", "canary", "max_engine_restarts", "max_verifier_failures"],
+    },
+}
+_EFFECTS = {
+    f"{section}{key}": effect
+    for effect, sections in _KEYS.items()
+    for section, keys in sections.items()
+    for key in keys
 }
 
 
@@ -83,12 +67,11 @@ class Change:
     one_sided: bool = False
 
     @property
-    def rule(self) -> tuple[Effect, str]:
-        """The effect, and the reason if the change is refused."""
-        parts = self.key.split(".")
-        starts = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-        effect, why = next((_EFFECTS[start] for start in starts if start in _EFFECTS), (Effect.SHOWN, ""))
-        return (Effect.SHOWN, "") if self.one_sided and effect is Effect.REFUSED else (effect, why)
+    def effect(self) -> Effect:
+        """The effect on a resumed run."""
+        listed = [start for start in _EFFECTS if f"{self.key}.".startswith(f"{start}.")]
+        effect = _EFFECTS[max(listed, key=len)] if listed else Effect.SHOWN
+        return Effect.SHOWN if self.one_sided and effect is Effect.REFUSED else effect
 
     def __str__(self) -> str:
         return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
@@ -106,13 +89,12 @@ def accept_changes(changes: list[Change], checkpoint: str) -> list[str]:
         UserError: A change does not go together with the state in the checkpoint.
     """
     for change in changes:
-        effect, why = change.rule
-        if effect is Effect.REFUSED:
+        if change.effect is Effect.REFUSED:
             raise UserError(
-                f"{change.key} is {_shown(change.new)}, but {checkpoint} was made with {_shown(change.old)} and {why}: "
-                "keep the setting, or start a new run from the exported policy (asymgrpo export)."
+                f"{change.key} is {_shown(change.new)}, but {checkpoint} was made with {_shown(change.old)}, and its "
+                "state goes with that: keep the setting, or start a new run from the exported policy (asymgrpo export)."
             )
-    return [str(change) for change in changes if change.rule[0] is Effect.SHOWN]
+    return [str(change) for change in changes if change.effect is Effect.SHOWN]
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[Change]:

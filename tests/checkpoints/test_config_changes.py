@@ -86,7 +86,7 @@ SILENT = {
 @pytest.mark.parametrize("key", REFUSED)
 def test_what_the_state_does_not_go_with_is_refused(key):
     found = changes(**{key: REFUSED[key]})
-    assert [change.rule[0] for change in found] == [Effect.REFUSED]
+    assert [change.effect for change in found] == [Effect.REFUSED]
     with pytest.raises(UserError) as refusal:
         accept_changes(found, "x.ckpt")
     sentence = str(refusal.value)
