@@ -14,7 +14,7 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.runtime.compat import common_store, leave_signals_alone
 from asymgrpo_app.runtime.console import say
-from asymgrpo_app.runtime.stopping import FINISHED, GIVEN_UP, StopRun, StopWatch, age_s, switch
+from asymgrpo_app.runtime.stopping import StopRun, StopWatch, age_s, switch
 
 
 class SafeStop(Callback):
@@ -66,7 +66,7 @@ class SafeStop(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: AsymGRPOModule, optimizer: Any) -> None:
         if self._whole:  # the step's first update: nothing has changed yet
             switch.check_together(gather_objects)
-            switch.must_finish(FINISHED)
+            switch.must_finish()
             self._whole = False
 
     # ---- validation ----
@@ -129,7 +129,7 @@ class SafeStop(Callback):
     def _may_stop(self, trainer: Trainer) -> None:
         """Allow a stop at any moment in a run of one process; several ranks stop only where they agree on it."""
         if trainer.world_size == 1:
-            switch.may_stop(GIVEN_UP)
+            switch.may_stop()
 
     def _end_watch(self) -> None:
         if self._watch is not None:

@@ -28,12 +28,12 @@ def main(args: Sequence[str] | None = None) -> int:
         with switch.handling_signals():
             code = _run(arguments)
             # A failure during the stop has been reported already; the exit code tells a scheduler of the stop.
-            return switch.cause.exit_code if code != ExitCode.OK and switch.cause is not None else code
+            return switch.cause if code != ExitCode.OK and switch.cause is not None else code
     except StopRun as stop:
         if _is_started_rank():
             return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
         print(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip(), file=sys.stderr)
-        return stop.cause.exit_code
+        return stop.cause
 
 
 def _run(arguments: list[str]) -> int:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from enum import IntEnum
 from types import FrameType
 from typing import Any
 
@@ -27,24 +27,12 @@ _PR_SET_PDEATHSIG = 1
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
 
-@dataclass(frozen=True)
-class Cause:
-    """The cause of a command's stop before its end.
+class Cause(IntEnum):
+    """The cause of a command's stop before its end: its name for the user, and the exit code of the command."""
 
-    Attributes:
-        name: Name for the user.
-        exit_code: Exit code of the command.
-    """
-
-    name: str
-    exit_code: int
-
-
-GIVEN_UP = "What is under way is given up; the state after the last whole step is kept."
-FINISHED = "The update under way is finished first; then the state is kept."
-
-TIME_LIMIT = Cause("time_limit", ExitCode.TIME_LIMIT)
-_CAUSES = {number: Cause(signal.Signals(number).name, 128 + number) for number in _SIGNALS}
+    SIGINT = ExitCode.INTERRUPTED
+    SIGTERM = ExitCode.TERMINATED
+    time_limit = ExitCode.TIME_LIMIT
 
 
 class StopRun(BaseException):
@@ -61,34 +49,24 @@ class StopRun(BaseException):
 
 
 class StopSwitch:
-    """State of a stop request to this process, and whether it may stop at any moment.
-
-    Attributes:
-        doing: Message for a user who sends a signal: what stopping or going on means now.
-    """
+    """State of a stop request to this process, and whether it may stop at any moment."""
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
-        self.doing = ""
         self._at_once = False
         self._noticed: float | None = None
 
     # ---- called by the work ----
 
-    def may_stop(self, doing: str = "") -> None:
+    def may_stop(self) -> None:
         """Let a signal stop the work at once from here on; raises `StopRun` if one has come already."""
-        self.doing, self._at_once = doing, True
-        self.check()
-
-    def must_finish(self, doing: str = "") -> None:
-        """Only note signals from here on, until the next `may_stop` or `check`."""
-        self._at_once = False
-        self.doing = doing
-
-    def check(self) -> None:
-        """Raise `StopRun` if this process was asked to stop."""
+        self._at_once = True
         if self.cause is not None:
             raise StopRun(self.cause)
+
+    def must_finish(self) -> None:
+        """Only note signals from here on, until the next `may_stop`."""
+        self._at_once = False
 
     def check_together(self, gather: Gather) -> None:
         """Raise `StopRun` on every rank if any of them was asked to stop; every rank takes part.
@@ -96,15 +74,15 @@ class StopSwitch:
         Args:
             gather: Returns the values of all ranks, on every rank.
         """
-        causes = [cause for cause in gather(self.cause) if cause is not None]
-        if causes:
-            raise StopRun(causes[0])
+        for cause in gather(self.cause):
+            if cause is not None:
+                raise StopRun(cause)
 
     @contextmanager
     def own_work(self, gather: Gather) -> Iterator[None]:
         """Rank-local work without exchanges: aborted when this rank is asked to stop; then all ranks stop."""
         with suppress(StopRun):  # the other ranks hear of it below
-            self.may_stop(GIVEN_UP)
+            self.may_stop()
             yield
             self.must_finish()  # in here: the handler may raise until this is done
         self.must_finish()
@@ -128,16 +106,18 @@ class StopSwitch:
                 os._exit(128 + number)
             return
         self._noticed = now
-        self.cause = self.cause or _CAUSES[signal.Signals(number)]
-        doing = f" {self.doing}" if self.doing else ""
-        _tell(f"{self.cause.name}: stopping.{doing} A second signal ends the process at once.")
+        self.cause = self.cause or Cause[signal.Signals(number).name]
+        _tell(
+            f"{self.cause.name}: stopping. What is under way is given up; an update, a save or a file is finished "
+            "first. A second signal ends the process at once."
+        )
         if self._at_once:
             raise StopRun(self.cause)
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
         """Handle the signals of this process; at first they stop it at once. Ignored signals stay ignored."""
-        self.cause, self.doing, self._noticed, self._at_once = None, "", None, True
+        self.cause, self._noticed, self._at_once = None, None, True
         handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             handled = []
@@ -199,9 +179,10 @@ class StopWatch(threading.Thread):
     def run(self) -> None:
         while not self._ended.wait(self._SECONDS_BETWEEN_LOOKS):
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                switch.ask(TIME_LIMIT)
+                switch.ask(Cause.time_limit)
             try:
-                self._exchange()
+                if self._store is not None:
+                    self._exchange()
             except Exception:  # the store ended with the rank that holds it
                 return
             if switch.cause is not None:
@@ -213,13 +194,10 @@ class StopWatch(threading.Thread):
 
     def _exchange(self) -> None:
         """Tell the other ranks of a stop request, or take over theirs."""
-        if self._store is None:
-            return
         if switch.cause is not None:
-            self._store.set(self._KEY, f"{switch.cause.exit_code} {switch.cause.name}")
+            self._store.set(self._KEY, switch.cause.name)
         elif self._store.check([self._KEY]):
-            code, name = self._store.get(self._KEY).decode().split()
-            switch.ask(Cause(name, int(code)))
+            switch.ask(Cause[self._store.get(self._KEY).decode()])
 
 
 def end_with_parent(parent: int | None = None) -> None:
