@@ -25,61 +25,43 @@ _SECONDS_TO_NOTICE = 2.0
 _GRACE_S = 15.0  # for the first process to end by itself, with its own message, and its sampler
 
 
+_noticed: list[threading.Event] = []  # of each observation: set when a lost process was noticed
+
+
 def observe_processes() -> None:
-    """Have Lightning's launcher watch its processes with `ProcessObserver`."""
+    """Have Lightning's launcher watch its processes with `end_with_lost`."""
     launcher: Any = subprocess_script
     launcher._launch_process_observer = _observe
 
 
 def _observe(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    observer = ProcessObserver(processes)
-    _observers.append(observer)
-    observer.start()
+    noticed = threading.Event()
+    _noticed.append(noticed)
+    threading.Thread(target=end_with_lost, args=(processes, noticed), daemon=True).start()
 
 
-class ProcessObserver(threading.Thread):
-    """Ends the first process when one that it started is lost; the others end with it (`stopping.end_with_parent`).
+def end_with_lost(processes: Sequence["subprocess.Popen[bytes]"], noticed: threading.Event) -> None:
+    """End the first process when one that it started is lost; the others end with it (`stopping.end_with_parent`).
 
     Args:
         processes: The processes that were started, by their local rank from 1.
+        noticed: Set when one is lost.
     """
-
-    def __init__(self, processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-        super().__init__(name="asymgrpo-process-observer", daemon=True)
-        self._processes = processes
-        self.noticed = threading.Event()
-
-    def run(self) -> None:
-        codes = self._codes()
-        while None in codes and not any(codes):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-            codes = self._codes()
-        if not any(codes):
-            return
-        rank, code = next((rank, code) for rank, code in enumerate(codes, start=1) if code)
-        what = f"process {rank} of {len(codes) + 1} (PID {self._processes[rank - 1].pid}) {_ending(code)}"
-        if code < 0:  # ended by a signal: it could not report anything itself
-            _tell(what)
-        self.noticed.set()
-        time.sleep(_GRACE_S)
-        if code > 0:
-            _tell(what)
-        os._exit(ExitCode.FAILURE)
-
-    def _codes(self) -> list[int | None]:
-        return [process.poll() for process in self._processes]
-
-
-_observers: list[ProcessObserver] = []
-
-
-def _ending(code: int) -> str:
-    if code > 0:
-        return f"ended with code {code}"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
+    codes = [process.poll() for process in processes]
+    while None in codes and not any(codes):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        codes = [process.poll() for process in processes]
+    for rank, code in enumerate(codes, start=1):
+        if code:
+            how = f"ended with code {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
+            what = f"process {rank} of {len(codes) + 1} (PID {processes[rank - 1].pid}) {how}"
+            if code < 0:  # ended by a signal: it could not report anything itself
+                _tell(what)
+            noticed.set()
+            time.sleep(_GRACE_S)
+            if code > 0:
+                _tell(what)
+            os._exit(ExitCode.FAILURE)
 
 
 def _tell(what: str) -> None:
@@ -92,8 +74,8 @@ def lost_exchange(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if not isinstance(error, distributed.DistError) and "gloo" not in text:
         return None
-    for observer in _observers:  # an observer knows more, and would otherwise report it too late
-        observer.noticed.wait(_SECONDS_TO_NOTICE)
+    for noticed in _noticed:  # an observer knows more, and would otherwise report it too late
+        noticed.wait(_SECONDS_TO_NOTICE)
     reason = re.sub(r"^\[[^]]*\] ", "", text).partition(". ")[0]  # without the place in gloo's source, and its advice
     return (
         f"an exchange with another process of this run failed ({reason[:200]}): look for what that one said, or what "

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
 from asymgrpo_app.checkpoints.folder import list_checkpoints
-from asymgrpo_app.runtime.processes import ProcessObserver, lost_exchange
+from asymgrpo_app.runtime.processes import end_with_lost, lost_exchange
 from tests.support.paths import REPOSITORY
 from tests.support.scripted_engine import command
 
@@ -88,14 +89,14 @@ def test_the_observer_says_which_process_and_how(code, said, monkeypatch, capfd)
     ends = []
     monkeypatch.setattr("asymgrpo_app.runtime.processes._GRACE_S", 0.0)
     monkeypatch.setattr("asymgrpo_app.runtime.processes.os._exit", ends.append)
-    ProcessObserver([Ended(None), Ended(code)]).run()
+    end_with_lost([Ended(None), Ended(code)], threading.Event())
     assert ends == [1]
     assert f"asymgrpo: {said} processes of this run end." in capfd.readouterr().err
 
 
 def test_processes_that_end_well_are_nobodys_business(monkeypatch, capfd):
     monkeypatch.setattr("asymgrpo_app.runtime.processes.os._exit", lambda code: pytest.fail("ended"))
-    ProcessObserver([Ended(0), Ended(0)]).run()
+    end_with_lost([Ended(0), Ended(0)], threading.Event())
     assert capfd.readouterr().err == ""
 
 
