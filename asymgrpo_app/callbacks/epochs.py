@@ -13,7 +13,7 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.rollout.types import PromptBatch
 
-_SHARES = ("solved_all", "solved_none")
+_COUNTS = ("solved_all", "solved_none", "groups")  # groups: those with a valid completion
 
 
 class EpochShares(Callback):
@@ -25,7 +25,7 @@ class EpochShares(Callback):
     """
 
     def __init__(self) -> None:
-        self._begin()
+        self._counts = dict.fromkeys(_COUNTS, 0.0)  # of the unfinished pass, over all ranks
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: PromptBatch, batch_idx: int
@@ -40,29 +40,24 @@ class EpochShares(Callback):
         positions = torch.tensor([first + prompt.index for prompt in batch.rollouts.prompts])
         if end_of_pass > first:
             self._add(pl_module, positions < end_of_pass)
-            if self._groups:
-                pl_module.publish({f"reward/epoch_{name}": n / self._groups for name, n in self._solved.items()})
-            self._begin()
+            if groups := self._counts.pop("groups"):
+                pl_module.publish({f"reward/epoch_{name}": solved / groups for name, solved in self._counts.items()})
+            self._counts = dict.fromkeys(_COUNTS, 0.0)
         self._add(pl_module, positions >= end_of_pass)
 
     def state_dict(self) -> dict[str, float]:
-        return {**self._solved, "groups": self._groups}
+        return dict(self._counts)
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self._solved = {name: float(state_dict[name]) for name in _SHARES}
-        self._groups = float(state_dict["groups"])
-
-    def _begin(self) -> None:
-        self._solved = dict.fromkeys(_SHARES, 0.0)  # groups of the unfinished pass, over all ranks
-        self._groups = 0.0  # of them, groups with a valid completion
+        self._counts = {name: float(state_dict[name]) for name in _COUNTS}
 
     def _add(self, pl_module: AsymGRPOModule, chosen: Tensor) -> None:
         """Count the step's groups that `chosen` ([P], bool) selects; every rank takes part."""
         assert pl_module.last_step is not None
         groups = pl_module.last_step.groups
         shares = group_shares(GroupRewards(groups.rewards[chosen], groups.valid[chosen]))
-        counts = [float(shares[name].total) for name in _SHARES], float(shares["solved_all"].weight)
-        for solved, judged in gather_objects(counts):
-            self._groups += judged
-            for name, number in zip(_SHARES, solved, strict=True):
-                self._solved[name] += number
+        solved_all, solved_none = shares["solved_all"], shares["solved_none"]
+        counts = float(solved_all.total), float(solved_none.total), float(solved_all.weight)
+        for of_rank in gather_objects(counts):
+            for name, number in zip(_COUNTS, of_rank, strict=True):
+                self._counts[name] += number

@@ -13,22 +13,19 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.runtime.compat import shown_progress_bar
 
 _BAR = "step {n_fmt}/{total_fmt} |{bar}| {desc}{remaining} left{postfix}"  # in 80 columns with all that is shown
+_STEPS_BETWEEN_LINES = 10  # where there is no terminal
 _ACCURACY = re.compile(r"val/(.+)/(?:avg@\d+|greedy)")
 
 
 class RunProgress(TQDMProgressBar):
-    """A bar over the RL steps of the run on a terminal, one line every few steps elsewhere.
+    """A bar over the RL steps of the run on a terminal, one line every ten steps elsewhere.
 
     Both show reward, validation accuracy, entropy, seconds per step, and the time left: the steps that are left at the
     mean pace of this process so far, validations and checkpoints included.
-
-    Args:
-        every_n_steps: RL steps between lines where there is no terminal.
     """
 
-    def __init__(self, every_n_steps: int = 10) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.every_n_steps = every_n_steps
         self.terminal = sys.stdout.isatty()  # where Lightning's bar goes
         self._started = (monotonic(), 0)
         if not self.terminal:
@@ -36,22 +33,19 @@ class RunProgress(TQDMProgressBar):
 
     @property
     def total_train_batches(self) -> int:
-        module = cast(AsymGRPOModule, self.trainer.lightning_module)
-        return int(module.total_steps)
+        return int(cast(AsymGRPOModule, self.trainer.lightning_module).total_steps)
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
         super().on_train_start(trainer)
-        module = cast(AsymGRPOModule, trainer.lightning_module)
-        done = module.completed_steps
+        done = cast(AsymGRPOModule, trainer.lightning_module).completed_steps
         self._started = (monotonic(), done)
-        if not self.terminal:
-            return
-        self.train_progress_bar.reset(self.total_train_batches)
-        self.train_progress_bar.bar_format = _BAR
-        self.train_progress_bar.set_description_str("", refresh=False)
-        self.train_progress_bar.initial = done
-        self.train_progress_bar.n = done
-        self.train_progress_bar.refresh()
+        if self.terminal:
+            bar = self.train_progress_bar
+            bar.reset(self.total_train_batches)
+            bar.bar_format = _BAR
+            bar.set_description_str("", refresh=False)
+            bar.initial = bar.n = done
+            bar.refresh()
 
     def announce(self, text: str) -> None:
         """Show on the bar what the run waits for, nothing if `text` is empty. Without a terminal this does nothing."""
@@ -66,9 +60,10 @@ class RunProgress(TQDMProgressBar):
         if self.terminal:
             self.train_progress_bar.n = done
             self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module))
-        elif trainer.is_global_zero and (done % self.every_n_steps == 0 or done == pl_module.total_steps):
+        elif trainer.is_global_zero and (done % _STEPS_BETWEEN_LINES == 0 or done == pl_module.total_steps):
             shown = "  ".join(f"{name} {value}" for name, value in self.get_metrics(trainer, pl_module).items())
-            left = Tqdm.format_interval(self._seconds_left(done, pl_module.total_steps))
+            started, first = self._started  # the pace since this process began to train, as tqdm shows it on the bar
+            left = Tqdm.format_interval((monotonic() - started) / (done - first) * (pl_module.total_steps - done))
             print(f"step {done}/{pl_module.total_steps}  {shown}  left {left}", flush=True)
 
     def get_metrics(
@@ -83,8 +78,3 @@ class RunProgress(TQDMProgressBar):
     def init_validation_tqdm(self) -> Tqdm:
         """No bar: validation is one generate call per set, so a bar would stand at 0 and jump to 1."""
         return Tqdm(disable=True)
-
-    def _seconds_left(self, done: int, total: int) -> float:
-        """Seconds left at the mean pace since this process began to train, as tqdm shows it on the bar."""
-        started, first = self._started
-        return (monotonic() - started) / (done - first) * (total - done)

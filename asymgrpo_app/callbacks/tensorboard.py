@@ -20,64 +20,54 @@ from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.types import JudgedCompletion
 from asymgrpo_app.update.experience import Experience
 
-_MULTILINE = "Multiline"
 LAYOUT = {
     "Watch": {
-        "validation accuracy": [_MULTILINE, [r"val/.*/(avg|pass|maj)@.*", r"val/.*/greedy"]],
-        "training accuracy": [_MULTILINE, ["reward/mean"]],
-        "groups: none, all, some solved": [_MULTILINE, ["reward/solved_none", "reward/solved_all", "reward/mixed"]],
-        "entropy of right and of wrong completions": [
-            _MULTILINE,
-            ["actor/entropy$", "actor/entropy_pos", "actor/entropy_neg"],
-        ],
-        "entropy by group accuracy": [_MULTILINE, ["method/entropy_.*"]],
-        "Cov(log pi, A) by group accuracy": [_MULTILINE, ["method/cov_.*"]],
-        "change of log pi by the update": [_MULTILINE, ["method/logprob_change_.*"]],
-        "gradient mass of each side": [_MULTILINE, ["advantages/mass_pos", "advantages/mass_neg"]],
-        "gradient norm": [_MULTILINE, ["actor/grad_norm"]],
-        "completion length": [_MULTILINE, ["response_length/mean", "response_length/pos", "response_length/neg"]],
-        "sampler against trainer": [_MULTILINE, ["rollout_corr/logprob_abs_diff_max"]],
-        "seconds by phase": [_MULTILINE, ["timing_s/step", "timing_s/gen", "timing_s/reward", "timing_s/update_actor"]],
+        "validation accuracy": [r"val/.*/(avg|pass|maj)@.*", r"val/.*/greedy"],
+        "training accuracy": ["reward/mean"],
+        "groups: none, all, some solved": ["reward/solved_none", "reward/solved_all", "reward/mixed"],
+        "entropy of right and of wrong completions": ["actor/entropy$", "actor/entropy_pos", "actor/entropy_neg"],
+        "entropy by group accuracy": ["method/entropy_.*"],
+        "Cov(log pi, A) by group accuracy": ["method/cov_.*"],
+        "change of log pi by the update": ["method/logprob_change_.*"],
+        "gradient mass of each side": ["advantages/mass_pos", "advantages/mass_neg"],
+        "gradient norm": ["actor/grad_norm"],
+        "completion length": ["response_length/mean", "response_length/pos", "response_length/neg"],
+        "sampler against trainer": ["rollout_corr/logprob_abs_diff_max"],
+        "seconds by phase": ["timing_s/step", "timing_s/gen", "timing_s/reward", "timing_s/update_actor"],
     },
     "The rest": {
-        "groups over whole epochs": [_MULTILINE, ["reward/epoch_.*"]],
-        "verifier: no answer, timeout, error": [_MULTILINE, ["reward/no_answer", "reward/timeout", "reward/error"]],
-        "prompts left out or met before": [_MULTILINE, ["data/.*"]],
-        "cut at the limit": [_MULTILINE, ["response_length/clip_ratio"]],
-        "shortest and longest completion": [_MULTILINE, ["response_length/min", "response_length/max"]],
-        "exponents": [_MULTILINE, ["advantages/beta_.*"]],
-        "largest advantage": [_MULTILINE, ["advantages/abs_max"]],
-        "mean advantage, and what shapes it": [
-            _MULTILINE,
-            ["advantages/mean", "advantages/shaping", "advantages/overlong_penalty"],
-        ],
-        "policy loss": [_MULTILINE, ["actor/pg_loss"]],
-        "divisor of the loss": [_MULTILINE, ["actor/loss_divisor"]],
-        "KL to the old policy and to the reference": [_MULTILINE, ["actor/ppo_kl", "actor/kl_loss"]],
-        "clipped tokens": [_MULTILINE, ["actor/pg_clipfrac.*", "actor/kl_cov_frac"]],
-        "ratio to the old policy by sign": [_MULTILINE, ["actor/ratio_pos", "actor/ratio_neg"]],
-        "updates left out as not finite": [_MULTILINE, ["actor/skipped_updates"]],
-        "largest ratio": [_MULTILINE, ["actor/ratio_max"]],
-        "learning rate and entropy bonus": [_MULTILINE, ["actor/lr", "actor/entropy_coef"]],
-        "sampler against trainer: means": [_MULTILINE, ["rollout_corr/kl", "rollout_corr/logprob_abs_diff_mean"]],
-        "sampler correction": [_MULTILINE, ["rollout_corr/ratio_.*", "rollout_corr/masked"]],
-        "dynamic sampling": [_MULTILINE, ["dynamic_sampling/.*"]],
+        "groups over whole epochs": ["reward/epoch_.*"],
+        "verifier: no answer, timeout, error": ["reward/no_answer", "reward/timeout", "reward/error"],
+        "prompts left out or met before": ["data/.*"],
+        "cut at the limit": ["response_length/clip_ratio"],
+        "shortest and longest completion": ["response_length/min", "response_length/max"],
+        "exponents": ["advantages/beta_.*"],
+        "largest advantage": ["advantages/abs_max"],
+        "mean advantage, and what shapes it": ["advantages/mean", "advantages/shaping", "advantages/overlong_penalty"],
+        "policy loss": ["actor/pg_loss"],
+        "divisor of the loss": ["actor/loss_divisor"],
+        "KL to the old policy and to the reference": ["actor/ppo_kl", "actor/kl_loss"],
+        "clipped tokens": ["actor/pg_clipfrac.*", "actor/kl_cov_frac"],
+        "ratio to the old policy by sign": ["actor/ratio_pos", "actor/ratio_neg"],
+        "updates left out as not finite": ["actor/skipped_updates"],
+        "largest ratio": ["actor/ratio_max"],
+        "learning rate and entropy bonus": ["actor/lr", "actor/entropy_coef"],
+        "sampler against trainer: means": ["rollout_corr/kl", "rollout_corr/logprob_abs_diff_mean"],
+        "sampler correction": ["rollout_corr/ratio_.*", "rollout_corr/masked"],
+        "dynamic sampling": ["dynamic_sampling/.*"],
         "seconds beside the phases": [
-            _MULTILINE,
-            [
-                "timing_s/old_log_prob",
-                "timing_s/update_weights",
-                "timing_s/canary",
-                "timing_s/testing",
-                "timing_s/save_checkpoint",
-            ],
+            "timing_s/old_log_prob",
+            "timing_s/update_weights",
+            "timing_s/canary",
+            "timing_s/testing",
+            "timing_s/save_checkpoint",
         ],
-        "tokens per second": [_MULTILINE, ["perf/throughput"]],
-        "memory": [_MULTILINE, ["perf/cpu_memory_gb", "perf/max_memory_gb"]],
-        "use of the GPU": [_MULTILINE, ["perf/mfu"]],
+        "tokens per second": ["perf/throughput"],
+        "memory": ["perf/cpu_memory_gb", "perf/max_memory_gb"],
+        "use of the GPU": ["perf/mfu"],
     },
 }
-"""The layout of TensorBoard's custom scalars: the charts to watch first, then the rest."""
+"""The charts of TensorBoard's custom scalars, by title with the tags: those to watch first, then the rest."""
 
 
 class TensorBoardDetails(Callback):
@@ -101,11 +91,14 @@ class TensorBoardDetails(Callback):
         self._drawn: dict[str, float] | None = None  # the exponents of the last figure
 
     def on_train_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        layout = {
+            name: {title: ["Multiline", tags] for title, tags in charts.items()} for name, charts in LAYOUT.items()
+        }
         for writer in _writers(trainer):
-            writer.add_custom_scalars(LAYOUT)
+            writer.add_custom_scalars(layout)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: AsymGRPOModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         step = pl_module.completed_steps
         if not trainer.loggers or (step % self.every_n_steps and step != 1):
@@ -126,9 +119,8 @@ class TensorBoardDetails(Callback):
                 if values.numel():
                     writer.add_histogram(f"histograms/{name}", values, step)
             if self.samples:
-                writer.add_text(
-                    "samples", samples_table(batch.rollouts.prompts, batch.rollouts.groups, self.samples), step
-                )
+                table = samples_table(batch.rollouts.prompts, batch.rollouts.groups, self.samples)
+                writer.add_text("samples", table, step)
             if (exponents := pl_module.advantage.scalars(pl_module.progress)) != self._drawn:
                 figure = advantage_curves(pl_module.advantage, groups.rewards.shape[1], pl_module.progress)
                 writer.add_figure("advantage_curves", figure, step)

@@ -159,7 +159,7 @@ def test_the_custom_layout_opens_with_a_dozen_documented_charts():
 
 def test_the_custom_layout_shows_every_scalar_once(documented):
     """A pattern matches where a tag begins, as TensorBoard has it."""
-    patterns = [pattern for charts in LAYOUT.values() for _, patterns in charts.values() for pattern in patterns]
+    patterns = [pattern for charts in LAYOUT.values() for patterns in charts.values() for pattern in patterns]
     shown = {tag: [pattern for pattern in patterns if re.match(pattern, tag)] for tag in documented}
     assert {tag for tag, found in shown.items() if len(found) != 1} == {
         t for t in documented if t.startswith("hparam/")
