@@ -50,7 +50,8 @@ class SkippedUpdates:
             members: The update's completions on this rank.
             health: Losses and gradient norm of the update.
             step: Number of the RL step, from 1.
-            run_dir: Folder for the report when the run has to stop.
+            run_dir: Folder of the run: `non_finite/step-<step>.pt` in it is the report when the run has to stop, which
+                `torch.load(weights_only=True)` reads.
 
         Raises:
             RunError: `limit` updates in a row were skipped.
@@ -63,9 +64,17 @@ class SkippedUpdates:
             f"(model.max_skipped_updates: {self.limit})."
         )
         if self.in_a_row >= self.limit:
+            path = Path(run_dir) / FOLDER / f"step-{step:08d}.pt"
             ranks = gather_objects(describe(policy, experience, members, health))
-            path = write_report(run_dir, step, health.norm, ranks if is_first_rank() else [])
-            raise stop_because(self.limit, step, health.norm, path)
+            if is_first_rank():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save({"step": step, "grad_norm": health.norm, "ranks": ranks}, path)
+            which = "An update" if self.limit == 1 else f"{self.limit} updates in a row"
+            raise RunError(
+                f"{which} had a loss or a gradient that is not finite (RL step {step}, gradient norm {health.norm}); "
+                f"the weights are as they were before, and the batch is in {path}: a lower learning rate or precision "
+                "32-true may help."
+            )
 
     def reset(self) -> None:
         """Set the number in a row to 0, after an update that was made."""
@@ -128,32 +137,3 @@ def describe(policy: nn.Module, experience: Experience, members: Sequence[int], 
             for member in members
         ],
     }
-
-
-def write_report(run_dir: str | Path, step: int, norm: float, ranks: Sequence[dict[str, Any]]) -> Path:
-    """Write the report on the update that stopped the run; `torch.load(weights_only=True)` reads it.
-
-    Args:
-        run_dir: The run's folder.
-        step: Number of the RL step, from 1.
-        norm: Gradient norm.
-        ranks: The result of `describe` on each rank; empty on a rank that does not write.
-
-    Returns:
-        `<run_dir>/non_finite/step-<step>.pt`.
-    """
-    path = Path(run_dir) / FOLDER / f"step-{step:08d}.pt"
-    if ranks:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": step, "grad_norm": norm, "ranks": list(ranks)}, path)
-    return path
-
-
-def stop_because(limit: int, step: int, norm: float, path: Path) -> RunError:
-    """The error that ends the run after `limit` skipped updates in a row."""
-    which = "An update" if limit == 1 else f"{limit} updates in a row"
-    when = f"RL step {step}" if limit == 1 else f"the last in RL step {step}"
-    return RunError(
-        f"{which} had a loss or a gradient that is not finite ({when}, gradient norm {norm}); the weights are as they "
-        f"were before, and the batch is in {path}: a lower learning rate or precision 32-true may help."
-    )

@@ -24,10 +24,6 @@ class PassedTokens:
     forward: int = 0
     backward: int = 0
 
-    def flops(self, *, parameters: int, trained: int) -> int:
-        """FLOPs: 2 per parameter and token of a forward pass, as many of a backward pass and 2 more per trained one."""
-        return 2 * parameters * self.forward + 2 * (parameters + trained) * self.backward
-
 
 def performance(
     policy: PreTrainedModel,
@@ -51,8 +47,8 @@ def performance(
     Returns:
         `throughput` in tokens (prompt and completion, each completion with its prompt) per second and process,
         `cpu_memory_gb` (resident memory of the process, GiB), and on a GPU `max_memory_gb` (peak of torch's
-        allocations, GiB) and, where Lightning knows the device's peak, `mfu`: `PassedTokens.flops` per second of the
-        update as a share of that peak. Recomputation by gradient checkpointing does not count.
+        allocations, GiB) and, where Lightning knows the device's peak, `mfu`: FLOPs of the passed tokens per second of
+        the update as a share of that peak. Recomputation by gradient checkpointing does not count.
     """
     tokens = sum(len(p.token_ids) + len(judged.completion.token_ids) for p, _, judged in rollouts.completions())
     values = {
@@ -63,10 +59,9 @@ def performance(
     if device.type == "cuda":
         values["perf/max_memory_gb"] = torch.cuda.max_memory_allocated(device) / _GB
         if peak := get_available_flops(device, dtype):
-            weights = list(policy.parameters())
-            flops = passed.flops(
-                parameters=sum(weight.numel() for weight in weights),
-                trained=sum(weight.numel() for weight in weights if weight.requires_grad),
-            )
+            # 2 FLOPs per parameter and token of a forward pass, as many of a backward pass and 2 more per trained one.
+            parameters = sum(weight.numel() for weight in policy.parameters())
+            trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)
+            flops = 2 * parameters * passed.forward + 2 * (parameters + trained) * passed.backward
             values["perf/mfu"] = flops / update_seconds / peak
     return values
