@@ -20,9 +20,10 @@ def answer_classes(answers: Sequence[T | None], equal: Callable[[T, T], bool]) -
     first: list[T] = []
     classes: list[int | None] = []
     for answer in answers:
-        number = None
+        found = None
         if answer is not None:
-            number = next((number for number, known in enumerate(first) if equal(known, answer)), len(first))
-            first += [answer] if number == len(first) else []
-        classes.append(number)
+            found = next((number for number, known in enumerate(first) if equal(known, answer)), len(first))
+            if found == len(first):
+                first.append(answer)
+        classes.append(found)
     return classes

@@ -64,7 +64,10 @@ def parse_formula(text: str) -> Any | None:
         return Rational(number.value.numerator, number.value.denominator)
     boxed = rf"\boxed{{{parser_spelling(text)}}}"
     found = math_verify.parse(boxed, [_BOXED], fallback_mode="no_fallback", parsing_timeout=None)
-    if not found or _exceeds(found[0]):
+    try:
+        if not found or _digits(found[0]) > MAX_VALUE_DIGITS:
+            return None
+    except OverflowError:
         return None
     return _with_natural_logarithms(found[0]) if r"\log" in text else found[0]
 
@@ -76,16 +79,12 @@ def _with_natural_logarithms(expression: Any) -> Any:
     )
 
 
-def _exceeds(expression: Any) -> bool:
-    """Whether working it out could take numbers of more than `MAX_VALUE_DIGITS` digits or a huge expansion."""
-    try:
-        return _digits(expression) > MAX_VALUE_DIGITS
-    except OverflowError:
-        return True
-
-
 def _digits(expression: Any) -> float:
-    """Upper bound on the digits of the value of the expression and of any part of it."""
+    """Upper bound on the digits of the value of the expression and of any part of it; large for a huge expansion.
+
+    Raises:
+        OverflowError: There are far too many.
+    """
     if isinstance(expression, Rational):
         return float(len(str(abs(expression.p))) + len(str(expression.q)) - 1)
     parts = [_digits(part) for part in getattr(expression, "args", ())]

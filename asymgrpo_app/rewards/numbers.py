@@ -115,7 +115,10 @@ def _scaled(text: str) -> Fraction:
         OverflowError: The power of ten is beyond `MAX_EXPONENT`.
     """
     digits, *scale = _POWER_START.split(text, maxsplit=1)
-    power = int(scale[0].rpartition("^")[2].strip("{} ")) if scale else 0
+    value = Fraction(digits.strip().replace(",", ""))
+    if not scale:
+        return value
+    power = int(scale[0].rpartition("^")[2].strip("{} "))
     if abs(power) > MAX_EXPONENT:
         raise OverflowError
-    return Fraction(digits.strip().replace(",", "")) * Fraction(10) ** power
+    return value * Fraction(10) ** power

@@ -422,10 +422,10 @@ def test_without_the_packages_that_few_tasks_need(tmp_path):
     site = site_without(tmp_path / "site", "cellpylib", "pycosat", "zss")
     output = run(SHOW_ERROR.format(task="zebra_puzzles") + SHOW_ERROR.format(task="game_of_life"), site)
     assert output == (
-        "reasoning-gym's task 'zebra_puzzles' needs the package pycosat: pip install pycosat (a C compiler may be "
-        "needed).\n"
-        "reasoning-gym's task 'game_of_life' needs the package cellpylib: pip install cellpylib (a C compiler may be "
-        "needed).\n"
+        "reasoning-gym's task 'zebra_puzzles' cannot be used: it needs the package pycosat: pip install pycosat "
+        "(a C compiler may be needed).\n"
+        "reasoning-gym's task 'game_of_life' cannot be used: it needs the package cellpylib: pip install cellpylib "
+        "(a C compiler may be needed).\n"
     )
     code = """
 import importlib.util, sys

@@ -107,40 +107,21 @@ def task_of(name: str) -> Task:
             name; or the task needs a package that is not installed.
     """
     library = load_reasoning_gym()
-    if name in REFUSED:
-        raise UserError(f"reasoning-gym's task {name!r} cannot be used: {REFUSED[name]}.")
+    reason, package = REFUSED.get(name), NEEDS.get(name)
+    if package and not _is_installed(package):
+        reason = f"it needs the package {package}: pip install {package} (a C compiler may be needed)"
+    if reason:
+        raise UserError(f"reasoning-gym's task {name!r} cannot be used: {reason}.")
     if name not in library:
         raise UserError(f"reasoning-gym {AUDITED_RELEASE} has no task {name!r}: see docs/reasoning_gym.md.")
-    package = NEEDS.get(name)
-    if package and not _is_installed(package):
-        raise UserError(
-            f"reasoning-gym's task {name!r} needs the package {package}: pip install {package} "
-            "(a C compiler may be needed)."
-        )
     return TASKS.get(name, Task())
-
-
-def check_config(name: str, config: Mapping[str, Any]) -> None:
-    """Check that the task takes these settings.
-
-    Raises:
-        UserError: Naming the task and the key or the value at fault.
-    """
-    task_of(name)
-    _, config_class = load_reasoning_gym()[name]
-    known = [field.name for field in fields(config_class) if field.name not in ("seed", "size")]
-    for key in config:
-        if key not in known:
-            has = ", ".join(known) if known else "none"
-            raise UserError(f"reasoning-gym's task {name!r} has no config key {key!r}; its keys are: {has}.")
-    shared_dataset(name, config)
 
 
 def shared_dataset(name: str, config: Mapping[str, Any]) -> Any:
     """The data set of seed 0 and size 1 of a task, built once per process; it makes problems and scores answers.
 
     Raises:
-        UserError: The task does not take the values of `config`.
+        UserError: The task does not take the keys or the values of `config`.
     """
     return _shared_dataset(name, json.dumps(dict(config), default=repr))
 
@@ -149,11 +130,15 @@ def make_dataset(name: str, config: Mapping[str, Any], seed: int, size: int) -> 
     """Build the library's data set of a task (a `ProceduralDataset`).
 
     Raises:
-        UserError: The task does not take the values of `config`.
+        UserError: The task does not take the keys or the values of `config`.
     """
     dataset_class, config_class = load_reasoning_gym()[name]
-    tuples = {field.name for field in fields(config_class) if isinstance(field.default, tuple)}
-    settings = {key: tuple(value) if key in tuples else value for key, value in config.items()}
+    defaults = {field.name: field.default for field in fields(config_class) if field.name not in ("seed", "size")}
+    for key in config:
+        if key not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise UserError(f"reasoning-gym's task {name!r} has no config key {key!r}; its keys are: {known}.")
+    settings = {key: tuple(value) if isinstance(defaults[key], tuple) else value for key, value in config.items()}
     try:
         built = config_class(**settings, seed=seed, size=size)
         if hasattr(built, "validate"):

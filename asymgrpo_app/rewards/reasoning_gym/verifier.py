@@ -10,7 +10,7 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
 from asymgrpo_app.rewards.pool.worker import described
-from asymgrpo_app.rewards.reasoning_gym.tasks import check_config, load_reasoning_gym, shared_dataset, task_of
+from asymgrpo_app.rewards.reasoning_gym.tasks import load_reasoning_gym, shared_dataset, task_of
 
 AnswerPlace = Literal["tags", "boxed", "last_line", "whole"]
 
@@ -41,7 +41,8 @@ class ReasoningGymVerifier(Verifier):
         if answer not in get_args(AnswerPlace):
             raise UserError(f"answer must be one of {', '.join(get_args(AnswerPlace))}, not {answer!r}.")
         self.config = {} if config is None else config
-        check_config(task, self.config)
+        task_of(task)  # refuses what cannot be judged
+        shared_dataset(task, self.config)
         self.task = task
         self.answer = answer
 
@@ -122,8 +123,7 @@ def find_answer(completion: str, answer: AnswerPlace) -> str | None:
 
 def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
     """The row in the library's form: lists from JSON become tuples again where the library compares with tuples."""
-    entry = dict(row)
-    if task in ("arc_agi", "rearc"):
-        output = tuple(tuple(line) for line in row["metadata"]["output"])
-        entry["metadata"] = {**row["metadata"], "output": output}
-    return entry
+    if task not in ("arc_agi", "rearc"):
+        return dict(row)
+    output = tuple(tuple(line) for line in row["metadata"]["output"])
+    return {**row, "metadata": {**row["metadata"], "output": output}}
