@@ -1,43 +1,37 @@
 """The LightningModule: the policy, and one RL step from rollouts to optimizer updates."""
 
 import math
-from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
 
 from asymgrpo_app.algorithm.advantages import AdvantageEstimator, AsymGRPO, GroupRewards, checked_advantages
 from asymgrpo_app.algorithm.clipped import ClippedObjective
 from asymgrpo_app.algorithm.groups import of_all_ranks
 from asymgrpo_app.algorithm.objective import Objective
 from asymgrpo_app.errors import UserError, at_least_1
-from asymgrpo_app.evaluation.module import EvaluatingModule
 from asymgrpo_app.metrics import Stopwatch
-from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.parallel.ranks import gather_objects
-from asymgrpo_app.parallel.sharding import shard
-from asymgrpo_app.policy.compilation import compile_blocks
-from asymgrpo_app.policy.loading import AttentionImplementation, check_model_path, load_policy
+from asymgrpo_app.policy.loading import AttentionImplementation, check_model_path
 from asymgrpo_app.policy.lora import LoRAConfig
-from asymgrpo_app.policy.lora_files import adapted, check_checkpoint, label_checkpoint
+from asymgrpo_app.policy.lora_files import check_checkpoint, label_checkpoint
 from asymgrpo_app.rewards.shaping import ShapingTerm
 from asymgrpo_app.rollout.types import PromptBatch
 from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.update.experience import Experience, StepRecord
 from asymgrpo_app.update.loss_config import LossConfig
 from asymgrpo_app.update.non_finite import SkippedUpdates
-from asymgrpo_app.update.passes import ForwardPasses
 from asymgrpo_app.update.perf import PassedTokens, performance
+from asymgrpo_app.update.policy_module import PolicyModule
 from asymgrpo_app.update.policy_update import PolicyUpdate
 from asymgrpo_app.update.shaping import shape
 from asymgrpo_app.update.step_metrics import record_by_accuracy, record_groups, record_lengths, record_sampler_gap
 from asymgrpo_app.version import __version__
 
 
-class AsymGRPOModule(EvaluatingModule):
+class AsymGRPOModule(PolicyModule):
     """A causal language model that is trained by AsymGRPO (arXiv 2604.04894); one training batch is one RL step.
 
     A step turns the verdicts of its rollouts into advantages. It then makes `passes_per_step` (PPO epochs) times
@@ -52,8 +46,7 @@ class AsymGRPOModule(EvaluatingModule):
         loss: Aggregation, and the terms around the objective.
         shaping: Terms that score a completion's form, added to the advantages after p and the sign were taken from
             correctness; null: none.
-        updates_per_step: Mini-batches of a PPO epoch: optimizer updates per pass over the rollouts, each on its own
-            share of the prompts.
+        updates_per_step: Mini-batches of a PPO epoch: optimizer updates per pass, each on its share of the prompts.
         passes_per_step: PPO epochs: passes over the rollouts of a step.
         micro_batch_tokens: Most tokens (prompts, completions and padding) in one forward and backward pass; a prompt
             that completions share counts once if the architecture can be packed.
@@ -62,8 +55,7 @@ class AsymGRPOModule(EvaluatingModule):
             prompts, and the update is the same. No effect with sharded weights, or with an objective that takes
             statistics over tokens or does not say `zero_without_advantage`.
         max_grad_norm: Largest gradient norm, longer gradients are scaled down to it; null: no limit.
-        max_skipped_updates: Number of skipped updates in a row that stops the run; an update is skipped if its loss or
-            gradient is not finite.
+        max_skipped_updates: Number of updates in a row with a loss or gradient that is not finite that stops the run.
         attention: Attention implementation of transformers.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         compile: torch.compile for the transformer blocks: a longer first step and faster later ones, the same results
@@ -71,11 +63,6 @@ class AsymGRPOModule(EvaluatingModule):
         lora: Train low-rank adapters and leave the policy's own weights as they are; null: train all weights.
         optimizer: Optimizer, by `class_path`.
         lr_scheduler: Learning-rate schedule, by `class_path`; it advances once per RL step. Null: constant.
-
-    Attributes:
-        policy: The model; set by `configure_model`.
-        passes: Forward passes of the policy, and of its reference once that is loaded.
-        weight_version: Changes whenever the policy's weights do; a sampler compares it with its own.
     """
 
     def __init__(
@@ -127,55 +114,9 @@ class AsymGRPOModule(EvaluatingModule):
                 f"{type(self.objective).__name__} do not see: choose one of the two."
             )
         self.config_text = ""  # the resolved config in YAML, for checkpoints; empty without the command line
-        self.weight_version = 0
         self.last_step: StepRecord | None = None
-        self._base = ""  # fingerprint of the frozen base weights, for checkpoints of adapters
         self._entropy_control = loss.adaptive_entropy.controller() if loss.adaptive_entropy else None
         self._skipped = SkippedUpdates(at_least_1("model.max_skipped_updates", max_skipped_updates))
-
-    # ---- policy, reference and optimizer ----
-
-    def configure_model(self) -> None:
-        """Load the policy. Lightning may call this twice."""
-        if hasattr(self, "policy"):
-            return
-        policy = load_policy(self.policy_path, self.attention)
-        if self.lora is not None:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            self._base = adapted(policy, self.lora, self.policy_path, data.seed, in_bfloat16=self.in_bfloat16)
-        if self.gradient_checkpointing:
-            policy.gradient_checkpointing_enable({"use_reentrant": False})
-        policy.train()
-        if self.compile_blocks:
-            compile_blocks(policy)
-        if self.device_mesh is not None:  # set by a strategy that shards
-            shard(policy, self.device_mesh["data_parallel"])
-        self.policy, self.passes = policy, ForwardPasses(policy, self.micro_batch_tokens)
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([weight for weight in self.policy.parameters() if weight.requires_grad])
-        if self.make_lr_scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
-
-    def _load_reference(self) -> None:
-        """Load the reference model of the KL term; with LoRA it is the policy with its adapters off."""
-        reference = self.policy
-        if self.lora is None:
-            reference = load_policy(self.policy_path, self.attention).eval().requires_grad_(False)
-            if self.device_mesh is not None:
-                shard(reference, self.device_mesh["data_parallel"])
-            nn.Module.to(reference, self.device)
-        self.passes.reference = reference
-
-    @property
-    def in_bfloat16(self) -> bool:
-        """Whether forward and backward passes compute in bfloat16."""
-        return "bf16" in str(self.trainer.precision)
-
-    def sequence_logprobs(self, sequences: Sequence[TokenSequence], temperature: float) -> list[Tensor]:
-        """Log-probabilities of each completion's tokens under the policy as it is now, on the CPU."""
-        return self.passes.of_sequences(sequences, temperature, self.trainer.precision_plugin.forward_context())
 
     # ---- checkpoint ----
 
@@ -190,10 +131,10 @@ class AsymGRPOModule(EvaluatingModule):
             "adaptive_entropy": self._entropy_control.state_dict() if self._entropy_control else None,
         }
         if self.lora is not None:
-            label_checkpoint(checkpoint, self.lora, self.policy_path, self._base, rounded=self.in_bfloat16)
+            label_checkpoint(checkpoint, self.lora, self.policy_path, self.base, rounded=self.in_bfloat16)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_checkpoint(checkpoint, self.lora, self.policy, self._base, str(self.trainer.ckpt_path))
+        check_checkpoint(checkpoint, self.lora, self.policy, self.base, str(self.trainer.ckpt_path))
         self.weight_version += 1
         state = checkpoint["asymgrpo"]
         self.completed_steps = int(state["completed_steps"])
@@ -209,7 +150,7 @@ class AsymGRPOModule(EvaluatingModule):
         """Load the reference model where a KL coefficient needs it; an evaluation never does."""
         reuse_freed_memory(self.device.type)
         if self.loss.kl_coef > 0:
-            self._load_reference()
+            self.load_reference()
 
     def on_train_start(self) -> None:
         """Run a pending validation first: that of the start, or one that was due when the run was stopped."""
@@ -276,8 +217,7 @@ class AsymGRPOModule(EvaluatingModule):
             update_seconds=values["timing_s/update_actor"],
             dtype=torch.bfloat16 if self.in_bfloat16 else torch.float32,
         )
-        trainer: Any = self.trainer
-        self.publish(values, write=self.completed_steps % trainer.log_every_n_steps == 0)
+        self.publish(values, write=self.completed_steps % self.trainer.log_every_n_steps == 0)  # type: ignore[attr-defined]
 
     # ---- parts of a step ----
 
@@ -288,7 +228,6 @@ class AsymGRPOModule(EvaluatingModule):
 
     def _policy_update(self, batch: PromptBatch, experience: Experience) -> PolicyUpdate:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        wrapped: Any = self.trainer.model
         settings = batch.require_rollouts().settings
         return PolicyUpdate(
             experience=experience,
@@ -296,7 +235,7 @@ class AsymGRPOModule(EvaluatingModule):
             passes=self.passes,
             objective=self.objective,
             loss=self.loss,
-            wrapped=wrapped,
+            wrapped=self.trainer.model,  # type: ignore[arg-type]
             optimizer=self.optimizers(),
             backward=self.manual_backward,
             skipped=self._skipped,
