@@ -86,7 +86,7 @@ def run_steps(
     """Train on the same rollouts for a number of steps; the module's optimizer should leave the table as it is."""
     start, reference = (table.start_logprobs, table.start_entropy), (table.reference_logprobs, table.start_entropy)
     loaded = iter([TablePolicy(start, (table.logprobs, table.entropy)), TablePolicy(reference, reference)])
-    monkeypatch.setattr("asymgrpo_app.module.load_policy", lambda path, attention: next(loaded))
+    monkeypatch.setattr("asymgrpo_app.update.policy_module.load_policy", lambda path, attention: next(loaded))
     monkeypatch.setattr("asymgrpo_app.update.passes.policy_logprobs", look_up)
     module.configure_model()
     gradients = {name: _sums_of_gradients(parameter, steps) for name, parameter in module.policy.named_parameters()}
