@@ -60,8 +60,13 @@ def check_processes(module: AsymGRPOModule, data: PromptDataModule, trainer: Tra
         check_sampler(rollout)
     elif section.checkpoint.layout == "sharded":
         raise UserError("checkpoint.layout is sharded, but weights are sharded by trainer.strategy fsdp2 alone.")
+    check_engine(trainer, rollout)
+
+
+def check_engine(trainer: Trainer, rollout: Any) -> None:
+    """Check the options of an engine in the processes of a run, also of an evaluation."""
     if rollout.sampler in ("vllm", "auto"):
-        check_in_process(rollout.engine, processes, on_gpu=trainer.strategy.root_device.type == "cuda")
+        check_in_process(rollout.engine, trainer.world_size, on_gpu=trainer.strategy.root_device.type == "cuda")
 
 
 def check_method(module: AsymGRPOModule, rollout: Any) -> None:

@@ -8,7 +8,7 @@ from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
 from asymgrpo_app.checks.data import check_data, preview
 from asymgrpo_app.checks.memory import memory_lines
-from asymgrpo_app.checks.objects import check_adapters, check_lengths, check_training
+from asymgrpo_app.checks.objects import check_adapters, check_engine, check_lengths, check_training
 from asymgrpo_app.checks.options import check_options
 from asymgrpo_app.checks.precision import bfloat16_lines
 from asymgrpo_app.checks.report import arithmetic
@@ -90,6 +90,7 @@ def check_evaluation(made: Run) -> None:
     """
     if not made.data.evaluation_sets:
         raise UserError("data.validation is empty: name at least one set to evaluate.")
+    check_engine(made.trainer, made.section.rollout)
     check_lengths(made.module, made.data, made.section.rollout)
     check_adapters(made.module, made.trainer, made.section.ckpt_path)
     notes = check_data(made.data, training=False)

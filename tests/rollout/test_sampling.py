@@ -8,6 +8,7 @@ from asymgrpo_app.cli import main
 from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.rollout.types import Completion
 from asymgrpo_app.rollout.vllm_engine import EngineError
+from tests.support.paths import REPOSITORY
 from tests.support.scripted_engine import WRONG, ScriptedEngine, command
 
 PLACE = "asymgrpo_app.callbacks.rollout.VLLMEngine"
@@ -184,3 +185,12 @@ def test_a_server_without_a_token_is_refused_before_the_model_is_loaded(tmp_path
 def test_settings_that_mean_nothing_are_refused(tmp_path, capsys, option, message):
     assert main(["check", *command(tmp_path)[1:], option]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subcommand", ["validate", "predict"])
+def test_an_evaluation_refuses_the_engine_that_a_run_would(tmp_path, capsys, subcommand):
+    arguments = [f"--config={REPOSITORY / 'configs/quickstart.yaml'}", "--rollout.sampler=vllm"]
+    arguments += [f"--model.policy={REPOSITORY / 'data/countdown_base'}", f"--output={tmp_path / 'evaluation'}"]
+    assert main([subcommand, *arguments, "--rollout.engine.sleep_level=1"]) == 2
+    assert "rollout.engine.sleep_level is 1, but only a GPU's memory can be freed" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation").exists()

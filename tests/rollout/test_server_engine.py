@@ -372,5 +372,5 @@ def test_settings_that_cannot_work_are_refused(options, message):
 
 def test_a_weights_folder_that_cannot_be_written_is_refused(servers, start, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"rollout.server.weights_folder .*file cannot be written"):
+    with pytest.raises(UserError, match=r"rollout.server.weights_folder .*file cannot be written \(File exists\)"):
         start(servers, weights_folder=str(tmp_path / "file"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asymgrpo_app.errors import RunError
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.parallel.ranks import is_first_rank
 from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
 
@@ -27,6 +28,9 @@ class FolderTransfer:
         folder: The folder as this machine sees it.
         label: Name of the run, by which the next run removes the files of one that died.
         dtype: Compute type of the servers; weights are sent in it.
+
+    Raises:
+        UserError: The folder cannot be written.
     """
 
     def __init__(self, folder: str, label: str, dtype: torch.dtype) -> None:
@@ -35,6 +39,13 @@ class FolderTransfer:
         self._dtype = dtype
         self._writes = is_first_rank()
         self._name = ""
+        if self._writes:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=self._folder).close()
+            except OSError as error:
+                reason = error.strerror
+                raise UserError(f"rollout.server.weights_folder {folder} cannot be written ({reason}).") from error
 
     def publish(self, weights: Iterable[tuple[str, Tensor]], number: int) -> None:
         """Write new weights (Hugging Face names); ranks other than the first only iterate over them.
@@ -52,7 +63,6 @@ class FolderTransfer:
         path = self._folder / self._name
         partial = path.with_suffix(".partial")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
