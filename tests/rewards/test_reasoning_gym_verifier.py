@@ -266,6 +266,14 @@ def test_the_config_reaches_the_scorer():
     assert not exact.verify(tagged("1.4995"), row).correct
 
 
+def test_a_task_that_a_program_registered_is_refused(monkeypatch):
+    """Its scorer was not read, and a policy would be rewarded by it."""
+    own = type("OwnDataset", (), {"score_answer": lambda self, answer, entry: 1.0})
+    monkeypatch.setitem(load_reasoning_gym(), "not_audited", (own, own))
+    with pytest.raises(UserError, match=r"reasoning-gym 0\.1\.25 has no task 'not_audited'"):
+        ReasoningGymVerifier("not_audited")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -72,7 +72,7 @@ TASKS: Mapping[str, Task] = {
     "string_insertion": Task(ours.same_text, _EVALUATES),
     "word_sorting": Task(ours.same_list_of_words, "its scorer gives 1 to the right words with others behind them"),
 }
-"""The tasks that are not judged by the library's scorer alone; all others are, but those that are refused."""
+"""The tasks that are not judged by the library's scorer alone; its other tasks are, but those that are refused."""
 
 NEEDS: Mapping[str, str] = {"game_of_life": "cellpylib", "zebra_puzzles": "pycosat"}
 """The packages that exist as sources alone and that a task cannot do without."""
@@ -112,7 +112,7 @@ def task_of(name: str) -> Task:
         reason = f"it needs the package {package}: pip install {package} (a C compiler may be needed)"
     if reason:
         raise UserError(f"reasoning-gym's task {name!r} cannot be used: {reason}.")
-    if name not in library:
+    if name not in library or not library[name][0].__module__.startswith("reasoning_gym."):  # registered by a program
         raise UserError(f"reasoning-gym {AUDITED_RELEASE} has no task {name!r}: see docs/reasoning_gym.md.")
     return TASKS.get(name, Task())
 
