@@ -75,7 +75,7 @@ class Crew:
                 self._again.appendleft(job)
                 break
             worker.job = job
-            self._advance(worker, job)
+            worker.advance(job, self._timeout_s)
         return any(worker.job is not None for worker in self._workers)
 
     def _free_worker(self, size: int) -> Worker | None:
@@ -90,12 +90,6 @@ class Crew:
                 self._restart()
         return free
 
-    def _advance(self, worker: Worker, job: Job) -> None:
-        try:
-            worker.advance(job, self._timeout_s)
-        except OSError:  # it died while idle
-            self._never_judged(worker, job)
-
     # ---- replies from workers ----
 
     def _heard_or_late(self) -> list[tuple[Worker, bool]]:
@@ -103,8 +97,7 @@ class Crew:
         busy = [worker for worker in self._workers if worker.job is not None]
         allowed = min(worker.deadline for worker in busy) - time.monotonic()
         heard = set(wait([worker.connection for worker in busy], timeout=max(0.0, allowed)))
-        now = time.monotonic()
-        due = [worker for worker in busy if worker.connection in heard or worker.deadline <= now]
+        due = [worker for worker in busy if worker.connection in heard or worker.deadline <= time.monotonic()]
         return [(worker, worker.connection not in heard) for worker in due]
 
     def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
@@ -113,7 +106,9 @@ class Crew:
         assert job is not None
         reply = None if late else worker.answer()
         if reply is None and not worker.judging:
-            self._never_judged(worker, job)
+            self._start_failed()
+            self._again.append(job)
+            self._end(worker)
         elif late:
             self._end(worker)
             yield job.position, failure(f"ran longer than {self._timeout_s:g} s", Status.TIMEOUT)
@@ -133,13 +128,7 @@ class Crew:
         elif "status" in reply:
             raise UserError(f"a verifier cannot be loaded in a worker process: {reply['detail']}.")
         else:
-            self._advance(worker, job)
-
-    def _never_judged(self, worker: Worker, job: Job) -> None:
-        """Try an item again whose worker ended before it came to judge it."""
-        self._start_failed()
-        self._again.append(job)
-        self._end(worker)
+            worker.advance(job, self._timeout_s)
 
     # ---- processes ----
 

@@ -5,12 +5,12 @@ for imports each time one is killed. The fork server of `multiprocessing` runs t
 that would load torch into workers, and fail for scripts without a main guard.
 
 The launcher serves one client over a socket and ends with it: `fork` with a file descriptor returns the worker's
-process id, and `end <pid>` kills that worker and returns how it ended.
+process id, and `end <pid>` kills that worker and returns the same id.
 """
 
 import contextlib
-import importlib
 import os
+import pkgutil
 import signal
 import socket
 from collections.abc import Sequence
@@ -32,9 +32,8 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in workers: Ctrl-C is for the training process
     for path in prepared:
-        module, _, name = path.partition(":")
         with contextlib.suppress(Exception):  # the worker that loads such a verifier fails with the reason
-            getattr(importlib.import_module(module), name).prepare()
+            pkgutil.resolve_name(path).prepare()
     control = socket.socket(fileno=control_fd)
     control.settimeout(_SECONDS_BETWEEN_LOOKS)
     workers: set[int] = set()
@@ -52,9 +51,9 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
             answer = _fork(descriptors[0], control, memory_bytes)
             workers.add(answer)
         else:
-            worker = int(message.removeprefix(b"end "))
-            workers.discard(worker)
-            answer = _end(worker)
+            answer = int(message.removeprefix(b"end "))
+            workers.discard(answer)
+            _end(answer)
         with contextlib.suppress(OSError):
             control.send(b"%d" % answer)
     for worker in workers:
@@ -76,10 +75,10 @@ def _fork(descriptor: int, control: socket.socket, memory_bytes: int) -> int:
         os._exit(0)  # never back into the launcher's code, whatever went wrong
 
 
-def _end(pid: int) -> int:
-    """Kill a worker with all that it started; returns its exit code before that, negative for a signal."""
+def _end(pid: int) -> None:
+    """Kill a worker with all that it started."""
     # A process that has not been waited for keeps its id, so the signal reaches no other.
     for kill in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.waitpid(pid, 0)

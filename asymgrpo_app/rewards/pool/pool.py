@@ -137,8 +137,7 @@ class VerifierPool:
                 try:
                     payload = pickle.dumps((given, dict(row)), protocol=pickle.HIGHEST_PROTOCOL)
                 except Exception as error:
-                    reason = f"the row cannot be sent to a worker process ({described(error)})"
-                    replies[position] = failure(reason)
+                    replies[position] = failure(f"the row cannot be sent to a worker process ({described(error)})")
                 else:
                     yield Job(position, kind, *pickled[id(verifier)], payload)
 
@@ -172,8 +171,7 @@ def _pickled(verifier: Verifier) -> tuple[bytes, bytes]:
     try:
         pickled = cloudpickle.dumps(verifier)
     except Exception as error:
-        name = type(verifier).__name__
-        raise UserError(f"{name} cannot be sent to a worker process: {described(error)}.") from error
+        raise UserError(f"{type(verifier).__name__} cannot be sent to a worker process: {described(error)}.") from error
     return pickled, hashlib.sha256(pickled).digest()
 
 
@@ -182,5 +180,4 @@ def _reason(reply: Reply) -> str | None:
         return f"the verifier {reply['detail']} on it"
     if "status" in reply:
         return f"the verifier failed on it ({reply['detail']})"
-    reason: str | None = reply["reason"]
-    return reason
+    return reply.get("reason")

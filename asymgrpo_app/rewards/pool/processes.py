@@ -44,8 +44,7 @@ class Launcher:
     def __init__(self, memory_bytes: int, prepared: Iterable[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_S)
-        paths = [str(path) for path in sys.path]
-        arguments = json.dumps([paths, theirs.fileno(), os.getpid(), memory_bytes, [*prepared]])
+        arguments = json.dumps([[*map(str, sys.path)], theirs.fileno(), os.getpid(), memory_bytes, [*prepared]])
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _CODE, arguments],
@@ -137,7 +136,7 @@ class Worker:
         pid: Process id.
         connection: The connection to it.
         job: The item it judges, or will judge once it has loaded the verifier.
-        judging: Whether its last request was to judge, and not to load a verifier.
+        judging: Whether it was sent the item.
         deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         known: Keys of the verifiers that it was sent.
     """
@@ -150,16 +149,15 @@ class Worker:
     known: set[bytes] = field(default_factory=set)
 
     def advance(self, job: Job, timeout_s: float) -> None:
-        """Send the next request for its item: the verifier if it is new here, else the item.
-
-        Raises:
-            OSError: The worker has died.
-        """
-        self.judging = job.key in self.known
+        """Send the next request for its item: the verifier if it is new here, else the item."""
+        loaded = job.key in self.known
         self.known.add(job.key)
-        request = (job.kind, job.key, job.payload) if self.judging else ("load", job.key, job.verifier)
-        self.connection.send_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
-        self.deadline = time.monotonic() + (timeout_s if self.judging else START_S)
+        request = (job.kind, job.key, job.payload) if loaded else ("load", job.key, job.verifier)
+        self.judging = False
+        with contextlib.suppress(OSError):  # it died while idle: the next look at it finds that out
+            self.connection.send_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
+            self.judging = loaded
+        self.deadline = time.monotonic() + (timeout_s if loaded else START_S)
 
     def answer(self) -> Reply | None:
         """The reply that has come; None if the worker has died, or is dying and sent something else."""
