@@ -80,6 +80,21 @@ class Verifier(ABC):
         """
 
 
+class AnswerVerifier(Verifier):
+    """A verifier that finds an answer in the completion, and judges the answer alone."""
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge the answer of one completion; without an answer the status is `no_answer`."""
+        answer = self.find_answer(completion, row)
+        if answer is None:
+            return Verdict(correct=False, status=Status.NO_ANSWER)
+        return self.judge(answer, row)
+
+    @abstractmethod
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge an answer that `find_answer` found."""
+
+
 def visible_answer(row: Mapping[str, Any]) -> str:
     """The reference of a row.
 

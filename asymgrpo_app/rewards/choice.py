@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
-from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed, tail
+from asymgrpo_app.rewards.base import AnswerVerifier, Verdict
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed
 
 _PHRASE = re.compile(
     r"\b(?:answer|option|choice)\b[ \t]{0,4}(?:is\b|:|=)?[ \t]{0,4}(?:\*\*|:|[ \t]){0,4}", re.IGNORECASE
@@ -14,7 +14,7 @@ _PHRASE = re.compile(
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
 
 
-class MultipleChoice(Verifier):
+class MultipleChoice(AnswerVerifier):
     r"""Accepts a completion that chooses the letter in `row["answer"]`.
 
     The letter is looked for in this order, and the first place that names any letter decides; if it names several
@@ -39,12 +39,9 @@ class MultipleChoice(Verifier):
             raise UserError(f"choices must be two or more different capital letters, not {choices!r}")
         self.choices = choices
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, one of the letters."""
-        letter = self.find_answer(completion, row)
-        if letter is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=letter == _letter(row["answer"]))
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge a letter. The row has `answer`, one of the letters."""
+        return Verdict(correct=answer == _letter(row["answer"]))
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         letters = self._chosen(completion)
@@ -64,13 +61,10 @@ class MultipleChoice(Verifier):
     def _chosen(self, completion: str) -> set[str]:
         box = last_boxed(completion)
         if box is not None:
-            return self._named(_TEXT_COMMAND.sub(r"\1", tail(box, FORMULA_TAIL_CHARS)), any_case=True)
-        text = tail(completion, FORMULA_TAIL_CHARS)
-        for phrase in reversed(list(_PHRASE.finditer(text))):
-            line = text[phrase.end() :].partition("\n")[0]
-            if self._standing().match(line):
-                return self._named(line)
-        lines = text.strip().splitlines()
+            return self._named(_TEXT_COMMAND.sub(r"\1", box[-FORMULA_TAIL_CHARS:]), any_case=True)
+        text = completion[-FORMULA_TAIL_CHARS:]
+        said = [text[phrase.end() :].partition("\n")[0] for phrase in _PHRASE.finditer(text)]
+        lines = [line for line in said if self._standing().match(line)] or text.strip().splitlines()
         return self._named(lines[-1]) if lines else set()
 
     def _named(self, line: str, *, any_case: bool = False) -> set[str]:
@@ -85,8 +79,7 @@ class MultipleChoice(Verifier):
 
     def _standing(self) -> re.Pattern[str]:
         """Pattern of a letter alone: in brackets, or a capital that is neither part of a word nor the word A or I."""
-        small = self.choices.lower()
-        bracketed = rf"\(([{self.choices}{small}])\)"
+        bracketed = rf"\(([{self.choices}{self.choices.lower()}])\)"
         bare = rf"(?<![A-Za-z0-9_'\\(])([{self.choices}])(?![A-Za-z0-9_'])(?!(?<=[AI]) (?!or |and )[a-z])"
         return re.compile(rf"{bracketed}|{bare}")
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
+from asymgrpo_app.rewards.base import AnswerVerifier, Verdict, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
 
 
-class TextMatch(Verifier):
+class TextMatch(AnswerVerifier):
     """Accepts a completion in which `find_answer` finds the text of `row["answer"]`.
 
     Attributes:
@@ -17,12 +17,9 @@ class TextMatch(Verifier):
 
     case_sensitive: bool
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, a string."""
-        given = self.find_answer(completion, row)
-        if given is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=given == self.normalized(row["answer"]))
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge an answer. The row has `answer`, a string."""
+        return Verdict(correct=answer == self.normalized(row["answer"]))
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that there is an answer to compare with.

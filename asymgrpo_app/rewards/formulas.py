@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import math_verify
 from latex2sympy2_extended import NormalizationConfig
-from sympy import Add, Eq, Expr, Pow, Rational, exp, factorial, log
+from sympy import Add, E, Eq, Expr, Pow, Rational, exp, factorial, log
 
 from asymgrpo_app.rewards.latex import Answer, parser_spelling
 from asymgrpo_app.rewards.numbers import parse_number
@@ -69,14 +69,10 @@ def parse_formula(text: str) -> Any | None:
             return None
     except OverflowError:
         return None
-    return _with_natural_logarithms(found[0]) if r"\log" in text else found[0]
-
-
-def _with_natural_logarithms(expression: Any) -> Any:
-    """Replace logarithms to a base by quotients: sympy forgets the base of a logarithm that it has not worked out."""
-    return expression.replace(
-        lambda part: isinstance(part, log) and len(part.args) == 2, lambda part: log(part.args[0]) / log(part.args[1])
-    )
+    if r"\log" not in text:
+        return found[0]
+    # Quotients of natural logarithms: sympy forgets the base of a logarithm that it has not worked out.
+    return found[0].replace(log, lambda value, base=E: log(value) / log(base))
 
 
 def _digits(expression: Any) -> float:

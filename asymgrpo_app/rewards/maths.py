@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
+from asymgrpo_app.rewards.base import AnswerVerifier, Verdict, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed, last_formula
 from asymgrpo_app.rewards.latex import MAX_ANSWER_CHARS, Answer, read_answer, refusal
 from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
@@ -14,7 +14,7 @@ _SEVERAL = re.compile(r",|;|\\cup|\\infty|\\begin|\\leq|\\geq|[<>]")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
-class MathVerifier(Verifier):
+class MathVerifier(AnswerVerifier):
     r"""Accepts an answer that equals `row["answer"]` in value, whatever its form; both may be LaTeX.
 
     Numbers, times, numbers with a base, names and choices are compared by rules of our own, everything else (roots,
@@ -38,12 +38,9 @@ class MathVerifier(Verifier):
         """Import the libraries."""
         cls().verify(r"\boxed{\sqrt{2}+x}", {"answer": r"\sqrt{3}+x"})
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, a string."""
-        given = self.find_answer(completion, row)
-        if given is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        return Verdict(correct=self.equal_answers(row["answer"], given))
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge an answer. The row has `answer`, a string."""
+        return Verdict(correct=self.equal_answers(row["answer"], answer))
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         given = last_boxed(completion)
@@ -98,9 +95,8 @@ def _equal(reference: Answer, given: Answer) -> bool:
     left, right = reference.number, given.number
     if left and right:
         return _equal_numbers(left, right)
-    if _differ_in_shape(reference, given, one_is_number=bool(left or right)):
-        return False
-    if refusal(given.text) or refusal(reference.text):
+    differ = _differ_in_shape(reference, given, one_is_number=bool(left or right))
+    if differ or refusal(given.text) or refusal(reference.text):
         return False
     from asymgrpo_app.rewards.formulas import equal_formulas  # sympy takes its time, and most verifiers do without it
 

@@ -101,11 +101,9 @@ def _magnitude(match: re.Match[str]) -> Fraction:
     if not match["top"]:
         return _scaled(match["scaled"])
     value = _scaled(match["top"]) / _scaled(match["bottom"])
-    if not match["whole"]:
-        return value
-    if 0 < value < 1:
-        return int(match["whole"]) + value
-    raise ValueError(r"2\frac{7}{3} may be meant as a sum or as a product")
+    if match["whole"] and not 0 < value < 1:
+        raise ValueError(r"2\frac{7}{3} may be meant as a sum or as a product")
+    return int(match["whole"] or 0) + value
 
 
 def _scaled(text: str) -> Fraction:

@@ -7,18 +7,18 @@ from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
-from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed, tail
+from asymgrpo_app.rewards.base import AnswerVerifier, Verdict
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed
 from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number, parse_number
 
 # Text allowed around the number in a box: a currency sign, `x =`, a unit of at least two letters.
 _SPACING = re.compile(r"\\[!,;: ]|\s+")
 _DECORATION = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\^\{?\\circ\}?|\\?\$|[€£¥]")
-_NAMED = re.compile(r"\s?[A-Za-z]\s?=\s?")
+_NAMED = re.compile(r"\A\s?[A-Za-z]\s?=\s?")
 _UNIT = re.compile(r"(?:\s?[A-Za-z]{2,30}(?: [A-Za-z]{2,30}){0,3})?")
 
 
-class NumericMatch(Verifier):
+class NumericMatch(AnswerVerifier):
     r"""Accepts a number within a tolerance of `row["answer"]`: |given - answer| <= max(abs, rel * |answer|).
 
     Numbers may have signs, thousands separators, a power of ten (1.5e-3, 1.5 \times 10^{-3}), a percent sign, or be
@@ -50,23 +50,18 @@ class NumericMatch(Verifier):
         self.abs_tolerance = abs_tolerance
         self.extract = extract
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row has `answer`, a string that is a number."""
-        written = self.find_answer(completion, row)
-        if written is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
-        given, reference = parse_number(written), _reference(row)
-        return Verdict(correct=given is not None and reference is not None and self._equal(given, reference))
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge a number. The row has `answer`, a string that is a number."""
+        return Verdict(correct=self._equal(parse_number(answer), _reference(row)))
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         box = None if self.extract == "last" else last_boxed(completion)
         if box is not None:
             return _only_number(box)
-        return None if self.extract == "boxed" else last_number(tail(completion, FORMULA_TAIL_CHARS))
+        return None if self.extract == "boxed" else last_number(completion[-FORMULA_TAIL_CHARS:])
 
     def equal_answers(self, first: str, second: str) -> bool:
-        left, right = parse_number(first), parse_number(second)
-        return first == second or (left is not None and right is not None and self._equal(left, right))
+        return first == second or self._equal(parse_number(first), parse_number(second))
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the reference is a number.
@@ -77,7 +72,9 @@ class NumericMatch(Verifier):
         if _reference(row) is None:
             raise ValueError(f'"answer" must be a string that holds one number, not {row.get("answer")!r:.100}')
 
-    def _equal(self, given: WrittenNumber, reference: WrittenNumber) -> bool:
+    def _equal(self, given: WrittenNumber | None, reference: WrittenNumber | None) -> bool:
+        if given is None or reference is None:
+            return False
         if given.percent == reference.percent:
             return self._close(given.value, reference.value)
         return any(self._close(left, right) for left in given.candidates() for right in reference.candidates())
@@ -99,8 +96,7 @@ def _only_number(text: str) -> str | None:
         return None
     text = _SPACING.sub(lambda match: " " if match[0].isspace() else "", text)
     text = _DECORATION.sub("", text).replace("{,}", ",").strip().rstrip(".").strip()
-    name = _NAMED.match(text)
-    text = text[name.end() :] if name else text
+    text = _NAMED.sub("", text)
     written = last_number(text)
     if written is None or text.count(written) != 1 or not text.startswith(written):
         return None
