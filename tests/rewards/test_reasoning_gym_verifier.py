@@ -17,7 +17,7 @@ from asymgrpo_app.rewards.arithmetic import parse_arithmetic
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rewards.reasoning_gym.tasks import NEEDS, REFUSED, TASKS, Task, load_reasoning_gym
-from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier, find_answer
+from asymgrpo_app.rewards.reasoning_gym.verifier import ReasoningGymVerifier
 from tests.support.hostile import CANARY, CANARY_VARIABLE, attacks
 from tests.support.paths import REPOSITORY
 
@@ -223,11 +223,11 @@ def test_what_is_no_arithmetic(text):
     ],
 )
 def test_where_the_answer_stands(answer, completion, found):
-    assert find_answer(completion, answer) == found
+    assert ReasoningGymVerifier("gcd", answer).find_answer(completion, {}) == found
 
 
 def test_tags_that_never_close_are_read_in_linear_time():
-    assert find_answer("<answer>" * 500_000 + "</answer" * 500_000, "tags") is None
+    assert verifier("gcd").find_answer("<answer>" * 500_000 + "</answer" * 500_000, {}) is None
 
 
 def test_bad_rows():

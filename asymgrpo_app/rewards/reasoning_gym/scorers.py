@@ -41,9 +41,7 @@ def same_list_of_words(answer: str, row: Mapping[str, Any]) -> bool:
 def same_list_of_numbers(answer: str, row: Mapping[str, Any]) -> bool:
     """Whether the answer is a list of numbers, quoted or not, that equals the reference number by number."""
     given = json.loads(answer.replace("'", '"'))
-    if not isinstance(given, list) or not all(isinstance(item, str | int | float) for item in given):
-        return False
-    return [float(item) for item in given] == [float(item) for item in row["metadata"]["sorted_numbers"]]
+    return isinstance(given, list) and list(map(float, given)) == list(map(float, row["metadata"]["sorted_numbers"]))
 
 
 def same_solutions(answer: str, row: Mapping[str, Any]) -> bool:

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier, visible_answer
+from asymgrpo_app.rewards.base import AnswerVerifier, Status, Verdict, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
 from asymgrpo_app.rewards.pool.worker import described
 from asymgrpo_app.rewards.reasoning_gym.tasks import load_reasoning_gym, shared_dataset, task_of
 
 AnswerPlace = Literal["tags", "boxed", "last_line", "whole"]
 
-_OPEN, _CLOSE = "<answer>", "</answer>"
 _DIGIT_RUN = re.compile(r"\d\d")
 
 
-class ReasoningGymVerifier(Verifier):
+class ReasoningGymVerifier(AnswerVerifier):
     r"""Judges with the scorer of a task of reasoning-gym; correct means a score of exactly 1.
 
     docs/reasoning_gym.md lists the tasks, and those where a scorer of ours replaces the library's. The answer is the
@@ -51,11 +50,8 @@ class ReasoningGymVerifier(Verifier):
         """Import the library."""
         load_reasoning_gym()
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
-        """Judge one completion. The row is a problem of the task: `question`, `answer`, `metadata` and `task`."""
-        answer = self.find_answer(completion, row)
-        if answer is None:
-            return Verdict(correct=False, status=Status.NO_ANSWER)
+    def judge(self, answer: str, row: Mapping[str, Any]) -> Verdict:
+        """Judge an answer. The row is a problem of the task: `question`, `answer`, `metadata` and `task`."""
         try:
             return Verdict(correct=self._is_right(answer, row))
         except MemoryError:
@@ -69,7 +65,13 @@ class ReasoningGymVerifier(Verifier):
             return Verdict(correct=False)
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
-        return find_answer(completion, self.answer)
+        # From the end and without a regular expression: linear in the length, whatever is opened and never closed.
+        _, opened, found = completion.rpartition("</answer>")[0].rpartition("<answer>")
+        if not opened:
+            last_line = completion.rstrip().rpartition("\n")[2]
+            boxed = last_boxed(completion) or ""
+            found = {"tags": "", "boxed": boxed, "last_line": last_line, "whole": completion}[self.answer]
+        return found.strip() or None
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the row is a problem of the task, and that its own answer is right.
@@ -93,9 +95,8 @@ class ReasoningGymVerifier(Verifier):
 
     def _is_right(self, answer: str, row: Mapping[str, Any]) -> bool:
         task = task_of(self.task)
-        if len(answer) > max(task.max_chars, len(row["answer"])):
-            return False
-        if not task.digit_runs and _DIGIT_RUN.search(answer):
+        too_long = len(answer) > max(task.max_chars, len(row["answer"]))
+        if too_long or (not task.digit_runs and _DIGIT_RUN.search(answer)):
             return False
         if task.scorer is not None:
             return task.scorer(answer, row)
@@ -103,22 +104,6 @@ class ReasoningGymVerifier(Verifier):
         with contextlib.redirect_stdout(io.StringIO()):  # some print the answers they cannot read
             score = dataset.score_answer(answer, _entry(self.task, row))
         return float(score) == 1.0
-
-
-def find_answer(completion: str, answer: AnswerPlace) -> str | None:
-    """The answer in a completion, white space around it left out; None if there is none."""
-    # Found from the end and without a regular expression: linear in the length, whatever is opened and never closed.
-    close = completion.rfind(_CLOSE)
-    start = completion.rfind(_OPEN, 0, close) if close >= 0 else -1
-    if start >= 0:
-        found = completion[start + len(_OPEN) : close]
-    elif answer == "boxed":
-        found = last_boxed(completion) or ""
-    elif answer == "last_line":
-        found = completion.rstrip().rpartition("\n")[2]
-    else:
-        found = completion if answer == "whole" else ""
-    return found.strip() or None
 
 
 def _entry(task: str, row: Mapping[str, Any]) -> dict[str, Any]:
