@@ -5,7 +5,7 @@ from torch import Tensor
 
 from asymgrpo_app.algorithm.metrics import Mean, mean_of
 from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch
-from asymgrpo_app.algorithm.ratios import check_clip_range, clipped_losses, clipped_sides, token_ratios
+from asymgrpo_app.algorithm.ratios import clipped_losses, clipped_sides, token_ratios
 from asymgrpo_app.errors import UserError
 
 
@@ -45,15 +45,24 @@ class ClippedObjective(Objective):
     zero_without_advantage = True
 
     def __init__(self, *, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = None) -> None:
-        check_clip_range(clip_low, clip_high)
+        if not 0 < clip_low <= 1:
+            raise UserError(
+                f"clip_low is {clip_low}: give a number in (0, 1], where 1 means no lower bound on the ratio"
+            )
+        if not clip_high > 0:
+            raise UserError(f"clip_high is {clip_high}: give a number > 0, such as 0.2, or 0.28 for clip-higher")
         if dual_clip is not None and not dual_clip > 1:
             raise UserError(f"dual_clip is {dual_clip}: give a ratio > 1, such as 3, or null to turn it off")
         self.clip_low = clip_low
         self.clip_high = clip_high
         self.dual_clip = dual_clip
 
+    def ratios(self, batch: TokenBatch) -> Tensor:
+        """rho of each token, [T], with gradient."""
+        return token_ratios(batch.logprobs, batch.old_logprobs)
+
     def token_losses(self, batch: TokenBatch) -> ObjectiveOutput:
-        ratios, advantages = token_ratios(batch.logprobs, batch.old_logprobs), batch.advantages
+        ratios, advantages = self.ratios(batch), batch.advantages
         losses = clipped_losses(ratios, advantages, self.clip_low, self.clip_high)
         metrics = policy_metrics(batch, *clipped_sides(ratios, advantages, self.clip_low, self.clip_high))
         if self.dual_clip is not None:

@@ -1,11 +1,13 @@
 """GSPO: clipping by the ratio of whole completions."""
 
-from asymgrpo_app.algorithm.clipped import policy_metrics
-from asymgrpo_app.algorithm.objective import Objective, ObjectiveOutput, TokenBatch
-from asymgrpo_app.algorithm.ratios import check_clip_range, clipped_losses, clipped_sides, sequence_ratios
+from torch import Tensor
+
+from asymgrpo_app.algorithm.clipped import ClippedObjective
+from asymgrpo_app.algorithm.objective import TokenBatch
+from asymgrpo_app.algorithm.ratios import sequence_ratios
 
 
-class GSPO(Objective):
+class GSPO(ClippedObjective):
     """Group sequence policy optimization (arXiv 2507.18071): PPO's surrogate with one ratio per completion.
 
     The ratio is the geometric mean of the token ratios, so it moves far less than they do and the bounds are much
@@ -16,15 +18,8 @@ class GSPO(Objective):
         clip_high: How far the ratio may rise above 1 for a positive advantage, > 0.
     """
 
-    zero_without_advantage = True
-
     def __init__(self, *, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
-        check_clip_range(clip_low, clip_high)
-        self.clip_low = clip_low
-        self.clip_high = clip_high
+        super().__init__(clip_low=clip_low, clip_high=clip_high)
 
-    def token_losses(self, batch: TokenBatch) -> ObjectiveOutput:
-        ratios = sequence_ratios(batch.logprobs, batch.old_logprobs, batch.sequence_ids, batch.num_sequences)
-        losses = clipped_losses(ratios, batch.advantages, self.clip_low, self.clip_high)
-        low, high = clipped_sides(ratios, batch.advantages, self.clip_low, self.clip_high)
-        return ObjectiveOutput(losses, policy_metrics(batch, low, high))
+    def ratios(self, batch: TokenBatch) -> Tensor:
+        return sequence_ratios(batch.logprobs, batch.old_logprobs, batch.sequence_ids, batch.num_sequences)

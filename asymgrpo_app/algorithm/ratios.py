@@ -1,12 +1,9 @@
 """Probability ratios between the current and the old policy, and the clipped surrogate."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from asymgrpo_app.algorithm.sequences import sequence_means
-from asymgrpo_app.errors import UserError
 
 _LOG_RATIO_BOUND = 20.0
 
@@ -47,11 +44,3 @@ def clipped_sides(ratios: Tensor, advantages: Tensor, clip_low: float, clip_high
     low = (ratios < 1 - clip_low) & (advantages < 0)
     high = (ratios > 1 + clip_high) & (advantages > 0)
     return low, high
-
-
-def check_clip_range(clip_low: float, clip_high: float) -> None:
-    """Raise `UserError` unless 0 < clip_low <= 1 and clip_high > 0."""
-    if not 0 < clip_low <= 1:
-        raise UserError(f"clip_low is {clip_low}: give a number in (0, 1], where 1 means no lower bound on the ratio")
-    if not clip_high > 0 or math.isnan(clip_high):
-        raise UserError(f"clip_high is {clip_high}: give a number > 0, such as 0.2, or 0.28 for clip-higher")
