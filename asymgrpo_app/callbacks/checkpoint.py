@@ -1,6 +1,7 @@
 """Checkpoints by RL step."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class RunCheckpoint(Checkpoint):
         self.keep = keep
         self.best = best
         self.layout = layout
-        self._saved_step: int | None = None  # by this process
+        self._saved: tuple[int, bool] | None = None  # the newest saved step, and whether its validation is due
         self._failures = 0  # in a row
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
@@ -78,6 +79,10 @@ class RunCheckpoint(Checkpoint):
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.sharded_checkpoints = self.layout == "sharded"
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["asymgrpo"]
+        self._saved = (int(state["completed_steps"]), bool(state.get("validation_pending", False)))
 
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         """Tidy up after a process that was killed; newer checkpoints are set aside, newer events are replaced."""
@@ -122,12 +127,13 @@ class RunCheckpoint(Checkpoint):
         Raises:
             RunError: The checkpoint cannot be written, and it is the last one or the third failure in a row.
         """
-        if label.step == self._saved_step:
+        state, path = (label.step, pl_module.validation_pending), checkpoint_path(trainer.default_root_dir, label.step)
+        if state == self._saved and path.exists():
             return
         started = perf_counter()
-        failure = _written(trainer, label)
+        failure = _written(trainer, path, label)
         if failure is None:
-            self._saved_step, self._failures = label.step, 0
+            self._saved, self._failures = state, 0
             if trainer.is_global_zero:
                 self._prune(trainer.default_root_dir)
             pl_module.write({"timing_s/save_checkpoint": perf_counter() - started})
@@ -171,12 +177,12 @@ def _begin(trainer: Trainer, done: int) -> None:
     begin_at(trainer.loggers, done + 1 if trainer.ckpt_path else 0)
 
 
-def _written(trainer: Trainer, label: Label) -> str | None:
+def _written(trainer: Trainer, path: Path, label: Label) -> str | None:
     """Write a checkpoint; returns on every rank None, or why it could not be written."""
     failure = None
     try:
         on_first_rank(trainer, lambda: force_to_disk(trainer.loggers))
-        trainer.save_checkpoint(checkpoint_path(trainer.default_root_dir, label.step), storage_options=label)
+        trainer.save_checkpoint(path, storage_options=label)
     except OSError as error:
         trainer.strategy.barrier()  # where other ranks wait if the first alone writes
         failure = reason(error)

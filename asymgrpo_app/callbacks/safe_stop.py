@@ -38,7 +38,6 @@ class SafeStop(Callback):
         self.time_limit_s = time_limit_s
         self._watch: StopWatch | None = None
         self._whole = False  # whether the state is that of a whole step
-        self._kept: tuple[int, bool] | None = None  # step of the newest checkpoint, and whether its validation is due
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
@@ -54,10 +53,6 @@ class SafeStop(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         switch.must_finish()  # the config is written, checkpoints of another branch are set aside
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["asymgrpo"]
-        self._kept = (int(state["completed_steps"]), bool(state.get("validation_pending", False)))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: Any, batch_idx: int) -> None:
         self._whole = True
@@ -95,7 +90,6 @@ class SafeStop(Callback):
 
         Lightning validates by these counters. Whether a validation is still due after the step is an entry of ours.
         """
-        self._kept = (pl_module.completed_steps, pl_module.validation_pending)
         loop = checkpoint["loops"]["fit_loop"]
         for part in ("total", "current"):
             steps, validation = (loop[f"epoch_loop.{name}batch_progress"][part] for name in ("", "val_loop."))
@@ -118,12 +112,11 @@ class SafeStop(Callback):
         step = pl_module.completed_steps
         if step == 0:
             return "No step was complete yet: with --ckpt_path last the run starts from its beginning."
+        try:
+            run_checkpoint(trainer).save(trainer, pl_module, Label(step), last=True)
+        except RunError as error:
+            return str(error)
         path = checkpoint_path(trainer.default_root_dir, step)
-        if self._kept != (step, pl_module.validation_pending) or not path.exists():
-            try:
-                run_checkpoint(trainer).save(trainer, pl_module, Label(step), last=True)
-            except RunError as error:
-                return str(error)
         return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."
 
     def _may_stop(self, trainer: Trainer) -> None:
