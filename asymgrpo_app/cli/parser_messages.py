@@ -17,6 +17,12 @@ _VALUES = (
     r"Unable to load config '(.*?)'",
 )
 _PLAIN = re.compile(r"([\w.]+) ((?:must|has no option|lacks) .*?\.)(?: - |$| Given value)")
+_NO_OPTION = re.compile(
+    r"Subcommand '.+?' does not accept option '(?P<whole>.+?)'"
+    r"|Group '(?P<group>.+?)' does not accept option '(?P<key>.+?)'"
+    r"|unrecognized arguments: --(?P<given>[\w.]+)"
+)
+_REPLACED = {"data.use_chat_template": "data.template"}  # options of earlier versions, which saved configs still hold
 _KINDS = {
     "int": "a whole number",
     "float": "a number",
@@ -30,6 +36,9 @@ _KINDS = {
 def plain(message: str) -> str:
     """The message as one sentence with the dotted key and the value; its first reason if its form is not known."""
     text = " ".join(message.split())
+    if found := _NO_OPTION.match(text):
+        key = found["whole"] or found["given"] or f"{found['group']}.{found['key']}"
+        return f"{key} is no option{f': {_REPLACED[key]} has replaced it' if key in _REPLACED else ''}."
     keys: list[str] = []
     kind = ""
     while True:

@@ -14,6 +14,13 @@ MESSAGES = {
     "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: 1.5": (
         "data.verifiers.workers must be a whole number, got 1.5."
     ),
+    "Subcommand 'fit' does not accept option 'model.prompt_count'": "model.prompt_count is no option.",
+    "Group 'data' does not accept option 'use_chat_template'": (
+        "data.use_chat_template is no option: data.template has replaced it."
+    ),
+    "unrecognized arguments: --data.use_chat_template true": (
+        "data.use_chat_template is no option: data.template has replaced it."
+    ),
     "something else\nthat nobody foresaw": "something else that nobody foresaw",
     'Parser key "a": in words that nobody foresaw': "a: in words that nobody foresaw",
 }
