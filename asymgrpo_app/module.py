@@ -187,13 +187,13 @@ class AsymGRPOModule(PolicyModule):
         record_sampler_gap(metrics, experience)
         record_by_accuracy(metrics, groups, advantages, experience)
         self.last_step = StepRecord(groups, advantages, experience, rollouts.settings.temperature)
-        self.advantage.observe(of_all_ranks(groups, gather_objects))
-        self._finish_step(batch)
+        self._finish_step(batch, groups)
 
-    def _finish_step(self, batch: PromptBatch) -> None:
-        """Publish the step's metrics, and advance schedule, controller and counters."""
+    def _finish_step(self, batch: PromptBatch, groups: GroupRewards) -> None:
+        """Publish the step's metrics, and advance estimator, schedule, controller and counters."""
         values = batch.metrics.combined(gather_objects)
         values |= {f"advantages/{name}": value for name, value in self.advantage.scalars(self.progress).items()}
+        self.advantage.observe(of_all_ranks(groups, gather_objects))
         values["actor/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         values["actor/skipped_updates"] = float(self._skipped.count_of_step())
         if self._entropy_control is not None:

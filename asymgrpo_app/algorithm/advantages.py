@@ -46,7 +46,7 @@ class AdvantageEstimator(ABC):
         """
 
     def scalars(self, progress: float) -> dict[str, float]:
-        """Values to log as `advantages/...`: the settings in force at this share of the run, in [0, 1]."""
+        """Values to log as `advantages/...`: what is in force at this share of the run, in [0, 1]."""
         del progress
         return {}
 
@@ -62,14 +62,6 @@ class AdvantageEstimator(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-
-    @property
-    def uses_degenerate_groups(self) -> bool:
-        """Whether a group that is all right or all wrong can get an advantage other than 0.
-
-        Decides whether replacing such groups by fresh prompts (dynamic sampling) would take signal away.
-        """
-        return False
 
 
 def checked_advantages(estimator: AdvantageEstimator, groups: GroupRewards) -> Tensor:
@@ -256,16 +248,6 @@ class AsymGRPO(AdvantageEstimator):
     def scalars(self, progress: float) -> dict[str, float]:
         """`beta_pos` and `beta_neg` in force at this share of the run."""
         return {"beta_pos": self.beta_pos.at(progress), "beta_neg": self.beta_neg.at(progress)}
-
-    @property
-    def uses_degenerate_groups(self) -> bool:
-        """True with a flip, or with `keep` and an exponent that is 0 at some time, unless that side's scale is 0."""
-        positive = self.flip == "ent_decrease" or self._kept_at_zero(self.beta_pos)
-        negative = self.flip == "ent_increase" or self._kept_at_zero(self.beta_neg)
-        return (positive and self.scale_pos > 0) or (negative and self.scale_neg > 0)
-
-    def _kept_at_zero(self, beta: BetaSchedule) -> bool:
-        return self.degenerate_groups == "keep" and 0 in (beta.start, beta.end)
 
 
 def _check_settings(error: type[Exception], cap: float | None, **numbers: float) -> None:

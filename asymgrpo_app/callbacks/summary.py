@@ -15,11 +15,11 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.runtime.console import say
 
 _PHASES = {
-    "gen": "sampling (vLLM)",
+    "gen": "sampling",
     "reward": "verifying",
     "old_log_prob": "old log-probabilities",
     "update_actor": "policy update",
-    "update_weights": "weights to vLLM",
+    "update_weights": "weights to the sampler",
     "canary": "canary",
 }
 

@@ -23,6 +23,7 @@ from asymgrpo_app.policy.lora_files import check_settings
 from asymgrpo_app.rollout.vllm_engine import check_in_process
 
 _CUTS_NOTHING = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+_ROUNDING = 1e-6  # of an advantage that is 0
 _STRATEGIES = (SingleDeviceStrategy, DDPStrategy, FSDP2Strategy)
 
 
@@ -77,11 +78,6 @@ def check_method(module: AsymGRPOModule, rollout: Any) -> None:
             f"{' and '.join(cuts)} cuts the distribution that training samples from, which biases the ratio of "
             f"policy and sampler: leave it out, or set model.loss.correction.mode."
         )
-    if rollout.dynamic_sampling is not None and module.advantage.uses_degenerate_groups:
-        raise UserError(
-            f"rollout.dynamic_sampling replaces groups that are all right or all wrong, but model.advantage "
-            f"({type(module.advantage).__name__}) learns from them: turn one of the two off."
-        )
     buffer, limit = module.loss.overlong_buffer, rollout.max_completion_tokens
     if buffer is not None and buffer > limit:
         raise UserError(f"model.loss.overlong_buffer is {buffer}, longer than rollout.max_completion_tokens, {limit}.")
@@ -89,9 +85,15 @@ def check_method(module: AsymGRPOModule, rollout: Any) -> None:
     rewards = torch.tensor([[float(index < k) for index in range(size)] for k in range(size + 1)])
     for progress in (0.0, 1.0):
         try:
-            checked_advantages(module.advantage, GroupRewards(rewards, torch.ones_like(rewards).bool(), progress))
+            groups = GroupRewards(rewards, torch.ones_like(rewards).bool(), progress)
+            advantages = checked_advantages(module.advantage, groups)
         except UserError as error:
             raise UserError(with_key(str(error), "model.advantage")) from error
+        if rollout.dynamic_sampling is not None and advantages[[0, -1]].abs().max() > _ROUNDING:
+            raise UserError(
+                f"rollout.dynamic_sampling replaces groups that are all right or all wrong, but model.advantage "
+                f"({type(module.advantage).__name__}) learns from them: turn one of the two off."
+            )
 
 
 def check_lengths(module: AsymGRPOModule, data: PromptDataModule, rollout: Any) -> None:

@@ -6,8 +6,13 @@ from typing import Protocol
 
 from torch import Tensor
 
+from asymgrpo_app.errors import RunError
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+
+
+class EngineError(RunError):
+    """An engine failed while it sampled; a fresh one may succeed."""
 
 
 class RolloutEngine(Protocol):
@@ -20,7 +25,10 @@ class RolloutEngine(Protocol):
     keeps_weights: bool
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace all weights (Hugging Face names) and drop everything computed from the old ones."""
+        """Replace all weights (Hugging Face names) and drop everything computed from the old ones.
+
+        Goes through all weights: with several processes each is gathered when it is asked for.
+        """
 
     def digest(self, version: int) -> WeightDigest | None:
         """The digest of the weights that the next token will be sampled with, for a version of the policy's weights.
@@ -29,7 +37,11 @@ class RolloutEngine(Protocol):
         """
 
     def generate(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
-        """One completion per request, in the order of the requests."""
+        """One completion per request, in the order of the requests.
+
+        Raises:
+            EngineError: The engine failed, and a fresh one may succeed.
+        """
 
     def close(self) -> None:
         """Free the engine's memory and processes. Safe to call twice."""

@@ -14,9 +14,8 @@ from asymgrpo_app.parallel.sharding import is_sharded, whole_weights
 from asymgrpo_app.policy.loading import linear_weights
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
-from asymgrpo_app.rollout.engine import RolloutEngine
+from asymgrpo_app.rollout.engine import EngineError, RolloutEngine
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
-from asymgrpo_app.rollout.vllm_engine import EngineError
 from asymgrpo_app.runtime.console import say
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, distributed
 
 from asymgrpo_app.errors import RunError, UserError, at_least_1, require
 from asymgrpo_app.rollout.digest import WeightDigest
+from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 
@@ -108,10 +109,6 @@ def check_in_process(config: VLLMEngineConfig, processes: int, *, on_gpu: bool) 
         )
     if config.sleep_level and not on_gpu:
         raise UserError(f"rollout.engine.sleep_level is {config.sleep_level}, but only a GPU's memory can be freed.")
-
-
-class EngineError(RunError):
-    """vLLM failed while it sampled; a fresh engine may succeed."""
 
 
 class VLLMEngine:

@@ -1,5 +1,6 @@
 """The blocks of docs/own_variants.md: saved next to the user, chosen by `class_path`, and run."""
 
+import importlib
 import math
 import re
 import sys
@@ -53,7 +54,16 @@ def parse(quickstart):
 
 
 def test_the_page_has_variants_of_about_twenty_lines():
-    names = {"focal.py", "focal.yaml", "running.py", "softclip.py", "softclip.yaml", "counting.py", "counting.yaml"}
+    names = {
+        "focal.py",
+        "focal.yaml",
+        "test_focal.py",
+        "running.py",
+        "softclip.py",
+        "softclip.yaml",
+        "counting.py",
+        "counting.yaml",
+    }
     assert BLOCKS.keys() == names
     for name in names:
         assert len([line for line in BLOCKS[name].splitlines() if line.strip()]) <= 23
@@ -62,6 +72,7 @@ def test_the_page_has_variants_of_about_twenty_lines():
 def test_a_state_goes_on_in_a_resumed_run(tmp_path, monkeypatch):
     monkeypatch.setattr(rollout, "VLLMEngine", ScriptedEngine)
     arguments = [*command(tmp_path), "--model.advantage=running.RunningMean", "--model.advantage.decay=0.5"]
+    arguments += ["--data.prompts_per_step=8"]
     means = {}
     for name, parts in {
         "whole": (["--steps=3"],),
@@ -72,6 +83,7 @@ def test_a_state_goes_on_in_a_resumed_run(tmp_path, monkeypatch):
         means[name] = repeated_scalars(tmp_path / name)["advantages/running_mean"]
     assert means["whole"] == means["parted"]
     accuracies = [value for _, value in repeated_scalars(tmp_path / "whole")["reward/mean"]]
+    assert accuracies[0] != 0.5
     expected = [0.5]
     for accuracy in accuracies[:2]:
         expected.append(0.5 * expected[-1] + 0.5 * accuracy)
@@ -108,6 +120,11 @@ def test_own_advantage(parse):
         checked_advantages(module.advantage, GroupRewards(rewards, valid)), torch.tensor(expected)
     )
     assert parse("--config=focal.yaml", "--model.advantage.gamma=0.5").advantage.gamma == 0.5
+
+
+def test_the_test_of_the_page():
+    sys.path.append(".")
+    importlib.import_module("test_focal").test_at_gamma_0_it_is_dr_grpo()
 
 
 def test_own_arguments_are_checked_like_all_others(quickstart, capsys):
@@ -155,6 +172,13 @@ def test_own_objective(parse, monkeypatch):
     assert step.logged["actor/soft_clip_gap"] == pytest.approx(gap, rel=1e-5)
     slopes = [-ratio * (1 - math.tanh((ratio - 1) / 0.3) ** 2) / 4 for ratio in RATIOS]
     assert step.logprob_gradient == pytest.approx([*slopes, 1 / 4], rel=1e-4)
+
+
+def test_an_advantage_that_learns_from_solved_groups_does_not_go_with_dynamic_sampling(quickstart, capsys):
+    arguments = [*quickstart, "--run_dir=run", "--rollout.dynamic_sampling={}"]
+    assert main(["check", *arguments[1:], "--model.advantage=focal.Focal"]) == 0
+    assert main(["check", *arguments[1:], "--model.advantage=running.RunningMean"]) == 2
+    assert "model.advantage (RunningMean) learns from them" in capsys.readouterr().err
 
 
 BROKEN = {

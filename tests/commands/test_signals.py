@@ -17,7 +17,7 @@ from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.cli import main
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.predictions import PredictionWriter
-from asymgrpo_app.rollout.vllm_engine import EngineError
+from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.runtime.stopping import StopRun, StopSwitch, StopWatch, seconds_of
 from tests.support.events import repeated_scalars
 from tests.support.scripted_engine import ScriptedEngine, command

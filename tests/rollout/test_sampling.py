@@ -5,9 +5,9 @@ import importlib.util
 import pytest
 
 from asymgrpo_app.cli import main
+from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.rollout.types import Completion
-from asymgrpo_app.rollout.vllm_engine import EngineError
 from tests.support.paths import REPOSITORY
 from tests.support.scripted_engine import WRONG, ScriptedEngine, command
 
