@@ -4,8 +4,8 @@
 #   docker build --target gpu --tag asymgrpo:gpu .    # the last target, hence the one without --target, too
 
 # Both targets begin with Python alone: the wheels bring CUDA's libraries and compiler, the driver comes from the host.
-# To pin the content and not only the name, pass python@sha256:... instead.
-ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+# The digest, of the index over all architectures, is what counts; the tag in front of it is for readers.
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON_IMAGE} AS base
 

@@ -65,9 +65,11 @@ format: .venv/ready ## Format the code and repair what ruff can
 lock: lock-cpu lock-gpu ## Resolve the lock files again, keeping the pins that fit
 
 RESOLVE = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
-  --only-binary :all: --no-annotate --custom-compile-command "make lock" --extra dev --extra reasoning --override requirements/overrides.txt
+  --only-binary :all: --generate-hashes --no-annotate --custom-compile-command "make lock" \
+  --extra dev --extra reasoning --override requirements/overrides.txt
 
-# uv does not read pip's settings; a folder of wheels that pip knows is passed on.
+# uv does not read pip's settings; a folder of wheels that pip knows is passed on. Without one, torch and nothing else comes
+# from PyTorch's index of CPU builds, which pyproject.toml names.
 .PHONY: lock-cpu
 lock-cpu: .venv/ready
 	@compile() { \
@@ -75,14 +77,21 @@ lock-cpu: .venv/ready
 	    --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
 	    --output-file requirements/cpu.lock pyproject.toml requirements/cpu.in $(LOCK) "$$@"; \
 	}; \
-	compile || { echo "Once more, with $(TORCH_INDEX)."; \
-	  compile --index "$(TORCH_INDEX)" --index-strategy unsafe-best-match; }
+	compile --no-sources || { echo "Once more, with PyTorch's index."; compile; }
 
 # No such folder here: a build of torch for the CPU that lies in it would be taken for the newer one.
 .PHONY: lock-gpu
 lock-gpu: .venv/ready
-	@env -u UV_FIND_LINKS $(RESOLVE) --extra gpu \
+	@env -u UV_FIND_LINKS $(RESOLVE) --no-sources --extra gpu \
 	  --output-file requirements/gpu.lock pyproject.toml requirements/gpu.in $(LOCK)
+
+.PHONY: sbom
+sbom: .venv/ready ## Write the software bill of materials of both environments (CycloneDX) into dist
+	@mkdir -p dist; for device in cpu gpu; do \
+	  $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom-$$device.json requirements/$$device.lock; \
+	  echo "dist/sbom-$$device.json"; \
+	done
 
 .PHONY: base-policy
 base-policy: .venv/ready ## Make data/countdown_base again from nothing (a few minutes)

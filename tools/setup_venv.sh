@@ -19,6 +19,7 @@ readonly lock=requirements/$device.lock
 readonly ready=$venv/ready              # written last: only a finished environment has it
 readonly installed=$venv/installed.lock # the lock file this environment was built from
 readonly log=$venv/setup.log
+readonly torch_hashed_for=3.11          # the Python for whose build of torch cpu.lock has the hash
 readonly torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
 
 # Refuse this machine with one sentence.
@@ -117,10 +118,15 @@ fail() {
 # The CPU build of torch: first as pip is configured. Only if that finds no such build, from PyTorch's index, and then
 # nothing but torch.
 install_cpu_torch() {
-  local torch
-  torch=$(grep '^torch==' "$lock")
-  echo "  $torch"
-  pip_install --no-compile "$torch" || pip_install --no-compile --index-url "$torch_index" "$torch" || fail
+  local torch=$venv/torch.lock
+  # Its line and the hashes that continue it.
+  sed -n '/^torch==/,/[^\\]$/p' "$lock" >"$torch"
+  echo "  $(grep -o '^torch==[^ ]*' "$torch")"
+  if [[ $("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') != "$torch_hashed_for" ]]; then
+    echo "  Note: $lock has torch's hash for Python $torch_hashed_for alone; here it is taken without being compared."
+    grep -o '^torch==[^ ]*' "$lock" >"$torch"
+  fi
+  pip_install --no-compile -r "$torch" || pip_install --no-compile --index-url "$torch_index" -r "$torch" || fail
 }
 
 # Show that the environment works, and compile what is used of it; that all of it is compiled would take a minute.
@@ -142,9 +148,14 @@ install_lock() {
   rm -rf "$venv"
   echo "Setting up $venv for the ${device^^} with $python ($cost) ..."
   "$python" -m venv "$venv" || refuse "$python could not create the virtual environment $venv."
-  [[ $device == gpu ]] || install_cpu_torch
   echo "  $(grep -c '^[a-z]' "$lock") packages of $lock"
-  pip_install --no-compile -r "$lock" || fail
+  if [[ $device == cpu ]]; then
+    install_cpu_torch
+    sed '/^torch==/,/[^\\]$/d' "$lock" >"$venv/packages.lock"
+  else
+    cp "$lock" "$venv/packages.lock"
+  fi
+  pip_install --no-compile --require-hashes -r "$venv/packages.lock" || fail
   try_imports
   echo "$device" >"$marker"
   cp "$lock" "$installed"

@@ -166,7 +166,7 @@ def test_the_command_of_a_pod_starts_the_run(path, tmp_path):
 
 
 def test_pods_find_the_first_through_the_service():
-    service, job_document = documents(REPOSITORY / "launch/kubernetes/several_nodes.yaml")
+    service, job_document, _ = documents(REPOSITORY / "launch/kubernetes/several_nodes.yaml")
     spec = job_document["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     own = variables(container)
@@ -175,3 +175,22 @@ def test_pods_find_the_first_through_the_service():
     assert service["spec"]["selector"] == {"job-name": job_document["metadata"]["name"]}
     assert int(own["MASTER_PORT"]) == service["spec"]["ports"][0]["port"]
     assert int(own["NODES"]) == spec["completions"] == spec["parallelism"]
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_pod_has_no_privileges(path):
+    pod = job(path)["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    seccomp = {"type": "RuntimeDefault"}
+    assert pod["securityContext"] == {"runAsNonRoot": True, "fsGroup": 1000, "seccompProfile": seccomp}
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_pod_is_reached_by_the_pods_of_its_run_alone(path):
+    (job_document,) = [document for document in documents(path) if document["kind"] == "Job"]
+    (policy,) = [document["spec"] for document in documents(path) if document["kind"] == "NetworkPolicy"]
+    own = {"podSelector": {"matchLabels": {"job-name": job_document["metadata"]["name"]}}}
+    several = job_document["spec"].get("completions", 1) > 1
+    assert policy == {**own, "policyTypes": ["Ingress"], **({"ingress": [{"from": [own]}]} if several else {})}
