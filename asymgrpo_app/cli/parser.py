@@ -1,6 +1,5 @@
 """The command line and config files of fit, validate, test and predict, from arguments to a parsed config."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.callbacks.save_config import SaveRunConfig
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.cli.config_files import check_config_file, config_paths
+from asymgrpo_app.cli.own_classes import find_own_classes
 from asymgrpo_app.cli.parser_messages import plain
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError
@@ -42,7 +42,7 @@ class RunParser(LightningCLI):
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = list(arguments)
         self.builds_trainer = False  # whether all other objects are built
-        find_own_classes()
+        find_own_classes(self.arguments)
         for path in self.config_paths:
             check_config_file(path)
         super().__init__(
@@ -181,9 +181,3 @@ class _Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise UserError(plain(message)) from ex
-
-
-def find_own_classes() -> None:
-    """Append the working directory to `sys.path`: `class_path` finds a user's classes there, and shadows no package."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 from tqdm import tqdm
 
 from asymgrpo_app.cli.command_parser import CommandParser
+from asymgrpo_app.cli.own_classes import find_own_classes
 from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.evaluation.files import refuse_existing, whole_file
 from asymgrpo_app.prompts.base import BadRow
@@ -46,8 +47,7 @@ def run(arguments: Sequence[str]) -> int:
         UserError: The arguments or the file cannot be used.
         RunError: The verdicts cannot be written, or worker processes do not start.
     """
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # a user's own verifier; at the end, so that it shadows no package
+    find_own_classes(arguments)
     parser = CommandParser(prog="asymgrpo score", description=__doc__)
     parser.add_function_arguments(score)
     score(**parser.instantiate_classes(parser.parse_args(list(arguments))))
