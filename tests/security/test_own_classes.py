@@ -90,3 +90,14 @@ def test_a_folder_with_the_names_of_optional_packages_runs_none_of_them(tmp_path
     assert done.returncode == 0, done.stderr
     assert "Nothing stands in the way" in done.stdout
     assert not (tmp_path / "ran").exists()
+
+
+def test_processes_that_libraries_start_do_not_import_from_the_working_directory(tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit(7)\n")
+    child = "import subprocess, sys; raise SystemExit(subprocess.call([sys.executable, '-c', 'import json']))"
+    code = f"from asymgrpo_app.runtime.environment import quiet_environment; quiet_environment(); {child}"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
+    environment["PYTHONPATH"] = str(REPOSITORY)
+    for parent, expected in ((child, 7), (code, 0)):
+        command = [sys.executable, "-P", "-c", parent]
+        assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == expected
