@@ -18,6 +18,7 @@ from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
 from asymgrpo_app.evaluation.outcomes import ACCURACIES
 from asymgrpo_app.runtime.console import quiet_libraries, say
+from asymgrpo_app.runtime.environment import stay_on_loopback
 from asymgrpo_app.runtime.processes import lost_exchange, observe_processes
 
 
@@ -62,6 +63,7 @@ def prepared(arguments: Sequence[str]) -> Run:
         compare_with_checkpoint(section, parser.text)
     refuse_nulls(parser)
     check_options(section)
+    stay_on_loopback(section.trainer.num_nodes)
     return build(parser)
 
 

@@ -1,8 +1,10 @@
 """vLLM inside the training process: the default sampler."""
 
+import atexit
 import logging
 import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
+from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
 
 # Tokens of a block of keys and values on CPU. Completions of a prompt share only whole blocks, and vLLM's own 128
 # are more than many prompts have. Its CPU attention takes multiples of 32 (docs/benchmarks.md).
@@ -222,6 +225,9 @@ def _quiet_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
+    if SOCKETS_VARIABLE not in os.environ:  # vLLM reads it once, so it stays until the process ends
+        os.environ[SOCKETS_VARIABLE] = private_folder()
+        atexit.register(shutil.rmtree, os.environ[SOCKETS_VARIABLE], ignore_errors=True)
     logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 

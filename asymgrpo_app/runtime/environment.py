@@ -1,6 +1,33 @@
 """Settings that libraries read from the environment when they are imported. Imports nothing heavy itself."""
 
 import os
+import socket
+import tempfile
+
+SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"  # vLLM's folder of the sockets between its processes
+
+_LONGEST_BASE = 46  # a socket's path has at most 107 bytes: this, our folder's name, and vLLM's 36 characters
+
+
+def private_folder() -> str:
+    """A new folder for temporary files and sockets, for its owner alone; its path is short enough for sockets."""
+    base = tempfile.gettempdir()
+    return tempfile.mkdtemp(prefix="asymgrpo-vllm-", dir=base if len(os.fsencode(base)) <= _LONGEST_BASE else "/tmp")
+
+
+def stay_on_loopback(nodes: int = 1) -> None:
+    """Have Gloo and vLLM's processes listen on the loopback alone if all of them are on one machine.
+
+    They choose the address that the machine's name stands for, and take whoever connects. What the user set is kept.
+
+    Args:
+        nodes: Number of machines by the config.
+    """
+    counted = [nodes, *(int(os.environ.get(name) or 1) for name in ("GROUP_WORLD_SIZE", "SLURM_JOB_NUM_NODES"))]
+    if max(counted) > 1 or "lo" not in (name for _, name in socket.if_nameindex()):
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
 
 
 def quiet_environment() -> None:
