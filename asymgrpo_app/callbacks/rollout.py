@@ -17,7 +17,7 @@ from asymgrpo_app.errors import UserError, at_least_1, require
 from asymgrpo_app.metrics import Stopwatch
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
-from asymgrpo_app.policy.loading import stop_token_ids
+from asymgrpo_app.policy.loading import stop_token_ids, vocabulary_size
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig
 from asymgrpo_app.rollout.collect import answer_classes, judge
@@ -29,6 +29,7 @@ from asymgrpo_app.rollout.samplers import SamplerName, installed_sampler
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
+from asymgrpo_app.rollout.server.tls import fingerprint
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
 from asymgrpo_app.rollout.types import JudgedCompletion, PromptBatch, RolloutBatch, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
@@ -111,6 +112,8 @@ class VLLMRolloutCallback(Callback):
             if server is None:
                 raise UserError("rollout.sampler is server, but rollout.server is not set: name the servers there.")
             read_token(server.token_file, "rollout.server.token_file")
+            if server.certificate_file:
+                fingerprint(server.certificate_file, "rollout.server.certificate_file")
         self.group_size = group_size
         self.max_completion_tokens = max_completion_tokens
         self.settings = SamplingSettings(temperature, max_completion_tokens, (), top_p, top_k, min_p)
@@ -245,7 +248,8 @@ class VLLMRolloutCallback(Callback):
             engine = TransformersEngine(path, self.transformers, dtype, max_model_len)
         elif self.server is not None and self.sampler == "server":
             say(f"Sampling on {', '.join(self.server.urls)} ...")
-            engine = ServerEngine(self.server, dtype, max_model_len, str(trainer.default_root_dir))
+            label = str(trainer.default_root_dir)
+            engine = ServerEngine(self.server, dtype, max_model_len, vocabulary_size(path), label)
         else:
             say("Starting vLLM ...")
             engine = VLLMEngine(path, self.engine_config, dtype, max_model_len)

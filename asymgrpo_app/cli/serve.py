@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 from asymgrpo_app.errors import UserError, require
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
+from asymgrpo_app.rollout.server.tls import check_pair
 from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
 from asymgrpo_app.runtime.console import quiet_libraries, say
+from asymgrpo_app.runtime.environment import stay_on_loopback
 
 _DESCRIPTION = """Start a vLLM server for a run whose config says `rollout.sampler: server`.
 
@@ -21,8 +23,8 @@ What decides the numbers (model, dtype, lengths, rollout.engine) is read from th
 
   asymgrpo serve --token_file token --weights_folder /shared/weights --config configs/x.yaml
 
-All options but those below are the run's. Every route asks for the token. The server holds no trained weights before
-the run sends them."""
+All options but those below are the run's. Every route asks for the token, and only those that a run uses are there. The
+server holds no trained weights before the run sends them."""
 
 
 class _Parser(ArgumentParser):
@@ -40,8 +42,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--allow_public", action="store_true", help="Allow an address that other machines can reach.")
     parser.add_argument("--token_file", help="File with the token, made if it is not there. Default: $ASYMGRPO_TOKEN.")
     parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
+    parser.add_argument("--certificate_file", help="Certificate (PEM) for TLS. Default: no TLS.")
+    parser.add_argument("--key_file", help="The certificate's key (PEM).")
     options, rest = parser.parse_known_args(arguments)
-    _check_address(options.host, options.port, allow_public=options.allow_public)
+    check_pair(options.certificate_file, options.key_file)
+    tls = (options.certificate_file, options.key_file) if options.key_file else None
+    _check_address(options.host, options.port, allow_public=options.allow_public, encrypted=tls is not None)
     require_vllm()
     settings = _settings(rest)
     rollout = settings.rollout
@@ -50,14 +56,17 @@ def run(arguments: Sequence[str]) -> int:
     folder = None if nccl else _weights_folder(options.weights_folder or (server.weights_folder if server else None))
     config = VLLMEngineConfig(**rollout.engine.as_dict())
     dtype = resolve_dtype(config.dtype, str(settings.trainer.precision))
-    command = server_arguments(settings.model.policy, config, dtype, _longest(settings), nccl=nccl)
+    command = server_arguments(settings.model.policy, config, dtype, _longest(settings), nccl=nccl, tls=tls)
     token = _token(options.token_file)
+    address = server.nccl_address if nccl else None
     _check_port(options.host, options.port)
-    os.environ.update(server_environment(command, token, folder))
+    os.environ.update(server_environment(command, token, options.token_file, folder, address))
+    stay_on_loopback()
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
-    say(f"Starting vLLM on http://{options.host}:{options.port}; every route asks for the token.")
+    scheme = "https" if tls else "http"
+    say(f"Starting vLLM on {scheme}://{options.host}:{options.port}; every route asks for the token.")
     words = server_command(command, options.host, options.port)
-    os.execv(words[0], words)  # signals and the exit code are the server's own from here on
+    os.execv(words[0], words)
 
 
 def _settings(arguments: Sequence[str]) -> Any:
@@ -81,7 +90,7 @@ def _longest(settings: Any) -> int:
     return int(settings.data.max_prompt_tokens + max([settings.rollout.max_completion_tokens, *limits]))
 
 
-def _check_address(host: str, port: int, *, allow_public: bool) -> None:
+def _check_address(host: str, port: int, *, allow_public: bool, encrypted: bool) -> None:
     require(0 < port < 65536, "--port", port, "in 1 to 65535")
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
@@ -89,9 +98,10 @@ def _check_address(host: str, port: int, *, allow_public: bool) -> None:
         raise UserError(f"--host {host} is no address of this machine ({error.strerror}).") from error
     public = [address for address in found if not ipaddress.ip_address(str(address).partition("%")[0]).is_loopback]
     if public and not allow_public:
+        plain = " (the token travels unencrypted: use a private network, or TLS with --certificate_file)"
         raise UserError(
-            f"--host {host} can be reached from other machines: add --allow_public if that is what you want (the token "
-            "travels unencrypted: use a private network, or a proxy with TLS)."
+            f"--host {host} can be reached from other machines: add --allow_public if that is what you want"
+            f"{'' if encrypted else plain}."
         )
 
 

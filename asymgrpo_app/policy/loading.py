@@ -71,6 +71,15 @@ def load_config(path: str) -> Any:
         raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
 
 
+def vocabulary_size(path: str) -> int:
+    """Number of token ids that a model knows.
+
+    Raises:
+        UserError: Its configuration cannot be loaded.
+    """
+    return int(load_config(path).get_text_config().vocab_size)
+
+
 def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedModel:
     """A causal language model with float32 weights (lower compute types come from `trainer.precision`).
 

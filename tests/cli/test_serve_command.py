@@ -1,16 +1,16 @@
-"""`asymgrpo serve` up to the moment at which it becomes vLLM, and the token in front of every route."""
+"""`asymgrpo serve` up to the moment at which it becomes vLLM."""
 
-import asyncio
 import json
 import os
 import socket
 import stat
+import subprocess
 
 import pytest
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.cli import serve as serve_command
-from asymgrpo_app.rollout.server.auth import TokenMiddleware
+from tests.support.certificate import made_certificate
 from tests.support.paths import REPOSITORY
 
 TOKEN = "a-token-for-the-tests"
@@ -29,6 +29,11 @@ def started(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(serve_command.os, "environ", dict(os.environ))
     return found
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    return made_certificate(tmp_path / "certificate")
 
 
 @pytest.fixture
@@ -58,7 +63,8 @@ def serve(started, port, tmp_path):
 
 
 def option(command, name):
-    return command[command.index(name) + 1]
+    (value,) = [word.partition("=")[2] for word in command if word.partition("=")[0] == name]
+    return value
 
 
 def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_path):
@@ -75,7 +81,7 @@ def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_
     assert option(command, "--max-num-seqs") == "512"
     assert option(command, "--logprobs-mode") == "processed_logprobs"
     assert option(command, "--generation-config") == "vllm"
-    assert option(command, "--middleware") == "asymgrpo_app.rollout.server.auth.TokenMiddleware"
+    assert option(command, "--middleware") == "asymgrpo_app.rollout.server.gate.Gate"
     assert option(command, "--worker-extension-cls") == "asymgrpo_app.rollout.server.worker.SamplerWorker"
     assert option(command, "--block-size") == "64"
     assert "--no-trust-remote-code" in command
@@ -83,7 +89,8 @@ def test_it_becomes_vllm_with_the_settings_of_the_run(serve, started, port, tmp_
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
     assert environment["ASYMGRPO_WEIGHTS_FOLDER"] == str(tmp_path)
     info = json.loads(environment["ASYMGRPO_SERVER_INFO"])
-    assert (info["max_model_len"], info["dtype"]) == (36, "bfloat16")
+    assert info == {"max_model_len": 36, "dtype": "bfloat16", "vocabulary": 17, "nccl_address": None}
+    assert [word.partition("=")[0] for word in command[-2:]] == ["--host", "--port"]  # the last one counts
 
 
 def test_a_fresh_token_is_long_and_for_its_owner_alone(serve, started, tmp_path):
@@ -92,7 +99,8 @@ def test_a_fresh_token_is_long_and_for_its_owner_alone(serve, started, tmp_path)
     token = path.read_text().strip()
     assert len(token) >= 32
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert started["environment"]["ASYMGRPO_TOKEN"] == token
+    environment = started["environment"]
+    assert (environment["ASYMGRPO_TOKEN_FILE"], environment["ASYMGRPO_TOKEN"]) == (str(path), "")
     assert token not in " ".join(started["command"])
     serve()
     assert path.read_text().strip() == token
@@ -111,12 +119,15 @@ def test_weights_over_nccl_need_no_folder(serve, started):
         folder=False,
     )
     assert json.loads(option(started["command"], "--weight-transfer-config")) == {"backend": "nccl"}
+    assert json.loads(started["environment"]["ASYMGRPO_SERVER_INFO"])["nccl_address"] == "10.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_an_address_that_others_can_reach_takes_an_option(serve, started, host, capsys):
     assert serve(f"--host={host}") == 2
-    assert f"--host {host} can be reached from other machines: add --allow_public" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"--host {host} can be reached from other machines: add --allow_public" in error
+    assert "the token travels unencrypted" in error
     assert started == {}
     serve("--host=0.0.0.0", "--allow_public")
     assert option(started["command"], "--host") == "0.0.0.0"
@@ -139,6 +150,12 @@ def test_an_address_that_others_can_reach_takes_an_option(serve, started, host, 
         (["--model.policy=./nothing"], {}, "model.policy: there is no folder ./nothing"),
         (["--no_such_option=1"], {}, "no_such_option"),
         (["--token_file=/nowhere/token"], {}, "--token_file /nowhere/token cannot be written"),
+        (["--key_file=key.pem"], {}, "--certificate_file and --key_file belong together"),
+        (
+            ["--certificate_file=/nowhere", "--key_file=/nowhere"],
+            {},
+            "--certificate_file /nowhere cannot be read (No su",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_vllm_starts(serve, started, options, given, message, capsys):
@@ -159,6 +176,7 @@ def test_a_port_in_use_is_said(serve, port, capsys):
 
 def test_a_short_token_is_refused(serve, tmp_path, capsys):
     (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o600)
     assert serve() == 2
     assert (
         f"at least 16 printable ASCII characters without spaces, and --token_file {tmp_path / 'token'} holds none"
@@ -166,76 +184,64 @@ def test_a_short_token_is_refused(serve, tmp_path, capsys):
     )
 
 
-# ---- the middleware alone ----
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
+def test_a_token_that_others_can_read_or_change_is_refused(serve, started, tmp_path, mode, capsys):
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    path.chmod(mode)
+    assert serve() == 2
+    assert f"--token_file {path} is open to other users: chmod 600 {path}." in capsys.readouterr().err
+    path.chmod(0o640)  # a volume of Kubernetes, which its group may read
+    serve()
+    assert started
 
 
-async def inner(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"inside"})
+def test_a_pipe_in_the_place_of_the_token_does_not_hang(serve, tmp_path, capsys):
+    os.mkfifo(tmp_path / "token", 0o600)
+    assert serve() == 2
+    assert f"--token_file {tmp_path / 'token'} is no regular file" in capsys.readouterr().err
 
 
-def answer(app, kind="http", path="/", headers=(), extensions=()):
-    """The messages that an application sends for one request."""
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": kind, "path": path, "headers": list(headers), "extensions": {name: {} for name in extensions}}
-    asyncio.run(app(scope, None, send))
-    return sent
+# ---- TLS ----
 
 
-@pytest.fixture
-def app(monkeypatch):
-    monkeypatch.setenv("ASYMGRPO_TOKEN", TOKEN)
-    monkeypatch.setenv("ASYMGRPO_SERVER_INFO", '{"dtype": "float32"}')
-    return TokenMiddleware(inner)
+def test_a_certificate_and_its_key_make_it_https(serve, started, certificate, capsys):
+    serve(f"--certificate_file={certificate.file}", f"--key_file={certificate.key}")
+    assert option(started["command"], "--ssl-certfile") == str(certificate.file)
+    assert option(started["command"], "--ssl-keyfile") == str(certificate.key)
+    assert "Starting vLLM on https://127.0.0.1:" in capsys.readouterr().out
 
 
-RIGHT = (b"authorization", f"Bearer {TOKEN}".encode())
+def test_with_tls_nothing_is_said_of_an_unencrypted_token(serve, certificate, capsys):
+    assert serve("--host=0.0.0.0", f"--certificate_file={certificate.file}", f"--key_file={certificate.key}") == 2
+    error = capsys.readouterr().err
+    assert "--host 0.0.0.0 can be reached from other machines: add --allow_public if that is what you want.\n" in error
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        [],
-        [(b"authorization", b"")],
-        [(b"authorization", b"Bearer")],
-        [(b"authorization", TOKEN.encode())],
-        [(b"authorization", f"Bearer {TOKEN[:-1]}".encode())],
-        [(b"authorization", f"Bearer {TOKEN} ".encode())],
-        [(b"authorization", f"Basic {TOKEN}".encode())],
-        [(b"authorization", "Bearer \u00e9".encode())],
-        [RIGHT, (b"authorization", b"Bearer another")],
-        [(b"x-api-key", TOKEN.encode())],
-        [(b"cookie", f"authorization=Bearer {TOKEN}".encode())],
-    ],
-)
-def test_without_the_very_token_the_answer_is_401(app, headers):
-    start, body = answer(app, headers=headers, path="/collective_rpc")
-    assert start["status"] == 401
-    assert (b"www-authenticate", b"Bearer") in start["headers"]
-    assert b"inside" not in body["body"]
+def test_a_key_of_another_certificate_or_with_a_password_is_refused(serve, started, certificate, tmp_path, capsys):
+    other = made_certificate(tmp_path / "other")
+    locked = tmp_path / "locked.pem"
+    words = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", certificate.key, "-out", locked]
+    subprocess.run(words, check=True, capture_output=True)
+    locked.chmod(0o600)
+    for key in (other.key, locked):
+        assert serve(f"--certificate_file={certificate.file}", f"--key_file={key}") == 2
+        assert f"--key_file {key} is not the unencrypted key of --certificate_file" in capsys.readouterr().err
+    other.key.chmod(0o644)
+    assert serve(f"--certificate_file={other.file}", f"--key_file={other.key}") == 2
+    assert f"--key_file {other.key} is open to other users" in capsys.readouterr().err
+    assert started == {}
 
 
-def test_with_it_the_request_passes(app):
-    start, body = answer(app, headers=[(b"Authorization", RIGHT[1])])
-    assert (start["status"], body["body"]) == (200, b"inside")
+# ---- its environment ----
 
 
-def test_the_server_tells_what_it_was_started_with_to_those_who_may_know(app):
-    assert answer(app, path="/asymgrpo/info")[0]["status"] == 401
-    assert answer(app, path="/asymgrpo/info", headers=[RIGHT])[1]["body"] == b'{"dtype": "float32"}'
-
-
-def test_a_websocket_without_the_token_is_refused(app):
-    for extensions in ([], ["websocket.http.response"]):
-        (closed,) = answer(app, kind="websocket", extensions=extensions)
-        assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
-
-
-def test_without_any_token_the_server_does_not_start(monkeypatch):
-    monkeypatch.delenv("ASYMGRPO_TOKEN", raising=False)
-    with pytest.raises(RuntimeError, match="ASYMGRPO_TOKEN is not set"):
-        TokenMiddleware(inner)
+def test_its_processes_listen_on_the_loopback_unless_the_user_wants_another_place(serve, started):
+    for name in ("GLOO_SOCKET_IFNAME", "VLLM_HOST_IP"):
+        serve_command.os.environ.pop(name, None)
+    serve()
+    found = started["environment"]
+    assert (found["GLOO_SOCKET_IFNAME"], found["VLLM_HOST_IP"]) == ("lo", "127.0.0.1")
+    serve_command.os.environ["GLOO_SOCKET_IFNAME"] = "eth7"
+    serve()
+    assert started["environment"]["GLOO_SOCKET_IFNAME"] == "eth7"

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ def servers(tmp_path):
 def token_file(tmp_path):
     path = tmp_path / "token"
     path.write_text(TOKEN)
+    path.chmod(0o600)
     return str(path)
 
 
@@ -53,7 +55,7 @@ def start(tmp_path, token_file):
             "weights_folder": str(tmp_path / "weights"),
             "max_outage_s": 2.0,
         } | options
-        engine = ServerEngine(ServerConfig([s.url for s in servers], **settings), "float32", 32, label)
+        engine = ServerEngine(ServerConfig([s.url for s in servers], **settings), "float32", 32, 50, label)
         engines.append(engine)
         engine.load_weights(WEIGHTS)
         return engine
@@ -270,7 +272,7 @@ def test_servers_that_hold_different_weights_stop_the_run(servers, start):
     ("answer", "reason"),
     [
         ({"choices": []}, "could not be read"),
-        ({}, "could not be read"),
+        ({}, "could not be read: choices: Field required"),
         ({"choices": [{"finish_reason": "stop", "token_ids": ["x"]}]}, "could not be read"),
     ],
 )
@@ -279,7 +281,7 @@ def test_an_answer_that_makes_no_sense_stops_the_run(servers, start, answer, rea
         return web.json_response(answer)
 
     servers[0].fault = babble
-    with pytest.raises(RunError, match=reason):
+    with pytest.raises(RunError, match=rf"a completion failed 3 times .*{reason}"):
         start(servers[:1]).generate(REQUESTS, SETTINGS)
 
 
@@ -295,6 +297,7 @@ def test_a_request_that_the_server_refuses_is_not_repeated(servers, start):
 
 def test_a_wrong_token_is_said_at_once(servers, start, tmp_path):
     (tmp_path / "other").write_text("another-token-of-some-length")
+    (tmp_path / "other").chmod(0o600)
     with pytest.raises(RunError, match=r"refused the token \(rollout.server.token_file\)"):
         start(servers, token_file=str(tmp_path / "other"))
 
@@ -303,17 +306,47 @@ def test_a_wrong_token_is_said_at_once(servers, start, tmp_path):
     ("info", "reason"),
     [
         (
-            {"max_model_len": 31, "dtype": "float32", "settings": {}},
+            {"max_model_len": 31, "dtype": "float32", "vocabulary": 50},
             "with at most 31 tokens, this run .* with up to 32",
         ),
-        ({"max_model_len": 32, "dtype": "bfloat16", "settings": {}}, "computes in bfloat16 .*, this run in float32"),
-        ({"object": "list"}, "was not started by `asymgrpo serve`"),
+        (
+            {"max_model_len": 32, "dtype": "bfloat16", "vocabulary": 50},
+            "computes in bfloat16 .*, this run in float32",
+        ),
+        (
+            {"max_model_len": 32, "dtype": "float32", "vocabulary": 51},
+            "has a model of 51 token ids, this run's policy knows 50",
+        ),
     ],
 )
 def test_a_server_with_other_settings_is_refused(servers, start, info, reason):
     servers[0].info = info
     with pytest.raises(RunError, match=reason):
         start(servers)
+
+
+def test_a_server_that_keeps_answering_nonsense_is_as_one_that_is_down(servers, start, capsys):
+    servers[0].info = {"object": "list"}
+    engine = start(servers)  # the other one samples
+    assert tokens(engine.generate(REQUESTS, SETTINGS)) == EXPECTED
+    nonsense = "its answer to /asymgrpo/info could not be read: max_model_len: Field required"
+    assert f"The sampler server {servers[0].url} does not answer ({nonsense})" in capsys.readouterr().out
+    with pytest.raises(RunError, match=f"no sampler server answered for 0.3 s .*: {nonsense}"):
+        start(servers[:1], max_outage_s=0.3)
+
+
+def test_a_server_that_was_not_started_by_serve_is_refused(servers, start):
+    servers[0].proves = False
+    with pytest.raises(RunError, match="was not started by `asymgrpo serve`"):
+        start(servers)
+
+
+def test_a_token_that_changes_on_both_sides_costs_no_completion(servers, start, token_file):
+    engine = start(servers[:1])
+    servers[0].token = "the-token-after-this-one"
+    threading.Timer(0.3, lambda: Path(token_file).write_text("the-token-after-this-one")).start()
+    assert tokens(engine.generate(REQUESTS, SETTINGS)) == EXPECTED
+    assert len(servers[0].loaded) == 1
 
 
 def test_a_folder_that_the_server_does_not_see_is_said(servers, start, tmp_path):
@@ -354,6 +387,8 @@ def test_an_exception_from_a_signal_leaves_the_engine_at_once_and_usable(servers
         ({"urls": ["localhost:8000"]}, "localhost:8000 is no address like"),
         ({"urls": ["http://a:1/?x=1"]}, "http://a:1/?x=1 is no address like"),
         ({"urls": ["http://me:secret@a:1"]}, "is no address like"),
+        ({"urls": ["http://:secret@a:1"]}, "is no address like"),
+        ({"certificate_file": "a.pem"}, "rollout.server.certificate_file is set, but http://a:1 has none: use https"),
         ({"urls": ["http://a:99999"]}, "http://a:99999 is no address like"),
         ({"urls": ["http://a:1", "http://a:1"]}, "names a server twice"),
         ({"weights_folder": None}, "rollout.server.weights_folder is not set"),

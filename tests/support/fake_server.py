@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from asymgrpo_app.rollout.server.auth import proof_of
+
 TOKEN = "a-token-for-the-tests"
 DIGEST = {"linear": "11", "other": "22"}
 
@@ -37,7 +39,9 @@ class FakeServer:
         self.weights = weights
         self.port = port
         self.fault: Fault | None = None
-        self.info = {"max_model_len": 32, "dtype": "float32", "settings": {}}
+        self.info = {"max_model_len": 32, "dtype": "float32", "vocabulary": 50}
+        self.token = TOKEN
+        self.proves = True
         self.digest = dict(DIGEST)
         self.version = "default"
         self.loaded: list[str] = []
@@ -73,6 +77,7 @@ class FakeServer:
         app.add_routes(
             [
                 web.get("/asymgrpo/info", self._info),
+                web.get("/asymgrpo/proof", self._proof),
                 web.get("/weight_info", self._weight_info),
                 web.post("/update_weight_version", self._set_version),
                 web.post("/reset_prefix_cache", self._reset),
@@ -97,9 +102,17 @@ class FakeServer:
     @web.middleware
     async def _count(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.counts[request.path] += 1
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        if request.path != "/asymgrpo/proof" and request.headers.get("Authorization") != f"Bearer {self.token}":
             return web.json_response({"error": "a token is required"}, status=401)
         return await handler(request)
+
+    async def _proof(self, request: web.Request) -> web.Response:
+        nonce, _, proof = request.headers["Authorization"].removeprefix("Proof ").partition(":")
+        if not self.proves:
+            return web.json_response({"error": "there is no such route"}, status=404)
+        if proof != proof_of(self.token, "client", nonce):
+            return web.json_response({"error": "a token is required"}, status=401)
+        return web.json_response({"proof": proof_of(self.token, "server", nonce)})
 
     async def _info(self, request: web.Request) -> web.Response:
         return web.json_response(self.info)

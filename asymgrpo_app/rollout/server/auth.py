@@ -1,58 +1,72 @@
-"""Token authentication on every route of a sampler server."""
+"""Token of sampler servers: where it is kept, and how client and server prove to each other that they know it."""
 
+import hmac
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asymgrpo_app.errors import UserError
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
 TOKEN_VARIABLE = "ASYMGRPO_TOKEN"
-INFO_VARIABLE = "ASYMGRPO_SERVER_INFO"
-INFO_PATH = "/asymgrpo/info"
+
+_LONGEST_FILE = 4096
 
 
-class TokenMiddleware:
-    """ASGI middleware around a whole server: requests without the token get 401, whatever the route.
+class ServerToken:
+    """The token, read again whenever its file changes: a new one takes effect without a restart.
 
-    vLLM's own `--api-key` covers only some routes; those that load weights or call into the workers stay open.
+    A client sends the token itself only to a server that has proven to know it. Both sides prove it with an HMAC of a
+    random nonce, the client first: `Authorization: Proof <nonce>:<hmac>`.
 
-    The token is read from `$ASYMGRPO_TOKEN`. `GET /asymgrpo/info` returns `$ASYMGRPO_SERVER_INFO`, the server's start
-    settings, so that a run can refuse a server whose settings would give other numbers.
+    Args:
+        file: File with the token; None: `$ASYMGRPO_TOKEN`.
+        key: The option that names the file, for messages.
 
     Raises:
-        RuntimeError: There is no token.
+        UserError: There is none, it is too short to be a secret, or the file cannot be read or is open to others.
     """
 
-    def __init__(self, app: "ASGIApp") -> None:
-        token = os.environ.get(TOKEN_VARIABLE, "")
-        if not token:
-            raise RuntimeError(f"{TOKEN_VARIABLE} is not set: the server would be open to everyone.")
-        self._app = app
-        self._expected = f"Bearer {token}".encode()
-        self._info = os.environ.get(INFO_VARIABLE, "{}").encode()
+    def __init__(self, file: str | None, key: str) -> None:
+        self._file = file
+        self._key = key
+        self._changed = self._stamp()
+        self._value = read_token(file, key)
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Pass authorized requests on to the app."""
-        from starlette.responses import JSONResponse, Response  # installed where vLLM is, and with it this server
-        from starlette.websockets import WebSocketClose
+    @property
+    def value(self) -> str:
+        """The token as it is now. While its file is missing or holds none, the last one stays."""
+        if self._file is not None and (changed := self._stamp()) not in (self._changed, None):
+            try:
+                self._value = read_token(self._file, self._key)
+            except UserError:
+                return self._value
+            self._changed = changed
+        return self._value
 
-        app = self._app
-        if scope["type"] != "lifespan" and not self._authorized(scope):
-            app = JSONResponse({"error": "a token is required"}, 401, {"WWW-Authenticate": "Bearer"})
-            if scope["type"] == "websocket":
-                app = WebSocketClose(1008)
-        elif scope["type"] == "http" and scope["path"] == INFO_PATH:
-            app = Response(self._info, media_type="application/json")
-        await app(scope, receive, send)
+    def matches(self, header: str | None) -> bool:
+        """Whether an `Authorization` header has the token."""
+        return header is not None and secrets.compare_digest(header.encode("latin-1"), f"Bearer {self.value}".encode())
 
-    def _authorized(self, scope: "Scope") -> bool:
-        given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        return len(given) == 1 and secrets.compare_digest(given[0], self._expected)
+    def prove(self, header: str | None) -> str | None:
+        """The server's proof for a client whose `Authorization` header proves the token; None for any other."""
+        found = re.fullmatch("Proof ([0-9a-f]{64}):([0-9a-f]{64})", header or "")
+        if found is None or not secrets.compare_digest(found[2], proof_of(self.value, "client", found[1])):
+            return None
+        return proof_of(self.value, "server", found[1])
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            found = Path(self._file or "").stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino
+
+
+def proof_of(token: str, role: str, nonce: str) -> str:
+    """Proof of knowing the token, by the client or the server."""
+    return hmac.new(token.encode(), f"asymgrpo {role} {nonce}".encode(), "sha256").hexdigest()
 
 
 def read_token(token_file: str | None, key: str) -> str:
@@ -63,18 +77,36 @@ def read_token(token_file: str | None, key: str) -> str:
         key: The option that names the file, for the message.
 
     Raises:
-        UserError: There is none, it is too short to be a secret, or the file cannot be read.
+        UserError: There is none, it is too short to be a secret, or the file cannot be read or is open to others.
     """
-    source, token = f"the environment variable {TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "")
-    if token_file:
-        source = f"{key} {token_file}"
-        try:
-            token = Path(token_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{source} cannot be read ({type(error).__name__}).") from error
+    token = read_secret(token_file, key) if token_file else os.environ.get(TOKEN_VARIABLE, "")
+    source = f"{key} {token_file}" if token_file else f"the environment variable {TOKEN_VARIABLE}"
     if not re.fullmatch("[!-~]{16,}", token):
         raise UserError(
             f"A sampler server needs a token of at least 16 printable ASCII characters without spaces, and {source} "
             f"holds none: set the variable or {key}."
         )
     return token
+
+
+def read_secret(path: str, key: str) -> str:
+    """The text of a small file that its owner, and at most its group, can read.
+
+    Args:
+        path: Path.
+        key: The option that names the file, for the message.
+
+    Raises:
+        UserError: It cannot be read, is no regular file or is open to others.
+    """
+    try:
+        # A pipe would keep the opener waiting for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise UserError(f"{key} {path} is no regular file.")
+            if mode & 0o027:  # its group may read it, as in a volume of Kubernetes
+                raise UserError(f"{key} {path} is open to other users: chmod 600 {path}.")
+            return file.read(_LONGEST_FILE).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{key} {path} cannot be read ({type(error).__name__}).") from error

@@ -15,6 +15,8 @@ class ServerConfig:
     Args:
         urls: Their addresses, e.g. `http://10.0.0.5:8000`. Prompts are spread over them.
         token_file: File with the servers' token; null: the environment variable ASYMGRPO_TOKEN.
+        certificate_file: The servers' certificate (PEM), if it is to be this very one; null: `https` takes any that
+            this machine trusts.
         transfer: Transfer of weights: through a folder that both sides see (`folder`), or over NCCL between GPUs
             (`nccl`, not tested).
         weights_folder: The shared folder as this machine sees it, for `folder`.
@@ -27,6 +29,7 @@ class ServerConfig:
 
     urls: list[str]
     token_file: str | None = None
+    certificate_file: str | None = None
     transfer: Literal["folder", "nccl"] = "folder"
     weights_folder: str | None = None
     nccl_address: str | None = None
@@ -43,6 +46,8 @@ class ServerConfig:
                 raise UserError(f"rollout.server.urls: {url} is no address like http://10.0.0.5:8000.")
         if len(set(self.urls)) < len(self.urls):
             raise UserError(f"rollout.server.urls names a server twice: {', '.join(self.urls)}.")
+        if self.certificate_file and (plain := [url for url in self.urls if urlsplit(url).scheme != "https"]):
+            raise UserError(f"rollout.server.certificate_file is set, but {plain[0]} has none: use https.")
         if self.transfer == "folder" and not self.weights_folder:
             raise UserError("rollout.server.weights_folder is not set: transfer through a folder needs one.")
         if self.transfer == "nccl" and not self.nccl_address:
@@ -60,4 +65,4 @@ def _is_address(url: str) -> bool:
         complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         return False
-    return bool(complete) and not (parts.query or parts.fragment or parts.username)
+    return bool(complete) and not (parts.query or parts.fragment or "@" in parts.netloc)

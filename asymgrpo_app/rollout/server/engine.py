@@ -15,9 +15,11 @@ from torch import Tensor
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.parallel.ranks import gather_objects, is_first_rank
 from asymgrpo_app.rollout.digest import WeightDigest
-from asymgrpo_app.rollout.server.auth import read_token
-from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
+from asymgrpo_app.rollout.server.answers import ServerDownError
+from asymgrpo_app.rollout.server.auth import ServerToken
+from asymgrpo_app.rollout.server.client import SamplerServer, new_session
 from asymgrpo_app.rollout.server.config import ServerConfig
+from asymgrpo_app.rollout.server.tls import fingerprint
 from asymgrpo_app.rollout.server.transfer import FolderTransfer, NcclTransfer
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.runtime.console import say
@@ -41,32 +43,39 @@ class ServerEngine:
         config: Config of the servers.
         dtype: Compute type that the servers must have.
         max_model_len: Longest prompt plus completion in tokens.
+        vocabulary: Number of token ids that the policy knows.
         label: Name of the run, for files in the shared folder.
 
     Raises:
-        UserError: There is no token.
+        UserError: There is no token, or no certificate where one is configured.
     """
 
     keeps_weights = True
 
-    def __init__(self, config: ServerConfig, dtype: str, max_model_len: int, label: str) -> None:
+    def __init__(self, config: ServerConfig, dtype: str, max_model_len: int, vocabulary: int, label: str) -> None:
         self._config = config
         self._dtype = dtype
         self._max_model_len = max_model_len
+        self._vocabulary = vocabulary
         self._version = ""
         self._number = 0
         self._digest: tuple[int, WeightDigest] | None = None  # of the newest weights, if it was asked for
         self._reported: set[str] = set()  # servers whose failure was said and that have not answered since
-        token = read_token(config.token_file, "rollout.server.token_file")
+        token = ServerToken(config.token_file, "rollout.server.token_file")
+        certificate = None
+        if config.certificate_file:
+            certificate = aiohttp.Fingerprint(fingerprint(config.certificate_file, "rollout.server.certificate_file"))
         self._run = gather_objects(uuid.uuid4().hex[:12])[0]
         self._transfer: FolderTransfer | NcclTransfer = (
-            NcclTransfer(config.nccl_address or "", token)
+            NcclTransfer(config.nccl_address or "")
             if config.transfer == "nccl"
             else FolderTransfer(config.weights_folder or "", label, getattr(torch, dtype))
         )
         self._runner = asyncio.Runner()
-        self._session = self._runner.run(_session(token))
-        self._servers = [SamplerServer(url, self._session, config.request_timeout_s) for url in config.urls]
+        self._session = self._runner.run(_session())
+        self._servers = [
+            SamplerServer(url, token, self._session, config.request_timeout_s, certificate) for url in config.urls
+        ]
 
     # ---- RolloutEngine ----
 
@@ -144,7 +153,7 @@ class ServerEngine:
         """Check a server that holds other weights than the newest, and send it those."""
         if await server.version() == self._version:
             return
-        await server.check(self._dtype, self._max_model_len)
+        await server.check(self._dtype, self._max_model_len, self._vocabulary)
         await server.abort_all()  # a request that was given up here may still run there
         await self._transfer.send(server)
         await server.set_version(self._version)
@@ -204,7 +213,7 @@ class ServerEngine:
             """Request one completion after the other of a server."""
             for index in indices:
                 try:
-                    done[index] = await server.generate(requests[index], settings, self._version)
+                    done[index] = await server.generate(requests[index], settings, self._version, self._vocabulary)
                 except ServerDownError as error:
                     failed.set()
                     failures[index] += 1
@@ -239,6 +248,5 @@ def _taken(queue: deque[list[int]], failed: asyncio.Event) -> Iterator[int]:
         yield from queue.popleft()
 
 
-async def _session(token: str) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=0)
-    return aiohttp.ClientSession(connector=connector, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+async def _session() -> aiohttp.ClientSession:
+    return new_session()  # in the event loop that it belongs to

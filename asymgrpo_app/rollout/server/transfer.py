@@ -1,9 +1,11 @@
 """Transfer of a run's weights to its sampler servers."""
 
+import asyncio
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.parallel.ranks import is_first_rank
-from asymgrpo_app.rollout.server.client import SamplerServer, ServerDownError
+from asymgrpo_app.rollout.server.answers import ServerDownError
+from asymgrpo_app.rollout.server.client import SamplerServer
 
 
 class FolderTransfer:
@@ -95,12 +98,10 @@ class NcclTransfer:
 
     Args:
         address: This machine's address for the servers.
-        token: The servers' token.
     """
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str) -> None:
         self._address = address
-        self._token = token
         self._named: list[tuple[str, Tensor]] = []
         self._senders: dict[str, Any] = {}
 
@@ -114,7 +115,7 @@ class NcclTransfer:
             if server.url not in self._senders:
                 self._senders[server.url] = await self._connect(server)
             self._senders[server.url].send_weights()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ServerDownError) as error:
             # The group is of no use once a side has failed: the next try makes a new one.
             if (sender := self._senders.pop(server.url, None)) is not None:
                 sender.shutdown()
@@ -138,23 +139,19 @@ class NcclTransfer:
             master_port=get_open_port(),
             world_size=1 + await server.workers(),
         )
-        return WeightTransferTrainerFactory.trainer_init(
-            info, client=_nccl_client(server.url, self._token), source=_source(self._named)
-        )
+        return WeightTransferTrainerFactory.trainer_init(info, client=_nccl_client(server), source=_source(self._named))
 
 
-def _nccl_client(url: str, token: str) -> Any:
-    """vLLM's client for the weight routes, with the token that our servers require."""
-    import requests
+def _nccl_client(server: SamplerServer) -> Any:
+    """vLLM's client for the weight routes, which asks as our own does: with token, proof and certificate."""
     from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
 
     class Client(HTTPVLLMWeightSyncClient):  # type: ignore[misc]
         def _post(self, path: str, json: dict[str, Any] | None = None) -> None:
-            headers = {"Authorization": f"Bearer {token}"}
-            answer = requests.post(f"{self.base_url}/{path}", json=json, headers=headers, timeout=self.timeout)
-            answer.raise_for_status()
+            with ThreadPoolExecutor(1) as thread:  # the event loop of this one may be waiting for the transfer
+                thread.submit(asyncio.run, server.post_alone(f"/{path}", json)).result()
 
-    return Client(url)
+    return Client(server.url)
 
 
 def _source(named: list[tuple[str, Tensor]]) -> Any:
