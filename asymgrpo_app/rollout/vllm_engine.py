@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from asymgrpo_app.errors import RunError, UserError, at_least_1, require
 from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.engine import EngineError
+from asymgrpo_app.rollout.engine_options import check_extra
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
@@ -34,12 +35,6 @@ _FIXED: dict[str, Any] = {
     "generation_config": "vllm",  # never the sampling defaults of the model's own generation_config
     "trust_remote_code": False,
 }
-# Not to be changed through `extra`: these, what has a key here, and what decides where vLLM's workers are.
-_RESERVED = (
-    _FIXED.keys()
-    | {"model", "dtype", "max_model_len", "max_num_seqs", "tensor_parallel_size", "kv_cache_memory_bytes"}
-    | {"enable_sleep_mode", "data_parallel_size", "distributed_executor_backend", "worker_extension_cls"}
-)
 
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own size of the cache on CPU, which our config replaces
 
@@ -60,7 +55,7 @@ class VLLMEngineConfig:
         enable_prefix_caching: Compute the shared prompt of a group once; on CPU in whole blocks of 32 tokens.
         sleep_level: GPU memory that vLLM frees between generations, if it runs in the training process: none (0), the
             cache, with the weights moved to the CPU (1), or cache and weights (2).
-        extra: Further keyword arguments for `vllm.LLM`.
+        extra: Further keyword arguments for `vllm.LLM`; none that opens a server, loads code or logs what is sampled.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -81,8 +76,7 @@ class VLLMEngineConfig:
         cache, share = self.kv_cache_gib, self.gpu_memory_utilization
         require(0 < cache < inf, "rollout.engine.kv_cache_gib", cache, "a finite number > 0")
         require(0 < share <= 1, "rollout.engine.gpu_memory_utilization", share, "in (0, 1]")
-        if reserved := _RESERVED & self.extra.keys():
-            raise UserError(f"rollout.engine.extra may not set {sorted(reserved)}: training decides these.")
+        check_extra(self.extra)
 
 
 def require_vllm() -> None:

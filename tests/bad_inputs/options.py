@@ -268,6 +268,13 @@ CONFLICTS = {
         ("--model.loss.entropy_advantage={}", "--model.objective=asymgrpo_app.algorithm.covariance.ClipCov"),
         ("model.loss.entropy_advantage", "ClipCov"),
     ),
+    "engine option that opens a server": option(
+        "rollout.engine.extra.host=0.0.0.0", "rollout.engine.extra", "set host"
+    ),
+    "engine option that loads code": option(
+        "rollout.engine.extra.worker_cls=a.B", "rollout.engine.extra", "worker_cls"
+    ),
+    "engine option with dashes": option("rollout.engine.extra.max-model-len=9", "rollout.engine.extra.max-model-len"),
     "reserved engine option": option("rollout.engine.extra.load_format=auto", "rollout.engine.extra", "load_format"),
     "adapters of no layers": setting("model.lora", "{target_modules: []}", "model.lora.target_modules", "empty"),
     "adapters of a layer that is not there": setting(

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partialmethod
 from math import inf
 from time import monotonic, sleep
 
@@ -122,7 +123,11 @@ def _serve() -> None:
 
     bound_connections()
     from vllm.entrypoints.launchers.api_server.entry import main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+    # An option's beginning is not the option: `check_extra` knows whole names.
+    made = FlexibleArgumentParser.__init__
+    FlexibleArgumentParser.__init__ = partialmethod(made, allow_abbrev=False)
     main()
 
 
