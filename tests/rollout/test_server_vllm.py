@@ -1,17 +1,20 @@
 """A real vLLM server: the same completions as in process, every route closed, and a run that outlives it."""
 
-import json
-import re
+import stat
 import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from asymgrpo_app.cli import main
 from asymgrpo_app.policy.loading import named_weights
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
+from asymgrpo_app.rollout.types import SamplingSettings
+from asymgrpo_app.rollout.vllm_engine import sampling_arguments
+from tests.support.certificate import made_certificate
 from tests.support.engine_contract import EngineContract
 from tests.support.paths import QUICKSTART
 from tests.support.recorder import recorded
@@ -34,25 +37,123 @@ class TestServerEngine(EngineContract):
     @classmethod
     def engine(cls, policy, server):
         config = ServerConfig([server.url], str(server.token_file), weights_folder=str(server.weights))
-        engine = ServerEngine(config, "float32", 32, "the contract")
+        engine = ServerEngine(config, "float32", 32, 17, "the contract")
         engine.load_weights(named_weights(policy))
         yield engine
         engine.close()
 
 
+# Routes of vLLM's own with which a token's holder could do more than sample; with its own key some are open to all.
+ROUTES = [
+    *[("/openapi.json", "GET"), ("/docs", "GET"), ("/metrics", "GET"), ("/v1/models", "GET"), ("/version", "GET")],
+    *[("/server_info", "GET"), ("/is_sleeping", "GET"), ("/nothing/here", "GET"), ("/", "PUT"), ("/load", "GET")],
+    *[("/v1/completions", "POST"), ("/v1/chat/completions", "POST"), ("/tokenize", "POST"), ("/invocations", "POST")],
+    *[("/pause", "POST"), ("/resume", "POST"), ("/sleep", "POST"), ("/wake_up", "POST"), ("/weight_checker", "POST")],
+    *[("/update_weights", "POST"), ("/init_weight_transfer_engine", "POST"), ("/start_weight_update", "POST")],
+    *[("/inference/v1/abort_requests", "POST"), ("/render", "POST"), ("/reset_mm_cache", "POST")],
+]
+OURS = [
+    *[("/health", "GET"), ("/weight_info", "GET"), ("/get_world_size", "GET"), ("/asymgrpo/info", "GET")],
+    *[("/collective_rpc", "POST"), ("/inference/v1/generate", "POST"), ("/update_weight_version", "POST")],
+]
+
+
 def test_every_route_asks_for_the_token(server):
-    status, text = server.ask("/openapi.json")
-    assert status == 200
-    routes = [(path, method.upper()) for path, methods in json.loads(text)["paths"].items() for method in methods]
-    names = {path for path, _ in routes}
-    # Those that change weights or call into the workers are among them: vLLM's own key leaves them open.
-    assert {"/collective_rpc", "/update_weights", "/update_weight_version", "/pause", "/sleep"} <= names
-    assert len(routes) > 40
-    unlisted = [("/docs", "GET"), ("/metrics", "GET"), ("/openapi.json", "GET"), ("/nothing/here", "GET"), ("/", "PUT")]
-    for path, method in [*routes, *unlisted]:
-        status, text = server.ask(re.sub(r"\{.*?\}", "x", path), token=False, method=method)
-        assert (status, "a token is required" in text) == (401, True), (path, method)
+    for path, method in ROUTES + OURS:
+        status, text = server.ask(path, token=False, method=method)
+        assert (status, text) == (401, '{"error":"a token is required"}'), (path, method)
     assert server.ask("/weight_info", token=False, method="OPTIONS")[0] == 401
+
+
+def test_with_the_token_there_are_the_routes_of_a_run_alone(server):
+    for path, method in ROUTES:
+        assert server.ask(path, method=method) == (404, '{"error":"there is no such route"}'), (path, method)
+
+
+GENERATE = {
+    "token_ids": [2, 3],
+    "sampling_params": sampling_arguments(5, SamplingSettings(temperature=1.0, max_tokens=4, stop_token_ids=(1,))),
+}
+
+
+def test_requests_that_would_break_it_do_not_reach_it_and_it_lives_on(server, tmp_path):
+    sampling = GENERATE["sampling_params"]
+    for body, reason in [
+        (GENERATE | {"token_ids": [2, 17]}, "a token id is not in 0 to 16"),
+        (GENERATE | {"token_ids": [2, 2**70]}, "a token id is not in 0 to 16"),
+        (GENERATE | {"token_ids": [2, -1]}, "a token id is not in 0 to 16"),
+        (GENERATE | {"token_ids": [2] * 33}, "have up to 37 tokens, this server takes 32"),
+        (GENERATE | {"sampling_params": sampling | {"stop_token_ids": [10**6]}}, "a token id is not in 0 to 16"),
+        (GENERATE | {"sampling_params": sampling | {"logprobs": -1}}, "sampling_params.logprobs"),
+    ]:
+        status, text = server.ask("/inference/v1/generate", method="POST", body=body)
+        assert (status, reason in text) == (400, True), (body, text)
+    large = GENERATE | {"token_ids": [2] * 10**6}
+    assert server.ask("/inference/v1/generate", method="POST", body=large)[0] == 413
+    written = tmp_path / "written"
+    for method, kwargs in [
+        ("save_sharded_state", {"path": str(written)}),
+        ("update_environment_variables", {"envs_list": [{"A": "b"}]}),
+        ("asymgrpo_load", {"name": "a", "path": str(written)}),
+    ]:
+        status, _ = server.ask("/collective_rpc", method="POST", body={"method": method, "kwargs": kwargs})
+        assert status == 400, method
+    status, text = server.ask(
+        "/collective_rpc", method="POST", body={"method": "asymgrpo_load", "kwargs": {"name": "/x"}}
+    )
+    assert (status, "finds no weights '/x'" in text) == (200, True)
+    assert not written.exists()
+    assert server.ask("/inference/v1/generate", method="POST", body=GENERATE)[0] == 200
+
+
+def test_its_processes_listen_on_the_loopback_and_their_files_are_private(server):
+    listening = [
+        connection.laddr.ip
+        for pid in server.members()
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) > 5  # the server, and those between its processes
+    assert set(listening) == {"127.0.0.1"}
+    assert psutil.Process(server.process.pid).children()[0].environ()["GLOO_SOCKET_IFNAME"] == "lo"
+    sockets = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "asymgrpo-vllm-" in line]
+    folders = {Path(socket).parent for socket in sockets}
+    assert folders
+    for folder in folders:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in folder.iterdir())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [2.0, 8.0, 14.0, 20.0])
+def test_a_signal_while_it_starts_ends_it_soon_and_nothing_is_left(tmp_path, seconds):
+    before = set(Path("/tmp").glob("asymgrpo-vllm-*"))
+    server = Served(tmp_path / "server")
+    try:
+        time.sleep(seconds)
+        server.process.terminate()
+        assert server.process.wait(12) == 143
+        assert server.members() == []
+        assert set(Path("/tmp").glob("asymgrpo-vllm-*")) <= before
+    finally:
+        server.close()
+
+
+@pytest.mark.long
+def test_a_run_through_tls_pins_the_certificate(quickstart, in_process, tmp_path, capsys):
+    server = Served(tmp_path / "server", certificate=made_certificate(tmp_path / "certificate"))
+    try:
+        server.wait()
+        run = tmp_path / "run"
+        assert fit(quickstart, run, *server.for_the_run) == 0
+        assert completions(run) == completions(in_process)
+        other = made_certificate(tmp_path / "other").file
+        options = [f"--rollout.server.certificate_file={other}", "--rollout.server.max_outage_s=1"]
+        assert fit(quickstart, tmp_path / "other run", *server.for_the_run, *options) == 1
+        assert "no sampler server answered for 1 s" in (error := capsys.readouterr().err)
+        assert "ServerFingerprintMismatch" in error
+    finally:
+        server.close()
 
 
 def fit(quickstart: list[str], run: Path, *options: str) -> int:

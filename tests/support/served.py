@@ -1,16 +1,20 @@
 """A real sampler server in a process of its own, as `asymgrpo serve` starts it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+from tests.support.certificate import Certificate
 from tests.support.paths import REPOSITORY
 
 
@@ -26,13 +30,17 @@ class Served:
     Args:
         folder: Where its token, its weights and its log are.
         options: Further ones for `asymgrpo serve`.
+        certificate: For TLS.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, certificate: Certificate | None = None) -> None:
         self.folder = folder
-        self.options = options
+        self.options = [*options]
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self.certificate = certificate
+        if certificate is not None:
+            self.options += [f"--certificate_file={certificate.file}", f"--key_file={certificate.key}"]
         self.token_file = folder / "token"
         self.weights = folder / "weights"
         self.weights.mkdir(parents=True, exist_ok=True)
@@ -47,6 +55,7 @@ class Served:
             f"--rollout.server.urls=[{self.url}]",
             f"--rollout.server.token_file={self.token_file}",
             f"--rollout.server.weights_folder={self.weights}",
+            *([f"--rollout.server.certificate_file={self.certificate.file}"] if self.certificate else []),
         ]
 
     def start(self) -> None:
@@ -79,12 +88,17 @@ class Served:
                     raise RuntimeError(f"the server did not start: {self.log.read_text()[-2000:]}") from error
                 time.sleep(0.2)
 
-    def ask(self, path: str, *, token: bool = True, method: str = "GET") -> tuple[int, str]:
+    def ask(self, path: str, *, token: bool = True, method: str = "GET", body: Any = None) -> tuple[int, str]:
         """Status and text of an answer."""
         headers = {"Authorization": f"Bearer {self.token_file.read_text().strip()}"} if token else {}
-        request = urllib.request.Request(self.url + path, headers=headers, method=method)
+        data = None if body is None else json.dumps(body).encode()
+        headers |= {} if body is None else {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        trusted = ssl.create_default_context(cafile=self.certificate.file) if self.certificate else None
+        if trusted is not None:
+            trusted.check_hostname = False
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=20, context=trusted) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from time import monotonic
 from typing import Any, TypeVar
@@ -205,6 +206,11 @@ class ServerEngine:
 
     # ---- completions ----
 
+    def _fitting(self, settings: SamplingSettings, request: SampleRequest) -> SamplingSettings:
+        """The settings with a completion's limit that leaves room for the prompt."""
+        room = self._max_model_len - len(request.prompt_token_ids)
+        return settings if settings.max_tokens <= room else replace(settings, max_tokens=room)
+
     async def _sample(self, requests: Sequence[SampleRequest], settings: SamplingSettings) -> list[Completion]:
         done: dict[int, Completion] = {}
         failures: defaultdict[int, int] = defaultdict(int)
@@ -213,7 +219,9 @@ class ServerEngine:
             """Request one completion after the other of a server."""
             for index in indices:
                 try:
-                    done[index] = await server.generate(requests[index], settings, self._version, self._vocabulary)
+                    done[index] = await server.generate(
+                        requests[index], self._fitting(settings, requests[index]), self._version, self._vocabulary
+                    )
                 except ServerDownError as error:
                     failed.set()
                     failures[index] += 1
