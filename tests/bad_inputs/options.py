@@ -2,6 +2,7 @@
 
 from tests.bad_inputs.case import BadInput, option, setting
 
+_SERVER = "{urls: ['http://a:1'], weights_folder: w, token_file: token.txt}"
 _OF = {"nan": ".nan", "inf": ".inf"}
 
 
@@ -286,6 +287,19 @@ CONFLICTS = {
     "an export of adapters of another kind": setting("model.lora", "{export: gguf}", "model.lora.export", "gguf"),
     "weights in bfloat16": option("trainer.precision=bf16-true", "trainer.precision", "bf16-true", "lose most updates"),
     "a server without an address": option("rollout.sampler=server", "rollout.server"),
+    "a certificate without https": BadInput(
+        (f"--rollout.server={_SERVER[:-1]}, certificate_file: a.pem}}", "--rollout.sampler=server"),
+        ("rollout.server.certificate_file", "http://a:1"),
+    ),
+    "a password in a server's address": BadInput(
+        ("--rollout.server={urls: ['http://:word@a:1'], weights_folder: w}", "--rollout.sampler=server"),
+        ("rollout.server.urls", "no address"),
+    ),
+    "a token that others can read": BadInput(
+        (f"--rollout.server={_SERVER}", "--rollout.sampler=server"),
+        ("rollout.server.token_file", "token.txt", "chmod 600"),
+        {"token.txt": "a-token-for-the-tests"},
+    ),
     "more processes than prompts": BadInput(
         ("--trainer.devices=3", "--trainer.strategy=ddp_spawn", "--data.prompts_per_step=2"),
         ("data.prompts_per_step", "2", "3"),
