@@ -3,17 +3,21 @@
 import asyncio
 import gzip
 import json
+import ssl
 import threading
 import tracemalloc
 
+import aiohttp
 import pytest
 from aiohttp import web
 
-from asymgrpo_app.errors import RunError
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rollout.server.answers import ServerDownError
 from asymgrpo_app.rollout.server.auth import ServerToken, proof_of
 from asymgrpo_app.rollout.server.client import SamplerServer, new_session
+from asymgrpo_app.rollout.server.tls import fingerprint
 from asymgrpo_app.rollout.types import SampleRequest, SamplingSettings
+from tests.support.certificate import made_certificate
 
 TOKEN = "a-token-for-the-tests"
 VERSION = "run:1"
@@ -35,7 +39,11 @@ def choice(**changes):
 class Hostile:
     """Proves the token and then answers every request for a completion with the same bytes; keeps what it was sent."""
 
-    def __init__(self):
+    def __init__(self, certificate=None):
+        self._tls = None
+        if certificate is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.load_cert_chain(certificate.file, certificate.key)
         self.body, self.status, self.headers = b"", 200, {"Content-Type": "application/json"}
         self.proof = None
         self.seen = []
@@ -48,7 +56,7 @@ class Hostile:
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         return runner, site._server.sockets[0].getsockname()[1]
 
@@ -79,12 +87,18 @@ def token(monkeypatch):
     monkeypatch.setenv("ASYMGRPO_TOKEN", TOKEN)
 
 
-def ask(server, call=lambda client: client.generate(SampleRequest([2, 3], 7), SETTINGS, VERSION, 50)):
+def ask(
+    server, call=lambda client: client.generate(SampleRequest([2, 3], 7), SETTINGS, VERSION, 50), tls=None, pin=None
+):
     """What the client makes of the server's answer."""
+    scheme = "https" if tls else "http"
+    pinned = aiohttp.Fingerprint(fingerprint(str(pin), "key")) if pin else None
 
     async def asked():
         async with new_session() as session:
-            client = SamplerServer(f"http://127.0.0.1:{server.port}", ServerToken(None, "key"), session, 5.0)
+            client = SamplerServer(
+                f"{scheme}://127.0.0.1:{server.port}", ServerToken(None, "key"), session, 5.0, pinned
+            )
             await client.check("float32", 32, 50)
             return await call(client)
 
@@ -243,3 +257,64 @@ def test_no_proxy_of_the_environment_sees_the_token(hostile, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     hostile.body = json.dumps(completion()).encode()
     assert ask(hostile).token_ids == [4, 5, 1]
+
+
+# ---- TLS ----
+
+
+@pytest.fixture
+def encrypted(tmp_path):
+    server = Hostile(made_certificate(tmp_path / "certificate"))
+    server.body = json.dumps(completion()).encode()
+    yield server
+    server.close()
+
+
+def test_the_pinned_certificate_is_the_only_one_taken(encrypted, tmp_path):
+    certificate = tmp_path / "certificate" / "server.pem"
+    assert ask(encrypted, tls=True, pin=certificate).token_ids == [4, 5, 1]
+    encrypted.seen.clear()
+    other = made_certificate(tmp_path / "other").file
+    with pytest.raises(ServerDownError, match="ServerFingerprintMismatch"):
+        ask(encrypted, tls=True, pin=other)
+    with pytest.raises(ServerDownError, match="ClientConnectorCertificateError"):
+        ask(encrypted, tls=True)  # self-signed: not one that this machine trusts
+    assert encrypted.seen == []
+
+
+def test_weights_over_nccl_are_announced_by_the_same_rules(hostile):
+    """Over a connection of its own, from another thread than that of the event loop."""
+    pytest.importorskip("vllm")
+    from asymgrpo_app.rollout.server.transfer import _nccl_client
+
+    hostile.body = b"{}"
+
+    async def call(client):
+        hostile.seen.clear()
+        _nccl_client(client).start_weight_update()
+
+    ask(hostile, call)
+    bearer = f"Bearer {TOKEN}"
+    assert [path for path, _ in hostile.seen] == ["/asymgrpo/proof", "/start_weight_update"]
+    assert [authorization == bearer for _, authorization in hostile.seen] == [False, True]
+    hostile.proof = "0" * 64
+    with pytest.raises(RunError, match="does not know the token, and was not sent it"):
+        ask(hostile, lambda client: asyncio.to_thread(_nccl_client(client).start_weight_update))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        ("hello", "holds no certificate (-----BEGIN CERTIFICATE-----)"),
+        ("-----BEGIN CERTIFICATE-----\n\u00e9\n-----END CERTIFICATE-----", "holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----", "holds no certificate"),
+    ],
+)
+def test_what_is_no_certificate_is_said(tmp_path, content, message):
+    path = tmp_path / "server.pem"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        fingerprint(str(path), "rollout.server.certificate_file")
+    assert str(caught.value).startswith(f"rollout.server.certificate_file {path} {message}")
