@@ -39,6 +39,13 @@ def pool() -> Iterator[VerifierPool]:
         yield pool
 
 
+@pytest.fixture(scope="module")
+def open_pool() -> Iterator[VerifierPool]:
+    """Its workers may write files."""
+    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.8, memory_gib=1.0, sandbox=False)) as pool:
+        yield pool
+
+
 def _ended(pid: int) -> bool:
     """Whether a process ends within seconds; one that nobody waits for counts."""
     try:
@@ -67,6 +74,8 @@ def _ended(pid: int) -> bool:
         ({"timeout_s": "10"}, "timeout_s must be a number of seconds above 0, got '10'."),
         ({"memory_gib": 0.1}, "memory_gib must be at least 0.5 GiB, got 0.1."),
         ({"memory_gib": float("nan")}, "memory_gib must be at least 0.5 GiB, got nan."),
+        ({"sandbox": "on"}, "sandbox must be true, false or null, got 'on'."),
+        ({"sandbox": 1}, "sandbox must be true, false or null, got 1."),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -161,9 +170,9 @@ def test_what_a_verifier_prints_is_discarded(pool, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_killed_worker_takes_its_children_along(pool, tmp_path):
+def test_a_killed_worker_takes_its_children_along(open_pool, tmp_path):
     pids = tmp_path / "pids"
-    assert pool.score([LeavesChild()], [""], [{"pids": str(pids)}]) == [LATE]
+    assert open_pool.score([LeavesChild()], [""], [{"pids": str(pids)}]) == [LATE]
     worker, child = map(int, pids.read_text().split())
     assert _ended(worker)
     assert _ended(child)

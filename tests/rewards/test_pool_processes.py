@@ -33,6 +33,13 @@ def pool() -> Iterator[VerifierPool]:
         yield pool
 
 
+@pytest.fixture
+def open_pool() -> Iterator[VerifierPool]:
+    """Its workers may write files."""
+    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=60.0, sandbox=False)) as pool:
+        yield pool
+
+
 def _processes_of_pools() -> list[psutil.Process]:
     """The launchers and workers that this process has."""
     found = []
@@ -152,11 +159,11 @@ def test_a_worker_that_ran_out_of_memory_is_replaced(misdeed):
 
 
 @pytest.mark.parametrize(("times", "verdict"), [(1, RIGHT), (2, RIGHT), (3, _error("its worker died 3 times"))])
-def test_an_item_whose_worker_died_is_tried_again(pool, tmp_path, times, verdict):
+def test_an_item_whose_worker_died_is_tried_again(open_pool, tmp_path, times, verdict):
     rows = [{"deaths": str(tmp_path / str(n)), "times": times if n == 4 else 0} for n in range(9)]
     expected = [RIGHT] * 9
     expected[4] = verdict
-    assert pool.score([DiesAtFirst()] * 9, [""] * 9, rows) == expected
+    assert open_pool.score([DiesAtFirst()] * 9, [""] * 9, rows) == expected
     assert (tmp_path / "4").read_text() == "x" * times
 
 
@@ -209,7 +216,7 @@ def test_interrupts_of_the_terminal_do_not_reach_workers(pool):
     assert os.getpgid(launcher.pid) != os.getpgid(0)
 
 
-def test_an_exception_in_mid_run_leaves_no_process_and_a_pool_that_works(pool, tmp_path):
+def test_an_exception_in_mid_run_leaves_no_process_and_a_pool_that_works(open_pool, tmp_path):
     pids = tmp_path / "pids"
 
     def interrupt() -> None:
@@ -219,10 +226,10 @@ def test_an_exception_in_mid_run_leaves_no_process_and_a_pool_that_works(pool, t
     timer = threading.Thread(target=interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        pool.score([Sleeps(50)] * 4, ["a"] * 4, [{"answer": "a", "pids": str(pids)}] * 4)
+        open_pool.score([Sleeps(50)] * 4, ["a"] * 4, [{"answer": "a", "pids": str(pids)}] * 4)
     timer.join()
     assert _processes_of_pools() == []
-    assert pool.score([Equal()], ["b"], [ROW]) == [Verdict(correct=False)]
+    assert open_pool.score([Equal()], ["b"], [ROW]) == [Verdict(correct=False)]
 
 
 def test_a_fork_of_this_process_does_not_end_the_pool(pool):
@@ -306,7 +313,7 @@ def test_workers_end_with_a_parent_that_is_killed():
 
 def test_workers_end_with_a_launcher_that_is_killed(tmp_path):
     pids = tmp_path / "pids"
-    with VerifierPool(VerifierPoolConfig(workers=2)) as pool:
+    with VerifierPool(VerifierPoolConfig(workers=2, sandbox=False)) as pool:
         pool.score([Sleeps(0)] * 2, ["a"] * 2, [{"answer": "a", "pids": str(pids)}] * 2)
         launcher, *workers = _processes_of_pools()
         launcher.kill()

@@ -7,11 +7,14 @@ from multiprocessing.connection import wait
 
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rewards.base import Status
+from asymgrpo_app.rewards.pool.messages import Reply, failure
 from asymgrpo_app.rewards.pool.processes import Job, Launcher, LauncherDiedError, Worker
-from asymgrpo_app.rewards.pool.worker import Reply, failure
 
 MAX_DEATHS = 3
 """Number of workers that die over an item before it fails."""
+
+ALONE_AFTER = 2
+"""Number of times that the launcher dies over an item among others before the item is judged alone."""
 
 _MAX_FAILED_STARTS = 3  # without any item judged in between
 
@@ -25,18 +28,21 @@ class Crew:
     Args:
         timeout_s: Seconds an item may take.
         memory_bytes: Address space a worker may use.
+        sandboxed: Whether workers run in the sandbox; None: where this machine offers it.
 
     Attributes:
         prepared: Verifier classes as `module:name`; the next launcher prepares them before it forks workers.
     """
 
-    def __init__(self, timeout_s: float, memory_bytes: int) -> None:
+    def __init__(self, timeout_s: float, memory_bytes: int, sandboxed: bool | None) -> None:
         self.prepared: set[str] = set()
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
+        self._sandboxed = sandboxed
         self._launcher: Launcher | None = None
         self._workers: list[Worker] = []
         self._again: deque[Job] = deque()
+        self._culprits: list[Job] = []
         self._failed_starts = 0
 
     def replies(self, jobs: Iterator[Job], size: int) -> Iterator[tuple[int, Reply]]:
@@ -56,6 +62,7 @@ class Crew:
                 for worker, late in self._heard_or_late():
                     if worker in self._workers:  # else the launcher died meanwhile
                         yield from self._outcome(worker, late)
+                yield from self._convicted()
         except BaseException:  # the state of the items under way is not known any more
             self.close()
             raise
@@ -63,27 +70,39 @@ class Crew:
     def close(self) -> None:
         """End all processes."""
         self._again.clear()
+        self._culprits.clear()
         self._end_all()
 
     # ---- items to workers ----
 
     def _hand_out(self, jobs: Iterator[Job], size: int) -> bool:
-        """Give every free worker an item; returns whether any item is under way."""
+        """Give every free worker an item; returns whether any item is under way, or will be."""
         while (job := self._again.popleft() if self._again else next(jobs, None)) is not None:
-            worker = self._free_worker(size)
+            worker = self._free_worker(size) if self._may_start(job) else None
             if worker is None:
                 self._again.appendleft(job)
                 break
             worker.job = job
             worker.advance(job, self._timeout_s)
-        return any(worker.job is not None for worker in self._workers)
+        return bool(self._under_way())
+
+    def _under_way(self) -> list[Job]:
+        return [worker.job for worker in self._workers if worker.job is not None]
+
+    def _may_start(self, job: Job) -> bool:
+        """Whether an item may start beside those under way. One that may have killed the launcher is judged alone."""
+        under_way = self._under_way()
+        return not under_way or max(one.launcher_deaths for one in [job, *under_way]) < ALONE_AFTER
 
     def _free_worker(self, size: int) -> Worker | None:
+        for worker in [worker for worker in self._workers if worker.job is None and not worker.silent()]:
+            if worker in self._workers:  # else the launcher died meanwhile
+                self._end(worker)  # it died, or its last item sent a message too many
         free = next((worker for worker in self._workers if worker.job is None), None)
         while free is None and len(self._workers) < size:
             try:
                 if self._launcher is None:
-                    self._launcher = Launcher(self._memory_bytes, self.prepared)
+                    self._launcher = Launcher(self._memory_bytes, self._sandboxed, self.prepared)
                 free = self._launcher.fork()
                 self._workers.append(free)
             except LauncherDiedError:
@@ -97,36 +116,39 @@ class Crew:
         busy = [worker for worker in self._workers if worker.job is not None]
         allowed = min(worker.deadline for worker in busy) - time.monotonic()
         heard = set(wait([worker.connection for worker in busy], timeout=max(0.0, allowed)))
-        due = [worker for worker in busy if worker.connection in heard or worker.deadline <= time.monotonic()]
-        return [(worker, worker.connection not in heard) for worker in due]
+        told = {worker for worker in busy if worker.connection in heard and worker.listen()}
+        late = {worker for worker in busy if worker.deadline <= time.monotonic()} - told
+        return [(worker, worker in late) for worker in busy if worker in told | late]
 
     def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
         """Process a worker that replied, died or took too long; yields its item's reply if there is one."""
         job = worker.job
         assert job is not None
-        reply = None if late else worker.answer()
-        if reply is None and not worker.judging:
+        answer = None if late else worker.answer()
+        if answer is None and not worker.judging:
             self._start_failed()
             self._again.append(job)
             self._end(worker)
         elif late:
             self._end(worker)
             yield job.position, failure(f"ran longer than {self._timeout_s:g} s", Status.TIMEOUT)
-        elif reply is None:
-            if self._end(worker):  # otherwise it died because the launcher did, and not over its item
+        elif answer is None:
+            if self._end(worker, job):  # otherwise it died because the launcher did
                 job.deaths += 1
-            if job.deaths < MAX_DEATHS:
-                self._again.append(job)
-            else:
-                yield job.position, failure(f"its worker died {job.deaths} times")
+                if job.deaths < MAX_DEATHS:
+                    self._again.append(job)
+                else:
+                    deed = "sent something other than its reply" if worker.heard else "died"
+                    yield job.position, failure(f"its worker {deed} {job.deaths} times")
         elif worker.judging:
+            reply, leave = answer
             self._failed_starts = 0
-            worker.job = None
-            if reply.pop("leave", False):
+            if leave:
                 self._end(worker)
+            worker.job = None
             yield job.position, reply
-        elif "status" in reply:
-            raise UserError(f"a verifier cannot be loaded in a worker process: {reply['detail']}.")
+        elif "status" in answer[0]:
+            raise UserError(f"a verifier cannot be loaded in a worker process: {answer[0]['detail']}.")
         else:
             worker.advance(job, self._timeout_s)
 
@@ -137,22 +159,45 @@ class Crew:
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise RunError(f"the worker processes of the verifiers ended {self._failed_starts} times as they started.")
 
-    def _end(self, worker: Worker) -> bool:
-        """End a worker; returns whether the launcher still lives."""
+    def _end(self, worker: Worker, judged: Job | None = None) -> bool:
+        """End a worker; returns whether the launcher still lives. If not, what it judged is judged again."""
         self._workers.remove(worker)
         assert self._launcher is not None
         try:
             self._launcher.end(worker)
         except LauncherDiedError:
-            self._restart()
+            self._restart(judged)
             return False
         return True
 
-    def _restart(self) -> None:
-        """Start afresh after the launcher died, and with it every worker; no item is charged with that."""
-        self._start_failed()
-        self._again.extend(worker.job for worker in self._workers if worker.job is not None)
+    def _restart(self, judged: Job | None = None) -> None:
+        """Start afresh after the launcher died, and with it every worker.
+
+        An item that was judged may have killed it. Those that were there too often are judged one at a time, so that
+        the launcher dies over the culprit alone.
+
+        Args:
+            judged: What a worker that is not in `_workers` any more judged.
+        """
+        suspects = [worker.job for worker in self._workers if worker.job is not None and worker.judging]
+        suspects += [] if judged is None else [judged]
+        loading = [worker.job for worker in self._workers if worker.job is not None and not worker.judging]
+        if not suspects:
+            self._start_failed()
+        for job in suspects:
+            job.launcher_deaths += 1
+        alone = len(suspects) == 1 and not loading
+        if alone and suspects[0].launcher_deaths > ALONE_AFTER:
+            self._culprits += suspects
+        else:
+            self._again.extend(suspects + loading)
         self._end_all()
+
+    def _convicted(self) -> Iterator[tuple[int, Reply]]:
+        while self._culprits:
+            job = self._culprits.pop()
+            detail = f"the process that starts workers died {job.launcher_deaths} times over it, at last over it alone"
+            yield job.position, failure(detail)
 
     def _end_all(self) -> None:
         for worker in self._workers:

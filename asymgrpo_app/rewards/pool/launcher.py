@@ -5,35 +5,45 @@ for imports each time one is killed. The fork server of `multiprocessing` runs t
 that would load torch into workers, and fail for scripts without a main guard.
 
 The launcher serves one client over a socket and ends with it: `fork` with a file descriptor returns the worker's
-process id, and `end <pid>` kills that worker and returns the same id.
+process id, and `end <pid>` kills that worker with all that it started and returns the same id.
 """
 
 import contextlib
 import os
 import pkgutil
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
-from asymgrpo_app.rewards.pool.worker import confine, serve
+from asymgrpo_app.rewards.pool.descendants import kill
+from asymgrpo_app.rewards.pool.limits import adopt_orphans
+from asymgrpo_app.rewards.pool.readable import readable_paths
+from asymgrpo_app.rewards.pool.worker import Confinement, confine, serve
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str]) -> None:
+def main(
+    control_fd: int, client: int, memory_bytes: int, folder: str, modules: Sequence[str], prepared: Sequence[str]
+) -> None:
     """Fork and end workers until the client is gone.
 
     Args:
         control_fd: A connected socket of type `SOCK_SEQPACKET`.
         client: Process id of the client.
         memory_bytes: Address space that a worker may use.
+        folder: Folder for the private folders of workers, removed in the end; "": there is no sandbox.
+        modules: Files and folders of modules, readable in the sandbox.
         prepared: Verifier classes as `module:name`, prepared here, so that workers start with them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # also in workers: Ctrl-C is for the training process
+    adopt_orphans()
     for path in prepared:
         with contextlib.suppress(Exception):  # the worker that loads such a verifier fails with the reason
             pkgutil.resolve_name(path).prepare()
+    confinement = Confinement(memory_bytes, folder, readable_paths(sys.path, modules) if folder else ())
     control = socket.socket(fileno=control_fd)
     control.settimeout(_SECONDS_BETWEEN_LOOKS)
     workers: set[int] = set()
@@ -48,20 +58,22 @@ def main(control_fd: int, client: int, memory_bytes: int, prepared: Sequence[str
         if not message:
             break
         if message == b"fork":
-            answer = _fork(descriptors[0], control, memory_bytes)
+            answer = _fork(descriptors[0], control, confinement)
             workers.add(answer)
         else:
             answer = int(message.removeprefix(b"end "))
             workers.discard(answer)
-            _end(answer)
+            _end(answer, workers, confinement)
         with contextlib.suppress(OSError):
             control.send(b"%d" % answer)
-    for worker in workers:
-        _end(worker)
+    while workers:
+        _end(workers.pop(), workers, confinement)
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # nothing here is worth the time that unloading large libraries takes
 
 
-def _fork(descriptor: int, control: socket.socket, memory_bytes: int) -> int:
+def _fork(descriptor: int, control: socket.socket, confinement: Confinement) -> int:
     launcher = os.getpid()
     pid = os.fork()
     if pid:
@@ -69,16 +81,15 @@ def _fork(descriptor: int, control: socket.socket, memory_bytes: int) -> int:
         return pid
     try:
         control.close()
-        confine(launcher, memory_bytes)
-        serve(Connection(descriptor), memory_bytes)
+        confine(launcher, confinement)
+        serve(socket.socket(fileno=descriptor), confinement)
     finally:
         os._exit(0)  # never back into the launcher's code, whatever went wrong
 
 
-def _end(pid: int) -> None:
-    """Kill a worker with all that it started."""
-    # A process that has not been waited for keeps its id, so the signal reaches no other.
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+def _end(pid: int, others: set[int], confinement: Confinement) -> None:
+    """Kill a worker with all that it started, and remove its files."""
+    kill(pid, others)
+    if private := confinement.private(pid):
+        with contextlib.suppress(RecursionError):  # folders in folders; the rest goes with the folder of all workers
+            shutil.rmtree(private, ignore_errors=True)

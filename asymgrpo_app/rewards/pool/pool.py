@@ -13,9 +13,11 @@ import cloudpickle
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.pool import sandbox
 from asymgrpo_app.rewards.pool.crew import Crew
+from asymgrpo_app.rewards.pool.messages import Reply, described, failure
 from asymgrpo_app.rewards.pool.processes import Job
-from asymgrpo_app.rewards.pool.worker import Reply, described, failure, reply_to
+from asymgrpo_app.rewards.pool.worker import reply_to
 
 MAX_WORKERS = 256
 MIN_MEMORY_GIB = 0.5
@@ -34,11 +36,14 @@ class VerifierPoolConfig:
         workers: Number of worker processes; null: one per core, at most 16.
         timeout_s: Seconds an answer may take; then its worker is killed and the verdict has the status `timeout`.
         memory_gib: Memory a worker may use, in GiB; beyond it the verdict has the status `error`.
+        sandbox: Whether workers run without network, without secrets of the environment, and without files but those
+            of modules and a temporary folder; null: where the machine offers it. False for verifiers that need those.
     """
 
     workers: int | None = None
     timeout_s: float = 10.0
     memory_gib: float = 4.0
+    sandbox: bool | None = None
 
     def __post_init__(self) -> None:
         # Not isinstance: True is no number here.
@@ -48,6 +53,8 @@ class VerifierPoolConfig:
             raise UserError(f"timeout_s must be a number of seconds above 0, got {self.timeout_s!r}.")
         if type(self.memory_gib) not in (int, float) or not MIN_MEMORY_GIB <= self.memory_gib < math.inf:
             raise UserError(f"memory_gib must be at least {MIN_MEMORY_GIB} GiB, got {self.memory_gib!r}.")
+        if self.sandbox is not None and type(self.sandbox) is not bool:
+            raise UserError(f"sandbox must be true, false or null, got {self.sandbox!r}.")
 
     @property
     def worker_count(self) -> int:
@@ -60,17 +67,23 @@ class VerifierPool:
 
     An isolated item has `timeout_s` seconds; then its worker is killed with all that it started, and replaced. Each
     worker has one item and its own connection, so a worker's death, at whatever moment, concerns its own item alone:
-    the item is tried again, and fails once three workers died over it. No verifier can end, hang or fill this process.
+    the item is tried again, and fails once three workers died over it. What an item started ends with it, and a reply
+    counts for its own request alone.
 
     Workers start at the first isolated item. They hold the libraries of our verifiers, not the main script's; classes
     that the main script or a notebook defines travel by value.
 
     A pool serves one call at a time; a second thread waits for the first.
+
+    Raises:
+        UserError: `sandbox` is true, and this machine offers none.
     """
 
     def __init__(self, config: VerifierPoolConfig = VerifierPoolConfig()) -> None:
+        if config.sandbox and (reason := sandbox.missing()):
+            raise UserError(f"sandbox: true: this machine offers no sandbox for verifiers: {reason}.")
         self.config = config
-        self._crew = Crew(config.timeout_s, int(config.memory_gib * 2**30))
+        self._crew = Crew(config.timeout_s, int(config.memory_gib * 2**30), config.sandbox)
         self._turn = threading.Lock()
 
     def score(
@@ -139,7 +152,8 @@ class VerifierPool:
                 except Exception as error:
                     replies[position] = failure(f"the row cannot be sent to a worker process ({described(error)})")
                 else:
-                    yield Job(position, kind, *pickled[id(verifier)], payload)
+                    samples = len(given) if kind == "classes" else 1
+                    yield Job(position, kind, *pickled[id(verifier)], payload, samples)
 
         with self._turn:
             self._crew.prepared.update(filter(None, map(_own_class, verifiers.values())))

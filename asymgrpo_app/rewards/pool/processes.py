@@ -4,17 +4,23 @@ import contextlib
 import json
 import os
 import pickle
+import secrets
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 
-from asymgrpo_app.rewards.pool.worker import Reply
+from asymgrpo_app.rewards.pool import sandbox
+from asymgrpo_app.rewards.pool.limits import allowed_variables
+from asymgrpo_app.rewards.pool.messages import MAX_REPLY_BYTES, Reply, decoded
+from asymgrpo_app.rewards.pool.readable import loaded_modules
+from asymgrpo_app.rewards.pool.worker import LENGTH
 
 START_S = 120.0
 """Seconds allowed for the start of an interpreter with its libraries or a worker, or for loading a verifier."""
@@ -22,7 +28,6 @@ START_S = 120.0
 _END_S = 10.0
 # A worker is one of many, and the address space of a library's idle threads would count against its limit.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_MAX_REPLY_BYTES = 65_536
 _CODE = (
     "import json, sys; path, *arguments = json.loads(sys.argv[1]); sys.path[:] = path; "
     "from asymgrpo_app.rewards.pool.launcher import main; main(*arguments)"
@@ -38,23 +43,29 @@ class Launcher:
 
     Args:
         memory_bytes: Address space that a worker may use.
+        sandboxed: Whether workers run in the sandbox; None: where this machine offers it. With False they have the
+            whole environment, too.
         prepared: Verifier classes as `module:name` that workers start with.
     """
 
-    def __init__(self, memory_bytes: int, prepared: Iterable[str]) -> None:
+    def __init__(self, memory_bytes: int, sandboxed: bool | None, prepared: Iterable[str]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_S)
-        arguments = json.dumps([[*map(str, sys.path)], theirs.fileno(), os.getpid(), memory_bytes, [*prepared]])
+        confined = sandboxed is not False and sandbox.missing() is None
+        folder = tempfile.mkdtemp(prefix="asymgrpo-verifiers-") if confined else ""
+        given = (theirs.fileno(), os.getpid(), memory_bytes, folder, loaded_modules() if folder else [], [*prepared])
+        arguments = json.dumps([[*map(str, sys.path)], *given])
+        environment = dict(os.environ) if sandboxed is False else allowed_variables(os.environ)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _CODE, arguments],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD},
+                env=environment | _ONE_THREAD,
                 start_new_session=True,  # signals of the terminal are for the training process
             )
-        self._finalizer = weakref.finalize(self, _close, os.getpid(), self._control, self._process)
+        self._finalizer = weakref.finalize(self, _close, os.getpid(), self._control, self._process, folder)
 
     def fork(self) -> "Worker":
         """Fork a new worker, which is not ready yet.
@@ -67,7 +78,7 @@ class Launcher:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_S), 0))
         with ours, theirs:
             pid = int(self._ask(b"fork", [theirs.fileno()]))
-            return Worker(pid, Connection(ours.detach()))
+            return Worker(pid, socket.socket(fileno=ours.detach()))
 
     def end(self, worker: "Worker") -> None:
         """Kill a worker and all that it started.
@@ -95,7 +106,7 @@ class Launcher:
         raise LauncherDiedError
 
 
-def _close(owner: int, control: socket.socket, process: subprocess.Popen[bytes]) -> None:
+def _close(owner: int, control: socket.socket, process: subprocess.Popen[bytes], folder: str) -> None:
     if os.getpid() == owner:
         with contextlib.suppress(OSError):
             control.shutdown(socket.SHUT_RDWR)  # closing is not enough where a fork holds the socket, too
@@ -105,6 +116,9 @@ def _close(owner: int, control: socket.socket, process: subprocess.Popen[bytes])
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if folder and os.getpid() == owner:  # a launcher that was killed has not removed it
+        with contextlib.suppress(RecursionError):  # folders in folders
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -117,7 +131,9 @@ class Job:
         verifier: The pickled verifier.
         key: A short name of the pickled verifier.
         payload: The pickled completion and row.
+        samples: Number of completions in it.
         deaths: Number of workers that died over it.
+        launcher_deaths: Number of times that the launcher died while it was judged.
     """
 
     position: int
@@ -125,7 +141,9 @@ class Job:
     verifier: bytes
     key: bytes
     payload: bytes
+    samples: int = 1
     deaths: int = 0
+    launcher_deaths: int = 0
 
 
 @dataclass(eq=False)
@@ -139,30 +157,56 @@ class Worker:
         judging: Whether it was sent the item.
         deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
         known: Keys of the verifiers that it was sent.
+        number: The number of its request.
+        heard: What came from it since the request.
     """
 
     pid: int
-    connection: Connection
+    connection: socket.socket
     job: Job | None = None
     judging: bool = False
     deadline: float = 0.0
     known: set[bytes] = field(default_factory=set)
+    number: str = ""
+    heard: bytes = b""
+
+    def silent(self) -> bool:
+        """Whether nothing has come from it; while it has no request, it has nothing to say."""
+        try:
+            self.connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def advance(self, job: Job, timeout_s: float) -> None:
         """Send the next request for its item: the verifier if it is new here, else the item."""
         loaded = job.key in self.known
         self.known.add(job.key)
+        self.number, self.heard = secrets.token_hex(8), b""
         request = (job.kind, job.key, job.payload) if loaded else ("load", job.key, job.verifier)
+        pickled = pickle.dumps((self.number, *request), protocol=pickle.HIGHEST_PROTOCOL)
         self.judging = False
         with contextlib.suppress(OSError):  # it died while idle: the next look at it finds that out
-            self.connection.send_bytes(pickle.dumps(request, protocol=pickle.HIGHEST_PROTOCOL))
+            self.connection.sendall(LENGTH.pack(len(pickled)) + pickled)
             self.judging = loaded
         self.deadline = time.monotonic() + (timeout_s if loaded else START_S)
 
-    def answer(self) -> Reply | None:
-        """The reply that has come; None if the worker has died, or is dying and sent something else."""
+    def listen(self) -> bool:
+        """Take what has come; returns whether that is a message, the end of the connection or too much to go on."""
         try:
-            reply = json.loads(self.connection.recv_bytes(_MAX_REPLY_BYTES))
-        except (EOFError, OSError, ValueError, RecursionError):
+            part = self.connection.recv(MAX_REPLY_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            part = b""
+        self.heard += part
+        return not part or b"\n" in part or len(self.heard) > MAX_REPLY_BYTES
+
+    def answer(self) -> tuple[Reply, bool] | None:
+        """Its reply, and whether it should be replaced; None if it died, or said something else or more."""
+        assert self.job is not None
+        if len(self.heard) > MAX_REPLY_BYTES:
             return None
-        return reply if isinstance(reply, dict) else None
+        return decoded(self.heard, self.number, self.job.kind if self.judging else "load", self.job.samples)

@@ -1,45 +1,54 @@
 """The worker process: judges the items it is sent, one at a time.
 
-Requests are pickled by the trusted side. Replies are JSON: the side that trains never unpickles what comes from here.
+Requests are pickled by the trusted side, each behind its length.
 """
 
-import json
 import os
 import pickle
 import resource
 import signal
-from collections.abc import Mapping
-from multiprocessing.connection import Connection
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from asymgrpo_app.rewards.answers import answer_classes
-from asymgrpo_app.rewards.base import Status, Verdict, Verifier
+from asymgrpo_app.rewards.base import Verifier
+from asymgrpo_app.rewards.pool.limits import adopt_orphans, has_children, limit_resources
+from asymgrpo_app.rewards.pool.messages import Reply, checked_verdict, described, encoded, failure, one_line
+from asymgrpo_app.rewards.pool.sandbox import enter
 from asymgrpo_app.runtime.stopping import end_with_parent
 
-MAX_DETAIL_CHARS = 200
+LENGTH = struct.Struct("!Q")
+"""The length of a request, which stands before it."""
 
 _MAX_VERIFIERS = 256
-
-Reply = dict[str, Any]
-"""The reply to an item: the fields of a verdict, `reason` or `classes`. A failure has the fields of a verdict."""
-
-
-def described(error: BaseException) -> str:
-    """Type and message of an exception in one short, printable line."""
-    message = one_line(str(error))
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+_DENIED = (
+    "; verifiers run in a sandbox without network, and without files but those of modules and a temporary folder "
+    "(`sandbox: false` of the verifiers' pool turns it off)"
+)
 
 
-def one_line(text: str) -> str:
-    """The text in one short line, with characters that cannot be printed as escapes."""
-    text = " ".join(text[: 4 * MAX_DETAIL_CHARS].split())
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return text if len(text) <= MAX_DETAIL_CHARS else f"{text[:MAX_DETAIL_CHARS]} ..."
+@dataclass(frozen=True)
+class Confinement:
+    """What workers may do.
 
+    Attributes:
+        memory_bytes: Address space that each may use.
+        folder: Folder that each has a private folder in; "": there is no sandbox.
+        readable: What they may read in the sandbox (see `sandbox.enter`).
+    """
 
-def failure(detail: str, status: Status = Status.ERROR) -> Reply:
-    """The reply to an item that was not judged."""
-    return vars(Verdict(correct=False, status=status, detail=detail))
+    memory_bytes: int
+    folder: str = ""
+    readable: Sequence[str] = ()
+
+    def private(self, worker: int) -> str:
+        """The private folder of a worker, which has it while it lives; "" without a sandbox."""
+        return str(Path(self.folder, str(worker))) if self.folder else ""
 
 
 def reply_to(kind: str, verifier: Verifier, given: Any, row: Mapping[str, Any]) -> Reply:
@@ -64,41 +73,27 @@ def reply_to(kind: str, verifier: Verifier, given: Any, row: Mapping[str, Any]) 
     return vars(checked_verdict(verifier.verify(given, row)))
 
 
-def checked_verdict(verdict: object) -> Verdict:
-    """Return a verifier's verdict if it is consistent.
-
-    Raises:
-        TypeError: It is no verdict, or its fields have other types.
-        ValueError: It is correct although no answer was judged.
-    """
-    if not isinstance(verdict, Verdict):
-        raise TypeError(f"verify returned {type(verdict).__name__}, not a Verdict")
-    if not isinstance(verdict.correct, bool):
-        raise TypeError(f"Verdict.correct must be True or False, got {type(verdict.correct).__name__}")
-    status = Status(verdict.status)
-    if verdict.correct and status is not Status.OK:
-        raise ValueError(f"verify returned a correct verdict with the status {status}")
-    return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail)))
-
-
-def confine(launcher: int, memory_bytes: int) -> None:
-    """Limit the resources of this process, and let it end with the launcher that forked it."""
+def confine(launcher: int, confinement: Confinement) -> None:
+    """Limit what this process may do, and let it end with the launcher that forked it."""
     os.setpgid(0, 0)  # so that what a verifier starts can be ended with it
     end_with_parent(launcher)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    adopt_orphans()  # so that those show as children of this process
+    limit_resources(confinement.memory_bytes)
     os.dup2(1, 2)  # what a verifier prints is discarded: the launcher's standard output is the null device
+    if private := confinement.private(os.getpid()):
+        Path(private).mkdir(mode=0o700)
+        os.environ["TMPDIR"] = tempfile.tempdir = private
+        enter(confinement.readable, private)
 
 
-def serve(connection: Connection, memory_bytes: int) -> None:
+def serve(connection: socket.socket, confinement: Confinement) -> None:
     """Answer requests until the other side closes the connection or this process should be replaced."""
     verifiers: dict[bytes, Verifier] = {}
+    private = confinement.private(os.getpid())
+    stream = connection.makefile("rb")
     leave = False
-    while not leave:
-        try:
-            kind, key, payload = pickle.loads(connection.recv_bytes())  # noqa: S301 (from the trusted side)
-        except EOFError:
-            return
+    while not leave and (length := stream.read(LENGTH.size)):
+        number, kind, key, payload = pickle.loads(stream.read(*LENGTH.unpack(length)))  # noqa: S301 (trusted side)
         reply: Reply = {}
         # The answer is a line and a flag, whatever the verifier raised, even what is meant to end a process.
         try:
@@ -109,12 +104,29 @@ def serve(connection: Connection, memory_bytes: int) -> None:
             else:
                 reply = reply_to(kind, verifiers[key], *content)
         except BaseException as error:
-            reply = failure(described(error))
+            reply = failure(described(error) + (_DENIED if private and _was_denied(error) else ""))
             leave = isinstance(error, MemoryError)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that a library left behind
         # Libraries keep what they computed; a worker that has become large makes room for a fresh one.
         if kind != "load":  # which is followed by an item
             peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            leave = leave or len(verifiers) > _MAX_VERIFIERS or peak_bytes > memory_bytes / 2
-        connection.send_bytes(json.dumps(reply | {"leave": leave}).encode("ascii"))
+            leave = leave or len(verifiers) > _MAX_VERIFIERS or peak_bytes > confinement.memory_bytes / 2
+            leave = leave or _left_something(private)
+        connection.sendall(encoded(number, reply, leave))
+
+
+def _left_something(private: str) -> bool:
+    """Whether the item left a process or a file behind. Both end with this worker, and no other item finds them."""
+    return has_children() or bool(private and any(Path(private).iterdir()))
+
+
+def _was_denied(error: BaseException) -> bool:
+    """Whether the operating system denied something, which libraries report by errors of their own."""
+    return any(isinstance(one, PermissionError) for one in _causes(error))
+
+
+def _causes(error: BaseException | None, most: int = 10) -> Iterator[BaseException]:
+    while error is not None and most:
+        yield error
+        error, most = error.__cause__ or error.__context__, most - 1

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import AnswerVerifier, Status, Verdict, visible_answer
 from asymgrpo_app.rewards.extraction import last_boxed
-from asymgrpo_app.rewards.pool.worker import described
+from asymgrpo_app.rewards.pool.messages import described
 from asymgrpo_app.rewards.reasoning_gym.tasks import load_reasoning_gym, shared_dataset, task_of
 
 AnswerPlace = Literal["tags", "boxed", "last_line", "whole"]

@@ -1,0 +1,44 @@
+"""Ending processes together with all that they started."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+import psutil
+
+_LONGEST_S = 10.0
+
+
+def kill(pid: int, others: Collection[int]) -> None:
+    """Kill a child with its descendants. This process must have called `adopt_orphans`.
+
+    What the child leaves behind becomes a child of this process, whatever session or group it moved to; its children
+    follow once it is dead, and so on. Processes that fork faster than they are found are given up after ten seconds.
+
+    Args:
+        pid: The child.
+        others: Children to be spared.
+    """
+    # A process that has not been waited for keeps its id, so the signal reaches no other.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    found = {pid}
+    end = time.monotonic() + _LONGEST_S
+    while found and time.monotonic() < end:
+        for one in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(one, signal.SIGKILL)
+        for one in found:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(one, 0)
+        found = _children() - set(others)
+
+
+def _children() -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+    except OSError:  # not every kernel has that file
+        return {child.pid for child in psutil.Process().children()}

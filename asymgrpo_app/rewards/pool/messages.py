@@ -1,0 +1,111 @@
+"""Replies of workers: what is in them, how they travel, and what is believed of them.
+
+A reply is a line of JSON: the side that trains never unpickles what comes from a worker. It carries the number of its
+request, drawn at random, so that nothing else that a verifier wrote is taken for the reply to a later item.
+"""
+
+import json
+from typing import Any
+
+from asymgrpo_app.rewards.base import Status, Verdict
+
+MAX_DETAIL_CHARS = 200
+MAX_REPLY_BYTES = 65_536
+
+_MAX_TOLD_CHARS = 3 * MAX_DETAIL_CHARS  # the name of an exception and what the sandbox has to say come on top
+
+Reply = dict[str, Any]
+"""The reply to an item: the fields of a verdict, `reason` or `classes`. A failure has the fields of a verdict."""
+
+
+def described(error: BaseException) -> str:
+    """Type and message of an exception in one short, printable line."""
+    message = one_line(str(error))
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def one_line(text: str, most: int = MAX_DETAIL_CHARS) -> str:
+    """The text in one short line, with characters that cannot be printed as escapes."""
+    text = " ".join(text[: 4 * most].split())
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
+def failure(detail: str, status: Status = Status.ERROR) -> Reply:
+    """The reply to an item that was not judged."""
+    return vars(Verdict(correct=False, status=status, detail=detail))
+
+
+def checked_verdict(verdict: object, most: int = MAX_DETAIL_CHARS) -> Verdict:
+    """Return a verifier's verdict if it is consistent.
+
+    Raises:
+        TypeError: It is no verdict, or its fields have other types.
+        ValueError: It is correct although no answer was judged.
+    """
+    if not isinstance(verdict, Verdict):
+        raise TypeError(f"verify returned {type(verdict).__name__}, not a Verdict")
+    if not isinstance(verdict.correct, bool):
+        raise TypeError(f"Verdict.correct must be True or False, got {type(verdict.correct).__name__}")
+    status = Status(verdict.status)
+    if verdict.correct and status is not Status.OK:
+        raise ValueError(f"verify returned a correct verdict with the status {status}")
+    return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail), most))
+
+
+def encoded(number: str, reply: Reply, leave: bool) -> bytes:
+    """A reply as it travels.
+
+    Args:
+        number: That of the request.
+        reply: The reply; empty once a verifier is loaded.
+        leave: Whether the worker should be replaced.
+    """
+    return json.dumps({"number": number, "reply": reply, "leave": leave}).encode("ascii") + b"\n"
+
+
+def decoded(message: bytes, number: str, kind: str, samples: int) -> tuple[Reply, bool] | None:
+    """The reply in a message, and whether its worker should be replaced; None if it is no reply to the request.
+
+    Args:
+        message: All that came from the worker since the request.
+        number: That of the request.
+        kind: Kind of the request.
+        samples: Number of completions in it.
+    """
+    line, _, surplus = message.partition(b"\n")
+    try:
+        fields = json.loads(line)
+        if surplus or fields["number"] != number:
+            return None
+        return _believed(fields["reply"], kind, samples), bool(fields["leave"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def _believed(reply: Reply, kind: str, samples: int) -> Reply:
+    """The reply, rebuilt from fields that are what they should be.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is no reply to a request of this kind.
+    """
+    if kind == "load" and reply == {}:
+        return {}
+    if kind == "check" and "reason" in reply:
+        reason = reply["reason"]
+        return {"reason": None if reason is None else one_line(_text(reason), _MAX_TOLD_CHARS)}
+    if kind == "classes" and "classes" in reply:
+        classes = reply["classes"]
+        if len(classes) != samples or not all(c is None or (type(c) is int and 0 <= c < samples) for c in classes):
+            raise ValueError("these are no classes of the completions")
+        return {"classes": list(classes)}
+    verdict = Verdict(reply["correct"], Status(reply["status"]), _text(reply["detail"]))
+    if kind != "verify" and not verdict.status.failed:
+        raise ValueError("no verdict was asked for")
+    return vars(checked_verdict(verdict, _MAX_TOLD_CHARS))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("this is no text")
+    return value
