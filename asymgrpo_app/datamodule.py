@@ -24,6 +24,7 @@ from asymgrpo_app.prompts.screening import Reason, Rejected, Screening, Tally, a
 from asymgrpo_app.prompts.templates import PlainTemplate, Template
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rollout.types import PromptBatch
+from asymgrpo_app.runtime.console import say
 from asymgrpo_app.seeds import derive_seed
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
@@ -93,7 +94,7 @@ class PromptDataModule(LightningDataModule):
         self.template = template or PlainTemplate()
         self.max_prompt_tokens = max_prompt_tokens
         self.bad_rows = bad_rows
-        self.pool = VerifierPool(verifiers)
+        self.pool = VerifierPool(verifiers, say)
         self.updates_per_step = updates_per_step
         self.seed = seed
         self._problems: dict[str, tuple[list[EncodedPrompt], Tally]] = {}

@@ -133,6 +133,7 @@ _RANGES = (
         workers=("0", "257"),
         timeout_s=("0", "-1", "nan", "inf"),
         memory_gib=("0.1", "nan"),
+        sandbox=("perhaps",),
     )
     | _ranges(
         "rollout",

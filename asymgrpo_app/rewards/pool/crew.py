@@ -78,27 +78,26 @@ class Crew:
     def _hand_out(self, jobs: Iterator[Job], size: int) -> bool:
         """Give every free worker an item; returns whether any item is under way, or will be."""
         while (job := self._again.popleft() if self._again else next(jobs, None)) is not None:
-            worker = self._free_worker(size) if self._may_start(job) else None
-            if worker is None:
+            worker = self._free_worker(size)
+            if worker is None or not self._may_start(job):
                 self._again.appendleft(job)
                 break
             worker.job = job
             worker.advance(job, self._timeout_s)
-        return bool(self._under_way())
-
-    def _under_way(self) -> list[Job]:
-        return [worker.job for worker in self._workers if worker.job is not None]
+        return any(worker.job is not None for worker in self._workers)
 
     def _may_start(self, job: Job) -> bool:
         """Whether an item may start beside those under way. One that may have killed the launcher is judged alone."""
-        under_way = self._under_way()
-        return not under_way or max(one.launcher_deaths for one in [job, *under_way]) < ALONE_AFTER
+        return not any(
+            worker.job is not None and max(job.launcher_deaths, worker.job.launcher_deaths) >= ALONE_AFTER
+            for worker in self._workers
+        )
 
     def _free_worker(self, size: int) -> Worker | None:
-        for worker in [worker for worker in self._workers if worker.job is None and not worker.silent()]:
-            if worker in self._workers:  # else the launcher died meanwhile
-                self._end(worker)  # it died, or its last item sent a message too many
         free = next((worker for worker in self._workers if worker.job is None), None)
+        while free is not None and not free.silent():
+            self._end(free)  # it died, or its last item sent a message too many
+            free = next((worker for worker in self._workers if worker.job is None), None)
         while free is None and len(self._workers) < size:
             try:
                 if self._launcher is None:
@@ -116,9 +115,9 @@ class Crew:
         busy = [worker for worker in self._workers if worker.job is not None]
         allowed = min(worker.deadline for worker in busy) - time.monotonic()
         heard = set(wait([worker.connection for worker in busy], timeout=max(0.0, allowed)))
-        told = {worker for worker in busy if worker.connection in heard and worker.listen()}
-        late = {worker for worker in busy if worker.deadline <= time.monotonic()} - told
-        return [(worker, worker in late) for worker in busy if worker in told | late]
+        now = time.monotonic()
+        told = [(worker, worker.connection in heard and worker.listen()) for worker in busy]
+        return [(worker, not replied) for worker, replied in told if replied or worker.deadline <= now]
 
     def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
         """Process a worker that replied, died or took too long; yields its item's reply if there is one."""

@@ -36,7 +36,7 @@ def failure(detail: str, status: Status = Status.ERROR) -> Reply:
     return vars(Verdict(correct=False, status=status, detail=detail))
 
 
-def checked_verdict(verdict: object, most: int = MAX_DETAIL_CHARS) -> Verdict:
+def checked_verdict(verdict: object) -> Verdict:
     """Return a verifier's verdict if it is consistent.
 
     Raises:
@@ -50,7 +50,7 @@ def checked_verdict(verdict: object, most: int = MAX_DETAIL_CHARS) -> Verdict:
     status = Status(verdict.status)
     if verdict.correct and status is not Status.OK:
         raise ValueError(f"verify returned a correct verdict with the status {status}")
-    return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail), most))
+    return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail)))
 
 
 def encoded(number: str, reply: Reply, leave: bool) -> bytes:
@@ -99,10 +99,10 @@ def _believed(reply: Reply, kind: str, samples: int) -> Reply:
         if len(classes) != samples or not all(c is None or (type(c) is int and 0 <= c < samples) for c in classes):
             raise ValueError("these are no classes of the completions")
         return {"classes": list(classes)}
-    verdict = Verdict(reply["correct"], Status(reply["status"]), _text(reply["detail"]))
-    if kind != "verify" and not verdict.status.failed:
-        raise ValueError("no verdict was asked for")
-    return vars(checked_verdict(verdict, _MAX_TOLD_CHARS))
+    correct, status, detail = reply["correct"], Status(reply["status"]), _text(reply["detail"])
+    if type(correct) is not bool or (correct and status is not Status.OK) or not (kind == "verify" or status.failed):
+        raise ValueError("this is no verdict, or none was asked for")
+    return {"correct": correct, "status": status, "detail": one_line(detail, _MAX_TOLD_CHARS) if detail else ""}
 
 
 def _text(value: object) -> str:

@@ -5,7 +5,7 @@ import math
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -75,16 +75,23 @@ class VerifierPool:
 
     A pool serves one call at a time; a second thread waits for the first.
 
+    Args:
+        config: The workers.
+        say: Is told once, as the first workers start, whether they run in the sandbox.
+
     Raises:
         UserError: `sandbox` is true, and this machine offers none.
     """
 
-    def __init__(self, config: VerifierPoolConfig = VerifierPoolConfig()) -> None:
+    def __init__(
+        self, config: VerifierPoolConfig = VerifierPoolConfig(), say: Callable[[str], None] | None = None
+    ) -> None:
         if config.sandbox and (reason := sandbox.missing()):
             raise UserError(f"sandbox: true: this machine offers no sandbox for verifiers: {reason}.")
         self.config = config
         self._crew = Crew(config.timeout_s, int(config.memory_gib * 2**30), config.sandbox)
         self._turn = threading.Lock()
+        self._say = say
 
     def score(
         self, verifiers: Sequence[Verifier], completions: Sequence[str], rows: Sequence[Mapping[str, Any]]
@@ -156,10 +163,21 @@ class VerifierPool:
                     yield Job(position, kind, *pickled[id(verifier)], payload, samples)
 
         with self._turn:
+            if self._say is not None:
+                self._say(_protection(self.config.sandbox))
+                self._say = None
             self._crew.prepared.update(filter(None, map(_own_class, verifiers.values())))
             for position, reply in self._crew.replies(jobs(), min(self.config.worker_count, len(isolated))):
                 replies[position] = reply
         return replies
+
+
+def _protection(sandboxed: bool | None) -> str:
+    if sandboxed is False:
+        return "Verifiers run without a sandbox, as sandbox: false says."
+    if reason := sandbox.missing():
+        return f"Verifiers run under limits, but without a sandbox: {reason}."
+    return "Verifiers run in a sandbox: without network, and without files but those of modules and a temporary folder."
 
 
 def _reply_here(kind: str, verifier: Verifier, given: str | Sequence[str], row: Mapping[str, Any]) -> Reply:

@@ -26,6 +26,7 @@ START_S = 120.0
 """Seconds allowed for the start of an interpreter with its libraries or a worker, or for loading a verifier."""
 
 _END_S = 10.0
+_READ_BYTES = 8_192  # more than almost every reply
 # A worker is one of many, and the address space of a library's idle threads would count against its limit.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _CODE = (
@@ -196,7 +197,7 @@ class Worker:
     def listen(self) -> bool:
         """Take what has come; returns whether that is a message, the end of the connection or too much to go on."""
         try:
-            part = self.connection.recv(MAX_REPLY_BYTES, socket.MSG_DONTWAIT)
+            part = self.connection.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
