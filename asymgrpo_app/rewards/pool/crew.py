@@ -76,7 +76,7 @@ class Crew:
     # ---- items to workers ----
 
     def _hand_out(self, jobs: Iterator[Job], size: int) -> bool:
-        """Give every free worker an item; returns whether any item is under way, or will be."""
+        """Give every free worker an item; returns whether any item is under way."""
         while (job := self._again.popleft() if self._again else next(jobs, None)) is not None:
             worker = self._free_worker(size)
             if worker is None or not self._may_start(job):
@@ -185,11 +185,9 @@ class Crew:
             self._start_failed()
         for job in suspects:
             job.launcher_deaths += 1
-        alone = len(suspects) == 1 and not loading
-        if alone and suspects[0].launcher_deaths > ALONE_AFTER:
-            self._culprits += suspects
-        else:
-            self._again.extend(suspects + loading)
+        self._culprits += [job for job in suspects if job.launcher_deaths > ALONE_AFTER]  # it was alone, at last
+        self._again.extend(job for job in suspects if job.launcher_deaths <= ALONE_AFTER)
+        self._again.extend(loading)
         self._end_all()
 
     def _convicted(self) -> Iterator[tuple[int, Reply]]:
