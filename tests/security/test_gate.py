@@ -182,10 +182,18 @@ def test_without_any_token_the_server_does_not_start(inner, monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ALLOWED)
-def test_what_a_run_asks_for_gets_through_as_it_came(gate, inner, method, path, body):
+def test_what_a_run_asks_for_gets_through_with_every_field(gate, inner, method, path, body):
     assert answer(gate, method, path, body) == (200, "inside")
     assert answer(gate, method, path, [body[:7], b"", body[7:]]) == (200, "inside")
-    assert inner.bodies == [body, body]
+    sent = json.loads(body or b"{}") if method == "POST" else b""
+    assert [json.loads(inside) if method == "POST" else inside for inside in inner.bodies] == [sent, sent]
+
+
+def test_of_a_key_given_twice_the_server_gets_the_one_that_was_checked(gate, inner):
+    body = json.dumps(GENERATE).encode().replace(b"{", b'{"token_ids": [99999999], ', 1)
+    assert json.loads(body)["token_ids"] != [99999999]
+    assert answer(gate, "POST", "/inference/v1/generate", body) == (200, "inside")
+    assert inner.bodies[0].count(b'"token_ids"') == 1
 
 
 @pytest.mark.parametrize(("method", "path", "body"), NCCL_ALLOWED)
