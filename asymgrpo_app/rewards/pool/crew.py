@@ -185,8 +185,10 @@ class Crew:
             self._start_failed()
         for job in suspects:
             job.launcher_deaths += 1
-        self._culprits += [job for job in suspects if job.launcher_deaths > ALONE_AFTER]  # it was alone, at last
-        self._again.extend(job for job in suspects if job.launcher_deaths <= ALONE_AFTER)
+            if job.launcher_deaths > ALONE_AFTER:  # it was alone, at last
+                self._culprits.append(job)
+            else:
+                self._again.append(job)
         self._again.extend(loading)
         self._end_all()
 

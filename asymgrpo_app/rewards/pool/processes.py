@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import secrets
+import select
 import shutil
 import socket
 import struct
@@ -170,16 +171,14 @@ class Worker:
     known: set[bytes] = field(default_factory=set)
     number: str = ""
     heard: bytes = b""
+    _incoming: select.poll = field(default_factory=select.poll, init=False)
+
+    def __post_init__(self) -> None:
+        self._incoming.register(self.connection, select.POLLIN)
 
     def silent(self) -> bool:
         """Whether nothing has come from it; while it has no request, it has nothing to say."""
-        try:
-            self.connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return not self._incoming.poll(0)
 
     def advance(self, job: Job, timeout_s: float) -> None:
         """Send the next request for its item: the verifier if it is new here, else the item."""
