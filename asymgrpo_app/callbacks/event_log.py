@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from asymgrpo_app.checkpoints.files import sync
+from asymgrpo_app.runtime.whole_files import sync
 
 
 def begin_at(loggers: Sequence[Logger], step: int) -> None:

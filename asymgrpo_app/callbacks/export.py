@@ -12,6 +12,7 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import on_first_rank
 from asymgrpo_app.parallel.sharding import gathered_state, is_sharded
 from asymgrpo_app.policy.export import ModelCard, write_export
+from asymgrpo_app.runtime.whole_files import whole_folder
 
 
 class ExportCallback(Callback):
@@ -45,7 +46,8 @@ def _write(trainer: Trainer, module: AsymGRPOModule, state: dict[str, Tensor] | 
     )
     folder = export_folder(trainer.default_root_dir)
     try:
-        write_export(folder, module.policy, data.tokenizer, card, state)
+        with whole_folder(folder) as part:
+            write_export(part, module.policy, data.tokenizer, card, state)
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-import yaml
-
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.runtime.bounded_yaml import load_yaml
 
 _SHOWN_CHARS = 100
 
@@ -78,8 +77,12 @@ class Change:
 
 
 def config_changes(old: str, new: str) -> list[Change]:
-    """The keys in which two configs, both in YAML, differ; in the order of the new one."""
-    return list(_changes(yaml.safe_load(old), yaml.safe_load(new), ""))
+    """The keys in which two configs, both in YAML, differ; in the order of the new one.
+
+    Raises:
+        yaml.YAMLError: One of them is none.
+    """
+    return list(_changes(load_yaml(old), load_yaml(new), ""))
 
 
 def accept_changes(changes: list[Change], checkpoint: str) -> list[str]:

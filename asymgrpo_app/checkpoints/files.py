@@ -18,26 +18,31 @@ import errno
 import json
 import os
 import re
+import reprlib
+import stat
+import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from pickle import PicklingError, UnpicklingError
-from typing import IO, Any
+from pickle import PicklingError
+from typing import IO, Annotated, Any
 
 import torch
 import xxhash
+from pydantic import Field, StrictInt, TypeAdapter
 
-PART_SUFFIX = ".part"
+from asymgrpo_app.runtime.whole_files import part_of, written_whole
+
 _FORMAT = 1
 _CHUNK = 8 * 2**20
 _DIGEST_CHARS = 32
 _LENGTH_BYTES = 2  # the last field of a ZIP archive: the length of the comment that follows
-SHARDS_FOLDER = re.compile(r"step-\d{8,}\.shards(-\d+)?")
-"""Names of folders with the parts of sharded checkpoints."""
-_SHARDS_FILE = re.compile(r"\.metadata|__\d+_\d+\.distcp")  # as torch's distributed checkpoints name them
+SHARDS_FOLDER = re.compile(r"(step-[0-9]{8,})\.shards(-[0-9]+)?")
+"""Names of folders with the parts of sharded checkpoints; the group is the stem of their checkpoint."""
+SHARDS_FILE = re.compile(r"\.metadata|__[0-9]+_[0-9]+\.distcp")
+"""Names of the files in them, as torch's distributed checkpoints give them."""
 
 
 class DamagedCheckpointError(Exception):
@@ -67,30 +72,9 @@ class Label:
         shards: Its further files; None if the checkpoint is one file.
     """
 
-    step: int
+    step: Annotated[StrictInt, Field(ge=0, lt=2**63)]
     validation: Mapping[str, float] = field(default_factory=dict)
     shards: Shards | None = None
-
-
-def part_of(path: Path) -> Path:
-    """The path of a file while it is being written."""
-    return path.with_name(f".{path.name}{PART_SUFFIX}")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives another name in the same folder to write to; what was written there is renamed to `path` at the end.
-
-    An older file of that name stays until then. If the body fails, nothing of the new one is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    try:
-        yield part
-        part.replace(path)
-        sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label) -> None:
@@ -101,14 +85,13 @@ def write_checkpoint(content: Mapping[str, Any], path: Path, label: Label) -> No
     Raises:
         OSError: It cannot be written; nothing of it is left behind.
     """
-    with written_whole(path) as part:
-        with part.open("wb") as file:
-            _save(content, file)
-            _append_label(file, label, part)
-            file.flush()
-            os.fsync(file.fileno())
+    with written_whole(path) as file:
+        _save(content, file)
+        _append_label(file, label, part_of(path))
+        file.flush()
+        os.fsync(file.fileno())
         try:
-            read_checkpoint(part, mapped=True)  # whole, and such that a resume can load it
+            read_checkpoint(part_of(path), mapped=True)  # whole, and such that a resume can load it
         except DamagedCheckpointError as damage:
             raise OSError(errno.EIO, f"what was read back is not what was written ({damage})") from damage
 
@@ -134,15 +117,6 @@ def _append_label(file: IO[bytes], label: Label, path: Path) -> None:
     file.write(digest_of(path, file.tell()).encode())
 
 
-def sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def free_path(path: Path) -> Path:
     """The path, or the first with `-2`, `-3` and so on appended, of which there is nothing yet."""
     paths = (path.with_name(path.name + f"-{number}" * (number > 1)) for number in count(1))
@@ -156,7 +130,7 @@ def read_label(path: Path) -> Label:
         DamagedCheckpointError: The file has no label.
         OSError: The file cannot be read.
     """
-    return _label(_comment(path))
+    return _label(_comment(path), path)
 
 
 def digest_of(path: Path, size: int) -> str:
@@ -180,13 +154,23 @@ def verify(path: Path) -> Label:
         DamagedCheckpointError: It is not whole.
         OSError: It cannot be read.
     """
-    comment = _comment(path)
-    if digest_of(path, path.stat().st_size - _DIGEST_CHARS).encode() != comment[-_DIGEST_CHARS:]:
-        raise DamagedCheckpointError("its content is not what was written: it does not match its digest")
-    label = _label(comment)
+    label = verified_label(path)
     if label.shards is not None:
         _verify_shards(path.parent, label.shards)
     return label
+
+
+def verified_label(path: Path) -> Label:
+    """The label of a checkpoint whose file is whole; the further files of a sharded one are not looked at.
+
+    Raises:
+        DamagedCheckpointError: It is not whole.
+        OSError: It cannot be read.
+    """
+    comment = _comment(path)
+    if digest_of(path, path.stat().st_size - _DIGEST_CHARS).encode() != comment[-_DIGEST_CHARS:]:
+        raise DamagedCheckpointError("its content is not what was written: it does not match its digest")
+    return _label(comment, path)
 
 
 def _verify_shards(parent: Path, shards: Shards) -> None:
@@ -207,56 +191,83 @@ def read_checkpoint(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         DamagedCheckpointError: It is not whole, or it holds more than tensors and plain values.
         OSError: It cannot be read.
     """
-    verify(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        raise DamagedCheckpointError("it holds something else than tensors and plain values") from error
-    if not isinstance(content, dict) or not isinstance(content.get("asymgrpo"), dict):
-        raise DamagedCheckpointError("it is no run's state")
+    label = verify(path)
+    content = _plain_content(path, mapped=mapped)
+    found = content["asymgrpo"].get("completed_steps", label.step)
+    if not isinstance(found, int) or found != label.step:
+        raise DamagedCheckpointError(f"its label says step {label.step}, its content {reprlib.repr(found)}")
     return content
+
+
+def _plain_content(path: Path, *, mapped: bool) -> dict[str, Any]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:  # a file that was made to do harm has torch raise errors of any kind
+        raise DamagedCheckpointError("it holds something else than tensors and plain values") from error
+    kinds = {"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "callbacks": dict, "loops": dict}
+    fits = isinstance(content, dict) and isinstance(content.get("asymgrpo"), dict)
+    if not fits or not all(isinstance(content.get(name, kind()), kind) for name, kind in kinds.items()):
+        raise DamagedCheckpointError("it is no run's state")
+    return content  # type: ignore[no-any-return]
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """The run's state in a checkpoint that was verified; tensors are not read.
 
     Raises:
+        DamagedCheckpointError: It holds more than tensors and plain values.
         OSError: It cannot be read.
     """
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    state: dict[str, Any] = content["asymgrpo"]
+    state: dict[str, Any] = _plain_content(path, mapped=True)["asymgrpo"]
     return state
 
 
 def _comment(path: Path) -> bytes:
-    if path.is_dir():
-        raise DamagedCheckpointError("it is a folder")
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind):
+        raise DamagedCheckpointError("it is a folder" if stat.S_ISDIR(kind) else "it is no file")
     try:
         with zipfile.ZipFile(path) as archive:
-            comment = archive.comment
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            comment, entries = archive.comment, archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         empty = path.stat().st_size == 0
         raise DamagedCheckpointError("it is empty" if empty else "it is cut off, or something else") from error
     if len(comment) <= _DIGEST_CHARS:
         raise DamagedCheckpointError("it has no digest of its content, which every checkpoint has")
+    # torch looks for the archive's parts by itself: neither may take for one what the other does not.
+    if b"PK\5\6" in comment or not _begins_as_archive(path):
+        raise DamagedCheckpointError("it is not laid out as torch writes it")
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    if not stored or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise DamagedCheckpointError("it would unpack to more than its size, and no checkpoint is compressed")
     return comment
 
 
-def _label(comment: bytes) -> Label:
+def _begins_as_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
+
+
+def _label(comment: bytes, path: Path) -> Label:
     try:
         values = json.loads(comment[:-_DIGEST_CHARS])
-        if values["format"] != _FORMAT:
-            raise DamagedCheckpointError(f"its format is {values['format']}, from another version of asymgrpo")
-        validation = {str(tag): float(value) for tag, value in values["validation"].items()}
-        shards = values.get("shards")
-        return Label(int(values["step"]), validation, None if shards is None else _shards(shards))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if (version := values["format"]) != _FORMAT:
+            raise DamagedCheckpointError(f"its format is {reprlib.repr(version)}, from another version of asymgrpo")
+        label: Label = _LABELS.validate_python(values)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedCheckpointError("its label cannot be read") from error
+    if label.shards is not None and not _are_own(label.shards, path):
+        raise DamagedCheckpointError("its label names files that are not its own")
+    return label
 
 
-def _shards(values: dict[str, Any]) -> Shards:
-    files = {str(name): (int(size), str(digest)) for name, (size, digest) in values["files"].items()}
-    folder = str(values["folder"])
-    if not SHARDS_FOLDER.fullmatch(folder) or not all(map(_SHARDS_FILE.fullmatch, files)):
-        raise DamagedCheckpointError("its label names files that belong to no checkpoint")
-    return Shards(folder, files)
+def _are_own(shards: Shards, path: Path) -> bool:
+    """Whether a label names a folder that only this file can have, and in it what is in such folders."""
+    folder = SHARDS_FOLDER.fullmatch(shards.folder)
+    stem = path.name.removeprefix(".").partition(".")[0]  # also while it is written, and once it is set aside
+    return folder is not None and folder[1] == stem and all(map(SHARDS_FILE.fullmatch, shards.files))
+
+
+_LABELS = TypeAdapter(Label)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from asymgrpo_app.checkpoints.files import PART_SUFFIX, DamagedCheckpointError, Label, free_path, read_label, verify
-from asymgrpo_app.checkpoints.shards import sweep_shards
+from asymgrpo_app.checkpoints.files import DamagedCheckpointError, Label, free_path, read_label
+from asymgrpo_app.checkpoints.shards import check_readable, sweep_shards
 from asymgrpo_app.errors import UserError, at_least_1
+from asymgrpo_app.runtime.whole_files import PART_SUFFIX
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
 
@@ -88,7 +89,7 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
     skipped: list[str] = []
     for step, path in reversed(list_checkpoints(run_dir).items()):
         try:
-            if (found := verify(path).step) != step:
+            if (found := check_readable(path).step) != step:
                 raise DamagedCheckpointError(f"it is the checkpoint of step {found}")
         except (DamagedCheckpointError, OSError) as damage:
             skipped.append(f"{path.name}: {reason(damage)}")
@@ -103,7 +104,7 @@ def newest_whole(run_dir: str | Path) -> tuple[Path | None, list[str]]:
 
 
 def check_whole(path: str | Path) -> Label:
-    """Verify a checkpoint that was named by a user; returns its label.
+    """Verify a checkpoint that was named by a user, and that it can be read; returns its label.
 
     Raises:
         UserError: It does not exist, is no checkpoint of this program, or is damaged.
@@ -113,7 +114,7 @@ def check_whole(path: str | Path) -> Label:
     with damage_as_user_error(path):
         if not Path(path).exists():
             raise UserError(f"--ckpt_path {path}: there is no such checkpoint.")
-        return verify(Path(path))
+        return check_readable(Path(path))
 
 
 @contextmanager

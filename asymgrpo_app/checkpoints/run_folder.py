@@ -12,8 +12,9 @@ from typing import Any
 
 import yaml
 
-from asymgrpo_app.checkpoints.files import written_whole
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.runtime.bounded_yaml import load_yaml
+from asymgrpo_app.runtime.whole_files import written_whole
 
 CONFIG_NAME = "config.yaml"
 DISK_TROUBLE = frozenset(
@@ -121,16 +122,14 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: It cannot be written; nothing is left behind.
     """
-    with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    with written_whole(path) as file:
+        file.write(text.encode())
 
 
 def _settings(text: str) -> Any:
     """A config without the checkpoint it resumes from; None if it cannot be read."""
     try:
-        settings: Any = yaml.safe_load(text)
+        settings = load_yaml(text)
     except yaml.YAMLError:
         return None
     if isinstance(settings, dict):

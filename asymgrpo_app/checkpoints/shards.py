@@ -8,8 +8,10 @@ the tensors for any number of processes, and one process alone reads them whole.
 import errno
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from asymgrpo_app.checkpoints.files import (
+    SHARDS_FILE,
     SHARDS_FOLDER,
     DamagedCheckpointError,
     Label,
@@ -31,10 +34,11 @@ from asymgrpo_app.checkpoints.files import (
     free_path,
     read_checkpoint,
     read_label,
-    sync,
+    verified_label,
     write_checkpoint,
 )
 from asymgrpo_app.errors import one_line
+from asymgrpo_app.runtime.whole_files import sync
 
 ALIASES = "shared_tensors"
 """Entry of a sharded checkpoint: names of shared weights, each with the name that its tensor is stored under."""
@@ -156,6 +160,13 @@ def read_whole(path: Path) -> dict[str, Any]:
         return content
     tensors = {key: torch.empty(shape, dtype=dtype) for key, (shape, dtype) in tensor_shapes(path).items()}
     read_into(tensors, path)
+    try:
+        return _whole(content, tensors)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedCheckpointError("its file and its shards do not belong together") from error
+
+
+def _whole(content: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     state: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         if (found := parse_state_key(key)) is None:
@@ -165,6 +176,20 @@ def read_whole(path: Path) -> dict[str, Any]:
             content["optimizer_states"][optimizer]["state"][parameter][name] = tensor
     state |= {name: state[other] for name, other in content.pop(ALIASES).items()}
     return content | {"state_dict": state}
+
+
+def check_readable(path: Path) -> Label:
+    """Verify a checkpoint, and that it holds what a run can be read from; tensors stay on the disk.
+
+    Raises:
+        DamagedCheckpointError: It is not whole, or it holds more than tensors and plain values.
+        OSError: It cannot be read.
+    """
+    read_checkpoint(path, mapped=True)
+    label = read_label(path)
+    if label.shards is not None:
+        tensor_shapes(path)
+    return label
 
 
 def _reader(path: Path) -> "_Reader":
@@ -180,13 +205,26 @@ class _Reader(FileSystemReader):
         with (Path(self.path) / ".metadata").open("rb") as file:
             try:
                 metadata = _Unpickler(file).load()
-            except (pickle.UnpicklingError, AttributeError, EOFError, TypeError) as error:
+                _check_contents(metadata, sum(own.stat().st_size for own in Path(self.path).iterdir()))
+            except (DamagedCheckpointError, OSError):
+                raise
+            except Exception as error:  # a file that was made to do harm raises errors of any kind
                 raise DamagedCheckpointError("its table of contents cannot be read") from error
-        if not isinstance(metadata, Metadata):
-            raise DamagedCheckpointError("its table of contents is something else")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
-        return metadata
+        return metadata  # type: ignore[no-any-return]
+
+
+def _check_contents(metadata: Any, limit: int) -> None:
+    """Refuse a table of other files, and one of more tensors than a folder with so many bytes can hold."""
+    if not isinstance(metadata, Metadata):
+        raise DamagedCheckpointError("its table of contents is something else")
+    for stored in metadata.storage_data.values():
+        if not SHARDS_FILE.fullmatch(stored.relative_path) or stored.transform_descriptors:
+            raise DamagedCheckpointError("its table of contents names other files")
+    entries = [own for own in metadata.state_dict_metadata.values() if isinstance(own, TensorStorageMetadata)]
+    if sum(prod(own.size) * own.properties.dtype.itemsize for own in entries) > limit:
+        raise DamagedCheckpointError("its table of contents names larger tensors than its files hold")
 
 
 _KNOWN_OBJECTS = {
@@ -226,23 +264,40 @@ def remove_checkpoint(path: Path) -> None:
     """
     folder = _own_folder(path)
     path.unlink(missing_ok=True)
-    if folder is not None and folder.is_dir():
+    if folder is not None:
         shutil.rmtree(folder)
 
 
 def _own_folder(path: Path) -> Path | None:
-    """The folder of a checkpoint's shards; None if it has none, or if its label cannot be read.
+    """The folder of a checkpoint's shards; None if it has none that is there and its alone.
 
-    A label may name any folder: it is only taken for the checkpoint's own, to be removed with it, if it is a folder of
-    the same step.
+    Whoever can put a file among the checkpoints must not have anything else removed by it: a label that is not verified
+    says nothing, nor does a link, nor is a folder of the same step that another file names, too.
     """
     try:
-        shards = read_label(path).shards
+        if read_label(path).shards is None:  # before all of a large file is read
+            return None
+        shards = verified_label(path).shards
     except (DamagedCheckpointError, OSError):
         return None
-    if shards is None or shards.folder.partition(".")[0] != path.name.partition(".")[0]:
-        return None
-    return path.parent / shards.folder
+    assert shards is not None
+    others = [other for other in path.parent.glob("step-*.ckpt*") if other != path]
+    folder = path.parent / shards.folder
+    return folder if _is_folder(folder) and shards.folder not in _named_by(others) else None
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _named_by(paths: Iterable[Path]) -> set[str]:
+    """Names of the folders of checkpoints' shards; of those whose label cannot be read nothing is known."""
+    names = set()
+    for path in paths:
+        with suppress(DamagedCheckpointError, OSError):
+            if (shards := read_label(path).shards) is not None:
+                names.add(shards.folder)
+    return names
 
 
 def sweep_shards(folder: Path) -> None:
@@ -251,7 +306,7 @@ def sweep_shards(folder: Path) -> None:
     Raises:
         OSError: They cannot be removed.
     """
-    found = [entry for entry in folder.glob("step-*") if entry.is_dir() and SHARDS_FOLDER.fullmatch(entry.name)]
+    found = [entry for entry in folder.glob("step-*") if _is_folder(entry) and SHARDS_FOLDER.fullmatch(entry.name)]
     try:
         labels = [read_label(path) for path in folder.glob("step-*.ckpt*")]
     except (DamagedCheckpointError, OSError):

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from asymgrpo_app.errors import UserError, one_line
+from asymgrpo_app.runtime.bounded_yaml import load_yaml
 
 _SECTIONS = ("model", "data", "rollout", "checkpoint", "tensorboard", "trainer")
 
@@ -29,7 +30,7 @@ def check_config_file(path: Path) -> None:
         UserError: With the file, and the line where there is one.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
+        content = load_yaml(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:

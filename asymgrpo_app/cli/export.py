@@ -3,7 +3,6 @@
 The chat template is the tokenizer's. Adapters of a run with model.lora are merged into the weights.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +21,9 @@ from asymgrpo_app.evaluation.results import read_results, shown
 from asymgrpo_app.policy.export import ModelCard, write_export
 from asymgrpo_app.policy.loading import check_model_path, load_policy, load_tokenizer
 from asymgrpo_app.policy.lora_files import load_adapters
+from asymgrpo_app.runtime.bounded_yaml import load_yaml
 from asymgrpo_app.runtime.console import quiet_libraries, say
+from asymgrpo_app.runtime.whole_files import whole_folder
 
 _PREFIX = "policy."
 
@@ -85,7 +86,7 @@ def export(
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = load_yaml(path.read_text(encoding="utf-8"))
         settings["model"]["policy"]  # without it the checkpoint has no base model
     except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
         raise UserError(
@@ -137,15 +138,8 @@ def _write(folder: Path, checkpoint: Path, card: ModelCard) -> None:
         raise UserError(
             f"--ckpt_path {checkpoint} does not fit its base model {card.base_model}: {one_line(str(error))}"
         ) from error
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        with writing(folder):
-            part.mkdir(parents=True)
-            write_export(part, policy, tokenizer, card)
-            part.rename(folder)  # the folder has its name only once it is whole
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with writing(folder), whole_folder(folder) as part:
+        write_export(part, policy, tokenizer, card)
 
 
 def _push(folder: Path, name: str) -> str:

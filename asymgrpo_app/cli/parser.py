@@ -17,6 +17,8 @@ from asymgrpo_app.cli.parser_messages import plain
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.module import AsymGRPOModule
+from asymgrpo_app.runtime.bounded_yaml import refuse_bomb
+from asymgrpo_app.runtime.compat import bound_yaml_of_parser
 
 _DESCRIPTION = """Train and evaluate language models with AsymGRPO. Beside the subcommands below there are `asymgrpo \
 check`, the dry run of a fit; `asymgrpo serve`, a sampler server for one; `asymgrpo score`, which judges a file of \
@@ -174,6 +176,9 @@ class RunParser(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Does nothing: see `asymgrpo_app.cli.run`."""
+
+
+bound_yaml_of_parser(refuse_bomb)  # a config may name further files, which the parser reads by itself
 
 
 class _Parser(LightningArgumentParser):

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from asymgrpo_app.checkpoints.config_changes import accept_changes, config_changes
-from asymgrpo_app.checkpoints.files import read_checkpoint
-from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, newest_whole
+import yaml
+
+from asymgrpo_app.checkpoints.config_changes import Change, accept_changes, config_changes
+from asymgrpo_app.checkpoints.files import DamagedCheckpointError, read_state
+from asymgrpo_app.checkpoints.folder import check_whole, checkpoint_folder, damage_as_user_error, newest_whole
 from asymgrpo_app.checkpoints.run_folder import is_used, refuse_unusable, refuse_used
-from asymgrpo_app.errors import UserError
+from asymgrpo_app.errors import UserError, one_line
 from asymgrpo_app.runtime.console import say
 
 
@@ -50,12 +52,24 @@ def compare_with_checkpoint(section: Any, config_text: str) -> None:
     Raises:
         UserError: A change that a resume does not allow.
     """
-    state = read_checkpoint(Path(section.ckpt_path), mapped=True)["asymgrpo"]
-    done = int(state["completed_steps"])
+    with damage_as_user_error(section.ckpt_path):
+        state = read_state(Path(section.ckpt_path))
+        done, config = state.get("completed_steps"), state.get("config")
+        if not isinstance(done, int) or not isinstance(config, str):
+            raise DamagedCheckpointError("it lacks its step or its config")
     if section.steps < done:
         raise UserError(
             f"steps is {section.steps}, but {section.ckpt_path} has completed {done} RL steps already: raise it, "
             "or name an earlier checkpoint."
         )
-    if lines := accept_changes(config_changes(state["config"], config_text), section.ckpt_path):
+    if lines := accept_changes(_changes(config, config_text, section.ckpt_path), section.ckpt_path):
         say("\n".join(["Changed since the checkpoint was written:", *(f"  {line}" for line in lines)]))
+
+
+def _changes(old: str, new: str, checkpoint: str) -> list[Change]:
+    try:
+        return config_changes(old, new)
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"--ckpt_path {checkpoint}: the config in it cannot be read ({one_line(str(error))})."
+        ) from error

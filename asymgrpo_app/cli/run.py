@@ -17,6 +17,7 @@ from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
 from asymgrpo_app.evaluation.outcomes import ACCURACIES
+from asymgrpo_app.runtime.compat import while_restoring
 from asymgrpo_app.runtime.console import quiet_libraries, say
 from asymgrpo_app.runtime.environment import stay_on_loopback
 from asymgrpo_app.runtime.processes import lost_exchange, observe_processes
@@ -134,6 +135,13 @@ def _start(made: Run) -> None:
         raise UserError(
             f"--ckpt_path {section.ckpt_path} does not fit model.policy {made.module.policy_path}: "
             f"{one_line(str(error))}"
+        ) from error
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        if not while_restoring(error):
+            raise
+        raise UserError(
+            f"--ckpt_path {section.ckpt_path}: its state is not that of a run ({type(error).__name__}: "
+            f"{one_line(str(error))})."
         ) from error
     except OSError as error:
         if error.errno not in DISK_TROUBLE:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from asymgrpo_app.errors import RunError, UserError
+from asymgrpo_app.runtime.whole_files import written_whole
 
 _FORMAT = 1
 
@@ -61,18 +62,9 @@ def whole_file(path: Path, *, overwrite: bool = False, option: str = "") -> Iter
         RunError: It cannot be written.
     """
     refuse_existing(path, overwrite=overwrite, option=option)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(f"{option} {path}".strip()):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            refuse_existing(path, overwrite=overwrite, option=option)  # hours may lie between
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with writing(f"{option} {path}".strip()), written_whole(path) as file:
+        yield file
+        refuse_existing(path, overwrite=overwrite, option=option)  # hours may lie between
 
 
 def write_record(path: Path, content: object, *, overwrite: bool = False) -> None:

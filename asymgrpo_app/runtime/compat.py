@@ -4,7 +4,7 @@
 overrides private methods of it as well, which that test compares too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from traceback import walk_tb
 from typing import Any
 
@@ -83,3 +83,33 @@ def key_of(error: BaseException) -> str | None:
     frames = [frame for frame, _ in walk_tb(error.__traceback__) if "jsonargparse" in frame.f_code.co_filename]
     keys = (getattr(frame.f_locals.get("component"), "dest", None) for frame in frames)
     return next((str(key) for key in keys if key), None)
+
+
+def bound_yaml_of_parser(refuse: Callable[[str], None]) -> None:
+    """Have jsonargparse hand every YAML text to `refuse` before it reads it.
+
+    jsonargparse 4.53, `_loaders_dumpers.get_yaml_default_loader`: `set_loader` replaces what reads configs, but not
+    what reads the values of single options; and the loader is libyaml's, which nesting alone can crash.
+    """
+    from jsonargparse._loaders_dumpers import get_yaml_default_loader
+
+    loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
+    if "__init__" in vars(loader):
+        return
+    begin = loader.__init__
+
+    def checked(self: Any, stream: str) -> None:
+        refuse(stream)
+        begin(self, stream)
+
+    loader.__init__ = checked
+
+
+def while_restoring(error: BaseException) -> bool:
+    """Whether an error was raised while Lightning took a run's state from a checkpoint.
+
+    Lightning 2.6.6, `_CheckpointConnector.restore*`: what a state holds beside our own entries is theirs, and they
+    report what is missing in it as a KeyError or the like.
+    """
+    codes = (frame.f_code for frame, _ in walk_tb(error.__traceback__))
+    return any(code.co_filename.endswith("checkpoint_connector.py") and "restore" in code.co_name for code in codes)

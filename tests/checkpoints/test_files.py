@@ -12,7 +12,6 @@ from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.files import (
     DamagedCheckpointError,
     Label,
-    part_of,
     read_checkpoint,
     read_label,
     verify,
@@ -20,6 +19,8 @@ from asymgrpo_app.checkpoints.files import (
 )
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.runtime import whole_files
+from asymgrpo_app.runtime.whole_files import part_of
 from tests.support.checkpoint_files import DAMAGES, DyingFile, die, forge, in_a_child, save, state
 
 
@@ -165,7 +166,7 @@ KILLS = {
     "before it is on the disk": lambda patch: patch.setattr(files.os, "fsync", die),
     "before it is read back": lambda patch: patch.setattr(files, "read_checkpoint", die),
     "before it gets its name": lambda patch: patch.setattr(Path, "replace", die),
-    "before its name is on the disk": lambda patch: patch.setattr(files, "sync", die),
+    "before its name is on the disk": lambda patch: patch.setattr(whole_files, "sync", die),
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
 from asymgrpo_app.checkpoints import folder
-from asymgrpo_app.checkpoints.files import Label, part_of, verify
+from asymgrpo_app.checkpoints.files import Label, verify
 from asymgrpo_app.checkpoints.folder import (
     BestCheckpoints,
     check_whole,
@@ -18,6 +18,7 @@ from asymgrpo_app.checkpoints.folder import (
     sweep,
 )
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.runtime.whole_files import part_of
 from tests.support.checkpoint_files import DAMAGES, die, in_a_child, save
 
 

@@ -89,7 +89,7 @@ def test_a_table_of_contents_cannot_run_anything(tmp_path, monkeypatch):
 
 
 def test_a_label_cannot_name_files_elsewhere(tmp_path):
-    with pytest.raises(OSError, match="its label names files that belong to no checkpoint"):  # from reading it back
+    with pytest.raises(OSError, match="its label names files that are not its own"):  # from reading it back
         write_checkpoint({"asymgrpo": {}}, tmp_path / "a.ckpt", Label(1, shards=Shards("shards", {"../b": (1, "")})))
 
 

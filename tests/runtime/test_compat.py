@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
@@ -72,6 +73,38 @@ def test_options_and_the_key_of_an_error():
         parser.instantiate_classes(parser.parse_args([]))
     assert compat.key_of(refused.value) == "mine"
     assert compat.key_of(SimpleNamespace(__traceback__=None)) is None
+
+
+def test_every_yaml_of_the_parser_is_looked_at_before(tmp_path):
+    seen: list[str] = []
+    loader = get_yaml_default_loader()
+    before = vars(loader).get("__init__")
+    try:
+        if before is not None:
+            del loader.__init__
+        compat.bound_yaml_of_parser(seen.append)
+        parser = ArgumentParser()
+        parser.add_argument("--config", action="config")
+        parser.add_argument("--steps", type=int | dict | None)
+        (tmp_path / "file.yaml").write_text("steps: 5")
+        assert parser.parse_args([f"--config={tmp_path / 'file.yaml'}"]).steps == 5
+        assert parser.parse_args(["--steps={a: 6}"]).steps == {"a": 6}
+        assert {"steps: 5", "{a: 6}"} <= set(seen)
+    finally:
+        del loader.__init__
+        if before is not None:
+            loader.__init__ = before
+
+
+def test_an_error_of_lightning_in_restoring_is_told_from_others(tmp_path):
+    (tmp_path / "empty.ckpt").write_bytes(b"")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(EOFError) as restoring:
+        trainer._checkpoint_connector._restore_modules_and_callbacks(tmp_path / "empty.ckpt")
+    assert compat.while_restoring(restoring.value)
+    with pytest.raises(KeyError) as elsewhere:
+        {}["a"]
+    assert not compat.while_restoring(elsewhere.value)
 
 
 def test_what_the_parser_overrides_is_called_by_lightning_cli():

@@ -18,6 +18,7 @@ from asymgrpo_app.checkpoints import files
 from asymgrpo_app.checkpoints.folder import list_checkpoints
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
 from asymgrpo_app.cli import main
+from asymgrpo_app.runtime import whole_files
 from tests.support.checkpoint_files import DyingFile
 from tests.support.scripted_engine import ScriptedEngine, command
 
@@ -82,7 +83,7 @@ def arm(name: str) -> None:
     elif name == "before renaming":
         Path.replace = _saving(step, Path.replace)  # type: ignore[method-assign]
     elif name == "after renaming":
-        files.sync = _saving(step, files.sync)
+        whole_files.sync = _saving(step, whole_files.sync)
     elif name == "before removing":
         checkpoint.obsolete = _saving(step, checkpoint.obsolete, after=True)
     else:

@@ -1,0 +1,61 @@
+"""YAML that is read only if it is of the size of a config: with aliases, a few lines stand for billions of values."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+_LARGEST = 2**20
+_PER_VALUE = 2**6
+_DEEPEST = 100
+_LIMITS = f"{_LARGEST // _PER_VALUE:,} values, {_LARGEST:,} characters or {_DEEPEST} levels, aliases written out"
+
+
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value of a YAML text, of plain types.
+
+    Args:
+        text: The text.
+        loader: What reads it.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, or more than a config can be.
+    """
+    refuse_bomb(text)
+    try:
+        return yaml.load(text, Loader=loader)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # no date, a number of thousands of digits
+        raise yaml.YAMLError(f"a value cannot be read ({error})") from error
+
+
+def refuse_bomb(text: str) -> None:
+    """Refuse a text that holds more than a config can, each alias counted as all that it stands for.
+
+    Raises:
+        yaml.YAMLError: It is larger, nested deeper, or not YAML.
+    """
+    if len(text) > _LARGEST:
+        raise yaml.YAMLError(f"it holds more than {_LIMITS}.")
+    sizes: dict[str | None, int] = {}  # by anchor
+    opened: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and size so far, of all that is not closed yet
+    for event in _events(text):
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, _PER_VALUE))
+            sizes[event.anchor] = _LARGEST + 1  # an alias of it within itself has no end
+        elif isinstance(event, yaml.CollectionEndEvent | yaml.NodeEvent):
+            anchor, size = opened.pop() if isinstance(event, yaml.CollectionEndEvent) else _leaf(event, sizes)
+            sizes[anchor] = size
+            outer, so_far = opened[-1]
+            opened[-1] = outer, so_far + size
+        if opened[-1][1] > _LARGEST or len(opened) > _DEEPEST:
+            raise yaml.YAMLError(f"it holds more than {_LIMITS}.")
+
+
+def _leaf(event: Any, sizes: Mapping[str | None, int]) -> tuple[str | None, int]:
+    if isinstance(event, yaml.AliasEvent):
+        return event.anchor, sizes.get(event.anchor, 0)  # of one that is not known: the loader says so
+    return event.anchor, _PER_VALUE + len(event.value)
+
+
+def _events(text: str) -> Iterator[Any]:
+    return yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

@@ -1,0 +1,96 @@
+"""Files and folders that are, at every moment and after a power cut, absent or whole."""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+PART_SUFFIX = ".part"
+
+
+def part_of(path: Path) -> Path:
+    """The path of a file or folder while it is being written."""
+    return path.with_name(f".{path.name}{PART_SUFFIX}")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Gives an open file of another name in the same folder, which is made; at the end it is renamed to `path`.
+
+    An older file of that name stays until then. If the body fails, nothing of the new one is left behind. What a killed
+    process left is replaced; a link in its place is removed, never followed.
+
+    Raises:
+        OSError: It cannot be written; EBUSY: another process is writing it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(path)
+    with _fresh(part) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            part.replace(path)
+            sync(path.parent)
+        finally:
+            part.unlink(missing_ok=True)  # still locked, so it is nobody else's
+
+
+def _fresh(part: Path) -> BinaryIO:
+    """A new, locked file; where there are no locks, as on some network file systems, it is not locked."""
+    if part.is_file() and not part.is_symlink():
+        with part.open("rb") as stale:
+            _lock(stale)  # or it is being written
+    part.unlink(missing_ok=True)
+    file = part.open("x+b")  # fails if anything has that name by now, a link included
+    _lock(file)
+    return file
+
+
+def _lock(file: BinaryIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OSError(errno.EBUSY, "another process is writing it") from error
+    except OSError:
+        pass
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder of another name beside `path`, which takes its place at the end, of an older one too.
+
+    If the body fails, nothing of it is left behind.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    part = part_of(path)
+    _remove(part)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        _remove(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
