@@ -87,8 +87,10 @@ def export(
 def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = load_yaml(path.read_text(encoding="utf-8"))
-        settings["model"]["policy"]  # without it the checkpoint has no base model
-    except (OSError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
+        if not isinstance(settings["model"]["policy"], str):  # without it the checkpoint has no base model
+            raise TypeError("model.policy is no text")
+        _card(settings, 0, {}, adapter=False).text()
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, yaml.YAMLError) as error:
         raise UserError(
             f"{path} is no config of a run with model.policy ({one_line(str(error))}). It says what the checkpoint was "
             "trained from; name the run's folder with --run_dir."

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asymgrpo_app.policy.lora import merged
 from asymgrpo_app.policy.lora_files import write_adapter
+from asymgrpo_app.runtime.console import printable
 from asymgrpo_app.version import __version__
 
 
@@ -37,25 +39,36 @@ class ModelCard:
     def text(self) -> str:
         """The card as Markdown, with the head that model hubs read."""
         settings = ", ".join(f"{name} {value:g}" for name, value in self.settings.items())
-        peft, transformers = ["library_name: peft", f"base_model: {self.base_model}"], ["library_name: transformers"]
+        head = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+        if self.adapter:
+            head |= {"library_name": "peft", "base_model": self.base_model}
         lines = [
             "---",
-            *(peft if self.adapter else transformers),
-            "pipeline_tag: text-generation",
+            yaml.safe_dump(head, sort_keys=False).rstrip(),
             "---",
             "",
-            f"# {Path(self.base_model).name}, trained with {self.method}",
+            f"# {_code(Path(self.base_model).name)}, trained with {_code(self.method)}",
             "",
-            f"- Base model: `{self.base_model}`",
-            f"- Method: {self.method}{f' ({settings})' if settings else ''}, arXiv 2604.04894",
-            f"- Training problems: {self.data}",
+            f"- Base model: {_code(self.base_model)}",
+            f"- Method: {_code(self.method)}{f' ({_code(settings)})' if settings else ''}, arXiv 2604.04894",
+            f"- Training problems: {_code(self.data)}",
             f"- RL steps: {self.steps}",
             f"- Made with asymgrpo {__version__}",
         ]
         if self.results:
             lines += ["", "| evaluation | value |", "| --- | --- |"]
-            lines += [f"| {name} | {value} |" for name, value in self.results.items()]
+            lines += [f"| {_cell(name)} | {value} |" for name, value in self.results.items()]
         return "\n".join([*lines, ""])
+
+
+def _code(text: str) -> str:
+    """A text from elsewhere as code in Markdown, of which nothing is a link, HTML or another line."""
+    return f"`{printable(text).replace('`', chr(39)).strip() or '-'}`"
+
+
+def _cell(text: str) -> str:
+    """The same in a table, whose columns are divided before code is looked for."""
+    return _code(text).replace("\\", "/").replace("|", "\\|")
 
 
 def write_export(

@@ -112,8 +112,8 @@ def test_a_checkpoint_becomes_a_model(quickstart, tmp_path, capsys, repository):
     assert AutoTokenizer.from_pretrained(tmp_path / "model").encode("3 5 7>") == base.encode("3 5 7>")
     card = (tmp_path / "model/README.md").read_text()
     for line in (
-        "Method: AsymGRPO (beta_pos 0.9, beta_neg 0.4",
-        "Training problems: Countdown",
+        "Method: `AsymGRPO` (`beta_pos 0.9, beta_neg 0.4",
+        "Training problems: `Countdown`",
         "RL steps: 1",
         "countdown_base",
     ):
