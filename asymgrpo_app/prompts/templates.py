@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.prompts.template_probe import SECONDS, takes_too_much
 
 PLACEHOLDER = "{prompt}"
 MATH_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -64,9 +65,12 @@ class ChatTemplate(Template):
         if reserved := sorted({"conversation", "tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs)):
             raise UserError(f"chat_template_kwargs of a template must leave {', '.join(reserved)} to this program.")
 
-    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def _messages(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages = [*system, {"role": "user", "content": self.message.render(text, tokenizer)}]
+        return [*system, {"role": "user", "content": self.message.render(text, tokenizer)}]
+
+    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+        messages = self._messages(text, tokenizer)
         return str(
             tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
@@ -79,12 +83,25 @@ class ChatTemplate(Template):
                 f"data.template is {type(self).__name__}, but the tokenizer of {tokenizer.name_or_path} has no chat "
                 "template: use PlainTemplate, or an instruct model."
             )
+        self._check_limits(tokenizer)
         try:
             self.render("1 + 1", tokenizer)
         except Exception as error:  # templates are programs of the model's authors and raise what they like
             raise UserError(
                 f"The chat template of {tokenizer.name_or_path} does not take these settings of data.template: {error}."
             ) from error
+
+    def _check_limits(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        try:
+            template = tokenizer.get_chat_template(self.chat_template_kwargs.get("chat_template"))
+        except ValueError:
+            return  # there are several, and none of a name that is known: rendering says so
+        others = {name: value for name, value in self.chat_template_kwargs.items() if name != "chat_template"}
+        if takes_too_much(template, self._messages("1 + 1", tokenizer), {**tokenizer.special_tokens_map, **others}):
+            raise UserError(
+                f"The chat template of {tokenizer.name_or_path} takes more than {SECONDS} seconds, or far more memory "
+                "than a prompt: it is broken, or was made to do harm."
+            )
 
 
 class MathChat(ChatTemplate):
