@@ -62,32 +62,34 @@ def refuse_unusable(run_dir: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(run_dir: str | Path) -> Iterator[None]:
-    """Lock a run's folder: it can be written, and no other process trains in it.
+def claimed(folder: str | Path, option: str = "run_dir", use: str = "trains in it") -> Iterator[None]:
+    """Lock the folder of a run or of an evaluation: it can be written, and no other process does.
 
     The lock is on the folder itself and ends with the process, however it ends; nothing is left behind. Some network
     file systems have no locks: there, nothing stops a second run.
 
     Args:
-        run_dir: The folder; made if it does not exist.
+        folder: The folder; made if it does not exist.
+        option: The option that names it; for messages.
+        use: What another process does that has it; for messages.
 
     Raises:
-        UserError: It cannot be written, or another process trains in it.
+        UserError: It cannot be written, or another process has it.
     """
     try:
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run_dir) as probe:  # permissions alone do not tell, nor does a full disk
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:  # permissions alone do not tell, nor does a full disk
             probe.write(bytes(4096))
-        descriptor = os.open(run_dir, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"run_dir {run_dir} cannot be written: {(error.strerror or str(error)).lower()}.") from error
+        raise UserError(f"{option} {folder} cannot be written: {(error.strerror or str(error)).lower()}.") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"run_dir {run_dir} is in use, another process trains in it: wait for its end, or choose another "
-                "folder with --run_dir."
+                f"{option} {folder} is in use, another process {use}: wait for its end, or choose another folder with "
+                f"--{option.removeprefix('--')}."
             ) from error
         except OSError:  # no locks here
             pass

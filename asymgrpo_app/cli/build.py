@@ -39,6 +39,7 @@ class Run:
         module: The policy and its training.
         data: Prompts and verifiers.
         trainer: The Lightning trainer.
+        folder: The folder of its results: the run's, or the evaluation's.
     """
 
     command: str
@@ -46,6 +47,7 @@ class Run:
     module: AsymGRPOModule
     data: PromptDataModule
     trainer: Trainer
+    folder: Path
 
 
 def build(parser: RunParser) -> Run:
@@ -56,10 +58,11 @@ def build(parser: RunParser) -> Run:
     """
     command, section = parser.config["subcommand"], parser.section
     seed_everything(section.seed_everything, workers=True)
+    folder = Path(section.run_dir) if command == "fit" else output_folder(command, section)
     options: dict[str, Any] = {
         "default_root_dir": section.run_dir,
         "max_epochs": -1 if command == "fit" else None,
-        "callbacks": _callbacks(command, section),
+        "callbacks": _callbacks(command, section, folder),
     }
     if section.trainer.logger in (None, True):
         # Only a training run writes events: an evaluation must not touch the events of the run it evaluates.
@@ -77,7 +80,7 @@ def build(parser: RunParser) -> Run:
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = _ordered([*callbacks])
     module.config_text = parser.text
-    return Run(command, section, module, data, trainer)
+    return Run(command, section, module, data, trainer, folder)
 
 
 def refuse_nulls(parser: RunParser) -> None:
@@ -92,7 +95,7 @@ def refuse_nulls(parser: RunParser) -> None:
             raise UserError(f"{key} must not be null: leave the key out for its default, {default}.")
 
 
-def _callbacks(command: str, section: Any) -> list[Callback]:
+def _callbacks(command: str, section: Any, folder: Path) -> list[Callback]:
     """The callbacks of every run; for an evaluation also its report."""
     limit = section.time_limit
     callbacks: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
@@ -100,7 +103,6 @@ def _callbacks(command: str, section: Any) -> list[Callback]:
         callbacks.append(RunProgress())  # before the summary is printed, so that the bar is closed
     callbacks += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
     if command != "fit":
-        folder = output_folder(command, section)
         callbacks.append(EvaluationReport(folder, section.ckpt_path, predict=command == "predict"))
     return callbacks
 

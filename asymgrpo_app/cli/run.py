@@ -1,7 +1,7 @@
 """fit, check, validate, test and predict: parse, resolve, check, build, check again, run."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
@@ -124,8 +124,7 @@ def _start(made: Run) -> None:
     if made.command in ("validate", "test"):
         options["verbose"] = section.verbose
     try:
-        alone = made.command == "fit" and made.trainer.is_global_zero
-        with claimed(section.run_dir) if alone else nullcontext():  # loggers write before any hook of a callback
+        with _claim(made) if made.trainer.is_global_zero else nullcontext():
             getattr(made.trainer, made.command)(made.module, **options)
     except RuntimeError as error:
         if (lost := lost_exchange(error)) is not None:
@@ -150,3 +149,10 @@ def _start(made: Run) -> None:
             f"A file of the run in {section.run_dir} cannot be written: {one_line(str(error))}; make room or "
             "repair the folder, and continue with --ckpt_path last."
         ) from error
+
+
+def _claim(made: Run) -> AbstractContextManager[None]:
+    """Lock what the command writes to, before anything does: loggers write before any hook of a callback."""
+    if made.command == "fit":
+        return claimed(made.section.run_dir)
+    return claimed(made.folder, "--output", "writes its results there")
