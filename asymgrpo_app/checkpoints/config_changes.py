@@ -8,6 +8,7 @@ from typing import Any
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.runtime.bounded_yaml import load_yaml
+from asymgrpo_app.runtime.console import printable
 
 _SHOWN_CHARS = 100
 
@@ -73,7 +74,7 @@ class Change:
         return Effect.SHOWN if self.one_sided and effect is Effect.REFUSED else effect
 
     def __str__(self) -> str:
-        return f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}"
+        return printable(f"{self.key}: {_shown(self.old)} -> {_shown(self.new)}")
 
 
 def config_changes(old: str, new: str) -> list[Change]:

@@ -13,7 +13,7 @@ from asymgrpo_app.checkpoints.shards import check_readable, sweep_shards
 from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.runtime.whole_files import PART_SUFFIX
 
-_NAME = re.compile(r"step-(\d{8,})\.ckpt")
+_NAME = re.compile(r"step-([0-9]{8,})\.ckpt")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from asymgrpo_app.errors import ExitCode, RunError, UserError
+from asymgrpo_app.runtime.console import complain, show_failure
 from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
 from asymgrpo_app.version import __version__
 
@@ -32,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except StopRun as stop:
         if _is_started_rank():
             return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
-        print(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip(), file=sys.stderr)
+        complain(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip())
         return stop.cause
 
 
@@ -64,10 +65,13 @@ def _run(arguments: list[str]) -> int:
             return int(run.check(arguments[1:]))
         return int(run.run(arguments))
     except UserError as error:
-        print(f"asymgrpo: error: {error}", file=sys.stderr)
+        complain(f"asymgrpo: error: {error}")
+        return ExitCode.BAD_INPUT
+    except RecursionError:
+        complain("asymgrpo: error: a value in one of the files is nested too deeply to be read.")
         return ExitCode.BAD_INPUT
     except RunError as error:
-        print(f"asymgrpo: stopped: {error}", file=sys.stderr)
+        complain(f"asymgrpo: stopped: {error}")
         return ExitCode.FAILURE
 
 
@@ -78,4 +82,5 @@ def _is_started_rank() -> bool:
 
 def entry_point() -> None:
     """The console script."""
+    sys.excepthook = show_failure
     sys.exit(main())

@@ -12,6 +12,7 @@ from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.evaluation.compare import compare, comparison_table
 from asymgrpo_app.evaluation.files import refuse_existing, whole_file, write_record
 from asymgrpo_app.evaluation.results import ACCURACY
+from asymgrpo_app.runtime.console import say
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.plot is not None and options.plot.suffix.lower() != ".png":
         raise UserError(f"--plot {options.plot}: the plot is a PNG file, so its name must end in .png.")
     content = compare(options.files, options.metric, options.set)
-    print(comparison_table(content))
+    say(comparison_table(content))
     if options.output is not None:
         write_record(options.output, content, overwrite=options.overwrite)
     if options.plot is not None:

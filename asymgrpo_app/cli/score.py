@@ -6,7 +6,6 @@ there are of each. Nothing is written if a line cannot be used.
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections import Counter
@@ -24,9 +23,10 @@ from asymgrpo_app.errors import ExitCode, UserError
 from asymgrpo_app.evaluation.files import refuse_existing, whole_file
 from asymgrpo_app.prompts.base import BadRow
 from asymgrpo_app.prompts.jsonl import JsonTable
-from asymgrpo_app.prompts.rows import Row, shown_value
+from asymgrpo_app.prompts.rows import Row, is_finite, shown_value
 from asymgrpo_app.rewards import Status, Verifier
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
+from asymgrpo_app.runtime.console import printable, say
 
 _CHUNK = 1_000  # completions in memory at a time
 
@@ -100,7 +100,7 @@ def _item(line: Row, completion_field: str, answer_field: str | None) -> Item:
         _refuse(line, "--completion_field", completion_field, "a string")
     if answer_field is not None:
         answer = line.fields.get(answer_field)
-        if isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer):
+        if isinstance(answer, int | float) and not isinstance(answer, bool) and is_finite(answer):
             answer = str(answer)
         if not isinstance(answer, str) or not answer.strip():
             _refuse(line, "--answer_field", answer_field, "a string that is not empty or a number")
@@ -135,11 +135,11 @@ def _judge(items: Iterator[Item], total: int, verifier: Verifier, pool: Verifier
                     file.write(f"{json.dumps({**item.line.fields, **judged})}\n".encode())
             bar.update(len(chunk))
     seconds = time.monotonic() - began
-    print(f"{total:,} verdicts in {seconds:.1f} s, {total / seconds:,.0f} per second")
+    say(f"{total:,} verdicts in {seconds:.1f} s, {total / seconds:,.0f} per second")
     for name in (*Status, "correct"):
-        print(f"  {name:<10}{counts[name]:>12,}{counts[name] / total:>9.2%}")
+        say(f"  {name:<10}{counts[name]:>12,}{counts[name] / total:>9.2%}")
     for status, example in examples.items():
-        print(f"  first {status}: {example}")
+        say(f"  first {status}: {printable(example)}")
 
 
 def _check_rows(chunk: Sequence[Item], verifier: Verifier, pool: VerifierPool) -> None:

@@ -19,6 +19,7 @@ from asymgrpo_app.evaluation.results import (
     read_results,
     shown,
 )
+from asymgrpo_app.runtime.console import printable
 
 _SETTINGS = ("samples", "temperature", "top_p", "max_tokens", "template")
 _RESULTS_NAME = "results.json"
@@ -178,7 +179,7 @@ def _from_outcomes(
     """The metric from completions; the k of pass@k and maj@k may be any number up to theirs."""
     samples = len(next(iter(outcomes.values())).completions)
     kind, _, number = metric.partition("@")
-    ks = (int(number),) if number.isdecimal() and 1 <= int(number) <= samples else ()
+    ks = (int(number),) if number.isdecimal() and len(number) < 10 and 1 <= int(number) <= samples else ()
     greedy = protocol is not None and protocol.temperature == 0 and samples == 1
     choice = MetricChoice(ks if kind == "pass" else (), ks if kind == "maj" else (), greedy)
     names = choice.names(samples)
@@ -269,4 +270,4 @@ def comparison_table(content: Comparison) -> str:
         value, interval = shown(entry.metric, entry.difference, signed=True)
         before, after = shown(entry.metric, entry.baseline)[0], shown(entry.metric, entry.value)[0]
         rows.append((entry.set, entry.metric, entry.label, before, after, value, interval, entry.verdict))
-    return "\n".join([aligned(rows, left=3), *(f"Note: {note}" for note in content.notes)])
+    return "\n".join([aligned(rows, left=3), *(printable(f"Note: {note}") for note in content.notes)])

@@ -20,7 +20,9 @@ ACCURACIES = ("avg", "greedy", "pass", "maj")
 """Metrics of right and wrong, without their `@k`."""
 
 
-Number = Annotated[StrictInt, Field(ge=0)]
+Number = Annotated[StrictInt, Field(ge=0, le=2**53)]
+Real = Annotated[StrictFloat, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+"""Numbers in files are far below what their squares and sums overflow at."""
 Key = tuple[str, int, int]
 """Set, index and sample, which identify a completion within its file."""
 
@@ -52,8 +54,8 @@ class Prediction:
     correct: StrictBool
     status: Status
     truncated: StrictBool
-    length: Annotated[StrictInt, Field(ge=1)]
-    logprob_sum: Annotated[StrictFloat, Field(allow_inf_nan=False)]
+    length: Annotated[Number, Field(ge=1)]
+    logprob_sum: Real
     answer_class: Number | None
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 
 from asymgrpo_app.evaluation.compare import Comparison
 from asymgrpo_app.evaluation.outcomes import UNITS
+from asymgrpo_app.runtime.console import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
 
 def comparison_png(content: Comparison) -> bytes:
     """Differences with their intervals, one line per set and evaluation, as a PNG file."""
-    from matplotlib.figure import Figure  # a second to import, and not needed for the table
+    from matplotlib import rc_context  # a second to import, and not needed for the table
+
+    with rc_context({"text.parse_math": False}):  # names of sets and files may hold dollars
+        return _png(content)
+
+
+def _png(content: Comparison) -> bytes:
+    from matplotlib.figure import Figure
 
     labels = list(dict.fromkeys(difference.label for difference in content.differences))
     sets = list(dict.fromkeys(difference.set for difference in content.differences))
@@ -35,14 +43,18 @@ def _draw(axes: "Axes", content: Comparison, labels: list[str], sets: list[str])
         lengths[np.isinf(lengths)] = np.nan  # an interval without an end is not drawn
         shift = 0.22 * (number - (len(labels) - 1) / 2)
         places = [sets.index(difference.set) + shift for difference in differences]
-        axes.errorbar(values, places, xerr=lengths, fmt="o", capsize=3, markersize=5, linewidth=1.6, label=label)
+        axes.errorbar(
+            values, places, xerr=lengths, fmt="o", capsize=3, markersize=5, linewidth=1.6, label=printable(label)
+        )
     axes.axvline(0.0, color="black", linewidth=1.0)
-    axes.set_yticks(range(len(sets)), sets)
+    axes.set_yticks(range(len(sets)), [printable(name) for name in sets])
     axes.set_ylim(len(sets) - 0.5, -0.5)  # the first set at the top
     if len(sets) > 1:
         axes.axhline(len(sets) - 1.5, color="silver", linewidth=0.8, linestyle="--")  # above the mean
     axes.grid(axis="x", color="gainsboro", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.set_xlabel(f"difference in {content.metric} ({UNITS.get(metric, 'percentage points')}), 95 % interval")
-    axes.set_title(f"against {content.baseline}", fontsize=11)
+    axes.set_xlabel(
+        printable(f"difference in {content.metric} ({UNITS.get(metric, 'percentage points')}), 95 % interval")
+    )
+    axes.set_title(printable(f"against {content.baseline}"), fontsize=11)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -107,7 +107,10 @@ def finished_sets(
         problems = [list(group) for _, group in groupby(in_order, key=attrgetter("index"))]
         samples = header.sets[name].samples if header else max(map(len, problems))
         size = header.sets[name].problems if header else len(problems)
-        whole = sum([prediction.sample for prediction in group] == list(range(samples)) for group in problems)
+        whole = sum(
+            len(group) == samples and [prediction.sample for prediction in group] == list(range(len(group)))
+            for group in problems
+        )
         if not whole == len(problems) == size:
             raise UserError(
                 f"{path} is not finished: {whole} of {size} problems of set {name} have their {samples} completions; "

@@ -8,12 +8,13 @@ from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, StrictFloat, StrictInt
+from pydantic import BeforeValidator, PlainSerializer, StrictInt
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.files import read_record
 from asymgrpo_app.evaluation.intervals import Estimate, mean_over_sets
-from asymgrpo_app.evaluation.outcomes import UNITS, estimates
+from asymgrpo_app.evaluation.outcomes import UNITS, Number, Real, estimates
+from asymgrpo_app.runtime.console import printable
 from asymgrpo_app.version import __version__
 
 ACCURACY = "accuracy"
@@ -43,11 +44,11 @@ class EvaluationProtocol:
         digest: `problems_digest` of the set; empty if not known.
     """
 
-    problems: StrictInt
-    samples: StrictInt
-    temperature: StrictFloat
-    top_p: StrictFloat
-    max_tokens: StrictInt
+    problems: Number
+    samples: Number
+    temperature: Real
+    top_p: Real
+    max_tokens: Number
     template: str = ""
     digest: str = ""
 
@@ -85,7 +86,7 @@ class SetResult:
     protocol: EvaluationProtocol
     metrics: dict[str, StoredEstimate]
     uids: list[str]
-    values: dict[str, list[StrictFloat | None]]
+    values: dict[str, list[Real | None]]
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,7 @@ def shown(metric: str, estimate: Estimate, *, signed: bool = False) -> tuple[str
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 2) -> str:
     """Rows as aligned columns of text, the first row as the head; the first `left` columns and the last flush left."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     ways = ["<"] * left + [">"] * (len(widths) - left - 1) + ["<"]
     form = "  ".join(f"{{:{way}{width}}}" for way, width in zip(ways, widths, strict=True))

@@ -33,6 +33,11 @@ class Row:
     fields: Mapping[str, Any]
 
 
+def is_finite(value: int | float) -> bool:
+    """Whether a number is finite, also of an integer that no float can hold."""
+    return isinstance(value, int) or math.isfinite(value)
+
+
 class RowSource(PromptSource):
     """Prompts from a table. Rows are read and checked when they are asked for, one at a time, in any order.
 
@@ -106,7 +111,7 @@ class RowSource(PromptSource):
             value = value[0]
         if _is_text(value):
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value):
             return str(value)
         raise BadRow(
             f"{row.place}: {self.answer_field!r} must be a string (valid Unicode, not empty) or a number, not "

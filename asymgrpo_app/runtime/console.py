@@ -1,11 +1,17 @@
-"""Messages on the terminal, and silenced messages of libraries."""
+"""Messages on the terminal, and silenced messages of libraries.
+
+All that is said passes through here: texts of files, models and servers are shown, and never obeyed by the terminal.
+"""
 
 import logging
 import sys
 import threading
+import traceback
 import warnings
+from types import TracebackType
+from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own, which takes seconds to import
 from tqdm import tqdm
 
 _thread_failed = threading.excepthook
@@ -16,11 +22,26 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-@rank_zero_only
+def lines_of(text: str) -> str:
+    """A text of our own, with its line feeds; whatever is put into it from elsewhere has to be `printable` before."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def say(text: str) -> None:
-    """Print a line, on the first rank alone; above the progress bar where there is one."""
-    tqdm.write(text)
-    sys.stdout.flush()
+    """Print lines, on the first rank alone; above the progress bar where there is one."""
+    if getattr(rank_zero_only, "rank", 0) == 0:  # not set where Lightning is not loaded
+        tqdm.write(lines_of(text))
+        sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Print one line on stderr: the sentence that a command ends with."""
+    print(printable(text), file=sys.stderr)
+
+
+def show_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Exception hook: a traceback quotes texts of files, too."""
+    print(lines_of("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
 
 
 def quiet_libraries() -> None:
@@ -41,6 +62,16 @@ def quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     threading.excepthook = _tell_of_thread
+    if warnings.formatwarning is not _plain_warning:
+        global _format_warning
+        _format_warning, warnings.formatwarning = warnings.formatwarning, _plain_warning
+
+
+_format_warning = warnings.formatwarning
+
+
+def _plain_warning(*arguments: Any, **named: Any) -> str:
+    return lines_of(_format_warning(*arguments, **named))
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:
