@@ -9,11 +9,11 @@ import threading
 import traceback
 import warnings
 from types import TracebackType
-from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own, which takes seconds to import
 from tqdm import tqdm
 
+_LONGEST_COMPLAINT = 2_000
 _thread_failed = threading.excepthook
 
 
@@ -35,8 +35,11 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print one line on stderr: the sentence that a command ends with."""
-    print(printable(text), file=sys.stderr)
+    """Print one line on stderr: the sentence that a command ends with. Of a very long one the middle is left out."""
+    line = printable(text)
+    if len(line) > _LONGEST_COMPLAINT:
+        line = f"{line[: _LONGEST_COMPLAINT - 400]} ... {line[-395:]}"  # what to do is said at the end
+    print(line, file=sys.stderr)
 
 
 def show_failure(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -62,16 +65,18 @@ def quiet_libraries() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     threading.excepthook = _tell_of_thread
-    if warnings.formatwarning is not _plain_warning:
-        global _format_warning
-        _format_warning, warnings.formatwarning = warnings.formatwarning, _plain_warning
+    warnings.formatwarning = _warning_line
 
 
-_format_warning = warnings.formatwarning
-
-
-def _plain_warning(*arguments: Any, **named: Any) -> str:
-    return lines_of(_format_warning(*arguments, **named))
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,  # noqa: ARG001
+) -> str:
+    """A warning as one line that the terminal does not obey; in place of Python's and Lightning's formats."""
+    return printable(f"{filename}:{lineno}: {category.__name__}: {message}") + "\n"
 
 
 def _tell_of_thread(failure: threading.ExceptHookArgs) -> None:

@@ -72,6 +72,14 @@ def test_a_command_ends_with_one_line(monkeypatch, capsys, name, kind):
     assert_shown(error)
 
 
+def test_of_a_very_long_line_beginning_and_end_are_shown(capsys):
+    console.complain("begin " + "\x1b" * 2_000 + " end.")
+    line = capsys.readouterr().err
+    assert len(line) == 2_001
+    assert line.startswith("begin \\x1b\\x1b")
+    assert line.endswith("\\x1b end.\n")
+
+
 def test_values_nested_too_deeply_end_a_command_with_one_line(monkeypatch, capsys):
     def failing(_: object) -> int:
         raise RecursionError
@@ -90,13 +98,14 @@ def test_a_traceback_and_a_warning_quote_texts_of_files_too(capsys, name):
     except ValueError as error:
         console.show_failure(ValueError, error, error.__traceback__)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
         quiet_libraries()
-        quiet_libraries()  # once more changes nothing
         text = warnings.formatwarning(ESCAPES[name], UserWarning, "file.py", 1)
     out, error = capsys.readouterr()
     assert_shown(out + error + text)
     assert "ValueError: " in error
+    assert text.startswith("file.py:1: UserWarning: ")
+    assert text.count("\n") == 1
 
 
 def test_the_program_shows_failures_so(monkeypatch):
@@ -135,7 +144,7 @@ SOME = ["clear the screen", "a second line", "from right to left", "a colour in 
 def test_a_config_of_a_stranger(tmp_path, monkeypatch, capsys, place, name):
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump(CONFIGS[place](ESCAPES[name])))
-    code, out, error = run(["check", *QUICKSTART, "--config=mine.yaml"], capsys)
+    code, _, error = run(["check", *QUICKSTART, "--config=mine.yaml"], capsys)
     assert code == 2
     assert error.count("\n") == 1
 
@@ -149,7 +158,7 @@ def test_yaml_that_cannot_be_read(tmp_path, monkeypatch, capsys, name):
         f"- {ESCAPES[name]}\n",
     ):
         Path("mine.yaml").write_text(content)
-        code, out, error = run(["check", *QUICKSTART, "--config=mine.yaml"], capsys)
+        code, _, error = run(["check", *QUICKSTART, "--config=mine.yaml"], capsys)
         assert (code, error.count("\n")) == (2, 1)
 
 
