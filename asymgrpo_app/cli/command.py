@@ -83,4 +83,6 @@ def _is_started_rank() -> bool:
 def entry_point() -> None:
     """The console script."""
     sys.excepthook = show_failure
+    # Or the processes that libraries start would look for their modules in the working directory first.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     sys.exit(main())

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 _DOTTED = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w/])")
-_CONFIG = re.compile(r"[^\s'\"=,]+\.ya?ml\b")
+_BETWEEN = re.compile(r"[\s'\"=,]+")
+_SUFFIX = re.compile(r"\.ya?ml\b")
 _LONGEST_CONFIG = 1 << 20  # bytes
 
 
@@ -35,9 +36,16 @@ def _texts(texts: Iterable[str]) -> Iterator[str]:
     pending, seen = list(texts), set[str]()
     while pending:
         yield (text := pending.pop())
-        for name in set(_CONFIG.findall(text)) - seen:
+        for name in set(_config_names(text)) - seen:
             seen.add(name)
             path = Path(name)
             with contextlib.suppress(OSError, ValueError):  # the parser says what is wrong with it
                 if path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
                     pending.append(path.read_text(encoding="utf-8"))
+
+
+def _config_names(text: str) -> Iterator[str]:
+    """Words that are names of config files; with what follows the suffix left out, as in `[a.yaml]`."""
+    for word in _BETWEEN.split(text):
+        if ends := [found.end() for found in _SUFFIX.finditer(word)]:
+            yield word[: ends[-1]]

@@ -313,7 +313,14 @@ def test_a_subclass_with_other_losses_does_not_inherit_that_they_are_zero_withou
     class OtherSettings(SaysSo):
         pass
 
-    named = (ClippedObjective, GSPO, CISPO, ClipCov, KLCov, OtherLosses, SaysSo, OtherSettings)
+    class SaysSoOfItsLosses(OtherLosses):
+        zero_without_advantage = True
+
+        def token_losses(self, batch):
+            return super().token_losses(batch)
+
+    assert OtherLosses.zero_without_advantage is False
+    named = (ClippedObjective, GSPO, CISPO, ClipCov, KLCov, OtherLosses, SaysSo, OtherSettings, SaysSoOfItsLosses)
     assert [kind.__name__ for kind in named if kind.zero_without_advantage] == [
         "ClippedObjective",
         "GSPO",
@@ -321,4 +328,5 @@ def test_a_subclass_with_other_losses_does_not_inherit_that_they_are_zero_withou
         "ClipCov",
         "SaysSo",
         "OtherSettings",
+        "SaysSoOfItsLosses",
     ]

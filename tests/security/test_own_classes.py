@@ -94,10 +94,14 @@ def test_a_folder_with_the_names_of_optional_packages_runs_none_of_them(tmp_path
 
 def test_processes_that_libraries_start_do_not_import_from_the_working_directory(tmp_path):
     (tmp_path / "json.py").write_text("raise SystemExit(7)\n")
-    child = "import subprocess, sys; raise SystemExit(subprocess.call([sys.executable, '-c', 'import json']))"
-    code = f"from asymgrpo_app.runtime.environment import quiet_environment; quiet_environment(); {child}"
+    start = "subprocess.call([sys.executable, '-c', 'import json'])"
+    bare = f"import subprocess, sys; raise SystemExit({start})"
+    console = (
+        f"import subprocess, sys; from asymgrpo_app.cli import command\n"
+        f"command.main = lambda: {start}; command.entry_point()"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONSAFEPATH"}
     environment["PYTHONPATH"] = str(REPOSITORY)
-    for parent, expected in ((child, 7), (code, 0)):
+    for parent, expected in ((bare, 7), (console, 0)):
         command = [sys.executable, "-P", "-c", parent]
         assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == expected
