@@ -38,7 +38,8 @@ def plain(message: str) -> str:
     text = " ".join(message.split())
     if found := _NO_OPTION.match(text):
         key = found["whole"] or found["given"] or f"{found['group']}.{found['key']}"
-        return f"{key} is no option{f': {_REPLACED[key]} has replaced it' if key in _REPLACED else ''}."
+        shown = f"--{key}" if found["given"] else key  # as it was written
+        return f"{shown} is no option{f': {_REPLACED[key]} has replaced it' if key in _REPLACED else ''}."
     keys: list[str] = []
     kind = ""
     while True:

@@ -199,7 +199,7 @@ def test_bad_lines_are_named(folder, content, message):
         (["--pool.workers=0"], "workers must be a whole number from 1 to 256 or null, got 0."),
         (["--pool.timeout_s=-1"], "timeout_s must be a number of seconds above 0, got -1.0."),
         (["--verifier=Nothing"], "verifier must name a class, got Nothing."),
-        (["--nothing=1"], "nothing is no option."),
+        (["--nothing=1"], "--nothing is no option."),
     ],
 )
 def test_bad_arguments_are_named(folder, arguments, message):
