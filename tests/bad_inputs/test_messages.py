@@ -19,7 +19,7 @@ MESSAGES = {
         "data.use_chat_template is no option: data.template has replaced it."
     ),
     "unrecognized arguments: --data.use_chat_template true": (
-        "data.use_chat_template is no option: data.template has replaced it."
+        "--data.use_chat_template is no option: data.template has replaced it."
     ),
     "something else\nthat nobody foresaw": "something else that nobody foresaw",
     'Parser key "a": in words that nobody foresaw': "a: in words that nobody foresaw",
