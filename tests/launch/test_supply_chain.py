@@ -70,6 +70,7 @@ with zipfile.ZipFile(sys.argv[1], "w") as wheel:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device", LOCKS)
 def test_the_bill_of_materials_lists_what_is_locked(device, tmp_path):
     """As `make sbom` writes it."""
