@@ -17,8 +17,8 @@ from asymgrpo_app.rollout.server.gate import Gate
 from asymgrpo_app.rollout.types import Completion, SampleRequest
 from tests.security.fuzz.mutations import mutated, mutated_json
 from tests.security.fuzz.run import Attack
-from tests.security.test_client import INFO, SETTINGS, TOKEN, VERSION, completion
-from tests.security.test_gate import ALLOWED, GENERATE, NCCL, NCCL_ALLOWED, RIGHT, SAMPLING, answer
+from tests.support.server_answers import INFO, SETTINGS, VERSION, completion
+from tests.support.server_requests import ALLOWED, GENERATE, NCCL, NCCL_ALLOWED, RIGHT, SAMPLING, TOKEN, answer
 
 _STATUSES = [200] * 12 + [100, 199, 204, 206, 301, 302, 304, 401, 404, 418, 429, 500, 503, 599]
 _HEADERS = [
