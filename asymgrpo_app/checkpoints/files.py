@@ -258,16 +258,19 @@ def _label(comment: bytes, path: Path) -> Label:
         label: Label = _LABELS.validate_python(values)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedCheckpointError("its label cannot be read") from error
-    if label.shards is not None and not _are_own(label.shards, path):
-        raise DamagedCheckpointError("its label names files that are not its own")
+    if label.shards is not None:
+        _check_own(label.shards, path.resolve())
     return label
 
 
-def _are_own(shards: Shards, path: Path) -> bool:
-    """Whether a label names a folder that only this file can have, and in it what is in such folders."""
+def _check_own(shards: Shards, path: Path) -> None:
+    """Refuse a label that names another folder than this file alone can have, or in it other files than such have."""
     folder = SHARDS_FOLDER.fullmatch(shards.folder)
+    if folder is None or not all(map(SHARDS_FILE.fullmatch, shards.files)):
+        raise DamagedCheckpointError("its label names files that are not its own")
     stem = path.name.removeprefix(".").partition(".")[0]  # also while it is written, and once it is set aside
-    return folder is not None and folder[1] == stem and all(map(SHARDS_FILE.fullmatch, shards.files))
+    if folder[1] != stem:
+        raise DamagedCheckpointError(f"it belongs to {shards.folder}, so its name must be {folder[1]}.ckpt")
 
 
 _LABELS = TypeAdapter(Label)

@@ -3,11 +3,15 @@
 import os
 import sys
 from collections.abc import Sequence
+from traceback import walk_tb
 
 from asymgrpo_app.errors import ExitCode, RunError, UserError
 from asymgrpo_app.runtime.console import complain, show_failure
+from asymgrpo_app.runtime.environment import SAFE_PATH
 from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
 from asymgrpo_app.version import __version__
+
+_PARSERS = {"json", "yaml", "jsonargparse", "argparse", "copy", "asymgrpo_app"}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -67,12 +71,20 @@ def _run(arguments: list[str]) -> int:
     except UserError as error:
         complain(f"asymgrpo: error: {error}")
         return ExitCode.BAD_INPUT
-    except RecursionError:
+    except RecursionError as error:
+        if not _is_of_a_parser(error):
+            raise
         complain("asymgrpo: error: a value in one of the files is nested too deeply to be read.")
         return ExitCode.BAD_INPUT
     except RunError as error:
         complain(f"asymgrpo: stopped: {error}")
         return ExitCode.FAILURE
+
+
+def _is_of_a_parser(error: RecursionError) -> bool:
+    """Whether an error arose as a file was parsed, not in a user's own code or in training."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "").partition(".")[0] in _PARSERS
 
 
 def _is_started_rank() -> bool:
@@ -83,6 +95,7 @@ def _is_started_rank() -> bool:
 def entry_point() -> None:
     """The console script."""
     sys.excepthook = show_failure
-    # Or the processes that libraries start would look for their modules in the working directory first.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if getattr(sys.modules["__main__"], "__spec__", None) is None:  # else `python -m`, which looks there by itself
+        # Or the processes that libraries start would look for their modules in the working directory first.
+        os.environ.setdefault(*SAFE_PATH)
     sys.exit(main())

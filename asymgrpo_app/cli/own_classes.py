@@ -3,12 +3,15 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib.machinery import all_suffixes
 from pathlib import Path
 
+from asymgrpo_app.cli.config_files import config_paths
+
 _DOTTED = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?![\w/])")
-_BETWEEN = re.compile(r"[\s'\"=,]+")
-_SUFFIX = re.compile(r"\.ya?ml\b")
+_BETWEEN = re.compile(r"[\s'\"=,:]+")
+_SUFFIX = re.compile(r"\.ya?ml\b", re.IGNORECASE)
 _LONGEST_CONFIG = 1 << 20  # bytes
 
 
@@ -19,7 +22,8 @@ def find_own_classes(arguments: Sequence[str]) -> None:
     whatever has the name of one in a folder that only holds data.
     """
     here = Path.cwd()
-    words = (word for text in _texts(arguments) for word in _DOTTED.findall(text))
+    texts = [*arguments, *_files(arguments)]
+    words = (word for text in texts for word in _DOTTED.findall(text))
     if str(here) not in sys.path and any(_is_module(here, word) for word in set(words)):
         sys.path.append(str(here))
 
@@ -28,24 +32,33 @@ def _is_module(folder: Path, word: str) -> bool:
     """Whether a dotted word begins with a module of the folder."""
     *modules, _ = word.split(".")
     paths = [folder.joinpath(*modules[: depth + 1]) for depth in range(len(modules))]
-    return any(path.with_suffix(".py").is_file() or (path / "__init__.py").is_file() for path in paths)
+    return any((path / "__init__.py").is_file() or any(map(Path.is_file, _files_of(path))) for path in paths)
 
 
-def _texts(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, those of the config files that they name, and so on."""
-    pending, seen = list(texts), set[str]()
+def _files_of(module: Path) -> Iterator[Path]:
+    return (module.with_name(module.name + suffix) for suffix in all_suffixes())
+
+
+def _files(arguments: Sequence[str]) -> Iterator[str]:
+    """The texts of the config files that the arguments name, of those that these name, and so on."""
+    pending = [*config_paths(arguments), *(Path.cwd() / name for text in arguments for name in _config_names(text))]
+    seen = set[Path]()
     while pending:
-        yield (text := pending.pop())
-        for name in set(_config_names(text)) - seen:
-            seen.add(name)
-            path = Path(name)
-            with contextlib.suppress(OSError, ValueError):  # the parser says what is wrong with it
-                if path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
-                    pending.append(path.read_text(encoding="utf-8"))
+        path = pending.pop()
+        with contextlib.suppress(OSError, ValueError):  # the parser says what is wrong with it
+            if path not in seen and path.is_file() and path.stat().st_size <= _LONGEST_CONFIG:
+                yield (text := path.read_text(encoding="utf-8"))
+                # A file that another one names is searched beside it, or where the program was started.
+                pending += [folder / name for name in _config_names(text) for folder in (path.parent, Path.cwd())]
+        seen.add(path)
 
 
-def _config_names(text: str) -> Iterator[str]:
-    """Words that are names of config files; with what follows the suffix left out, as in `[a.yaml]`."""
-    for word in _BETWEEN.split(text):
-        if ends := [found.end() for found in _SUFFIX.finditer(word)]:
-            yield word[: ends[-1]]
+def _config_names(text: str) -> set[str]:
+    """What may be the name of a config file: lines, their values, and words up to the suffix, as in `[a.yaml]`."""
+    found = set[str]()
+    for line in filter(_SUFFIX.search, text.splitlines()):
+        value = line.partition(": ")[2] or line.partition("=")[2]
+        for whole in (line, value, *_BETWEEN.split(line)):
+            if ends := [match.end() for match in _SUFFIX.finditer(whole)]:
+                found.add(whole[: ends[-1]].strip(" \t'\"[{-"))
+    return found

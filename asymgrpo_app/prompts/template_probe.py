@@ -6,6 +6,7 @@ end. `python -P template_probe.py` reads its arguments as JSON; what else may be
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ def takes_too_much(template: str, messages: Sequence[Mapping[str, str]], argumen
         # Longer than the limit of the processor's time, on a machine that is busy.
         done = subprocess.run(command, input=given, text=True, capture_output=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        return True
-    return done.returncode < 0 or done.returncode == _TOO_MUCH
+        return False  # the machine is slow; the time that the template takes of the processor is limited
+    return done.returncode in (-signal.SIGXCPU, -signal.SIGKILL, _TOO_MUCH)
 
 
 def _rendered() -> int:

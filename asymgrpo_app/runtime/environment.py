@@ -6,6 +6,10 @@ import tempfile
 
 SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"  # vLLM's folder of the sockets between its processes
 
+SAFE_PATH = "PYTHONSAFEPATH", "asymgrpo"
+"""Keeps the processes that libraries start from importing what lies in the working directory. Any value does; this one
+tells it from a user's own."""
+
 _LONGEST_BASE = 46  # a socket's path has at most 107 bytes: this, our folder's name, and vLLM's 36 characters
 
 

@@ -35,9 +35,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             part.replace(path)
-            sync(path.parent)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)  # still locked, so it is nobody else's
+            raise
+    sync(path.parent)
 
 
 def _fresh(part: Path) -> BinaryIO:
@@ -64,7 +65,8 @@ def _lock(file: BinaryIO) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder of another name beside `path`, which takes its place at the end, of an older one too.
 
-    If the body fails, nothing of it is left behind.
+    What else is in the older one moves along, but for weights. A link is replaced, not followed. If the body fails,
+    nothing of the new one is left behind.
 
     Raises:
         OSError: It cannot be written.
@@ -74,8 +76,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
+        for file in [*part.rglob("*"), part]:
+            sync(file)
+        for older in [*path.iterdir()] if path.is_dir() and not path.is_symlink() else []:
+            if not (part / older.name).exists() and ".safetensors" not in older.name:
+                older.rename(part / older.name)
         _remove(path)
         part.rename(path)
+        sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

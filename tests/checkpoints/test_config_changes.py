@@ -133,3 +133,8 @@ def test_a_key_that_another_version_has_says_nothing_where_it_is_null():
     assert config_changes(old, new) == []
     changes = sorted(str(change) for change in config_changes("data: {gone: 1}", new))
     assert changes == ["data.gone: 1 -> null", "data.kept: null -> 1"]
+
+
+def test_keys_of_other_kinds_than_jsons_are_shown():
+    (change,) = config_changes("a: {!!binary aGk=: 1}\n", "a: 1\n")
+    assert str(change) == "a: {b'hi': 1} -> 1"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "package").mkdir()
     (tmp_path / "package/__init__.py").write_text("")
     (tmp_path / "named.yaml").write_text("model:\n  advantage:\n    class_path: mine.Mine\n")
+    text = (tmp_path / "named.yaml").read_text()
+    (tmp_path / "runs/lr=1e-6, a b").mkdir(parents=True)
+    for name in ("runs/lr=1e-6, a b/named.yaml", "NAMED.YAML", "named.json", "runs/inner one.yml"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "runs/beside.yml").write_text("model: inner one.yml\n")
+    (tmp_path / f"compiled{EXTENSION_SUFFIXES[0]}").touch()
     (tmp_path / "outer.yaml").write_text("model: named.yaml\n")
     (tmp_path / "other.yaml").write_text("model: {policy: ./models/mine, max_grad_norm: 1.0}\n# see mine\n")
     (tmp_path / "loop.yaml").write_text("model: loop.yaml\n")
@@ -53,6 +60,12 @@ def folder(tmp_path, monkeypatch) -> Path:
         (["--config=named.yaml"], True),
         (["-c", "outer.yaml"], True),
         (["--data.validation={a: {source: mine.Mine}}"], True),
+        (["--config", "runs/lr=1e-6, a b/named.yaml"], True),
+        (["--config=runs/lr=1e-6, a b/named.yaml"], True),
+        (["--config=runs/beside.yml"], True),
+        (["--config=NAMED.YAML"], True),
+        (["--config=named.json"], True),
+        (["--model.advantage=compiled.Mine"], True),
         ([], False),
         (["--config", "other.yaml"], False),
         (["--config", "loop.yaml", "--config=missing.yaml", "--config=pipe.yaml"], False),

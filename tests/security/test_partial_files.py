@@ -140,6 +140,14 @@ def test_a_folder_is_written_anew_beside_links_and_leftovers(tmp_path, obstacle)
     assert (path / "README.md").read_text() == "new"
 
 
+def test_what_a_user_put_into_an_export_stays_and_older_weights_do_not(tmp_path):
+    for name in ("README.md", "notes.txt", "model-00002-of-00002.safetensors"):
+        (tmp_path / name).write_text("old")
+    with whole_folder(tmp_path) as part:
+        (part / "README.md").write_text("new")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"README.md": "new", "notes.txt": "old"}
+
+
 def test_a_folder_that_could_not_be_written_leaves_the_older_one(tmp_path):
     path = tmp_path / "export"
     (path / "old").mkdir(parents=True)

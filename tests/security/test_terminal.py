@@ -72,6 +72,15 @@ def test_a_command_ends_with_one_line(monkeypatch, capsys, name, kind):
     assert_shown(error)
 
 
+def test_recursion_in_other_code_is_no_bad_input(monkeypatch):
+    def failing(_: object) -> int:
+        raise RecursionError("in an advantage")
+
+    monkeypatch.setattr("asymgrpo_app.cli.compare.run", failing)
+    with pytest.raises(RecursionError, match="in an advantage"):
+        main(["compare"])
+
+
 def test_of_a_very_long_line_beginning_and_end_are_shown(capsys):
     console.complain("begin " + "\x1b" * 2_000 + " end.")
     line = capsys.readouterr().err
@@ -81,10 +90,7 @@ def test_of_a_very_long_line_beginning_and_end_are_shown(capsys):
 
 
 def test_values_nested_too_deeply_end_a_command_with_one_line(monkeypatch, capsys):
-    def failing(_: object) -> int:
-        raise RecursionError
-
-    monkeypatch.setattr("asymgrpo_app.cli.compare.run", failing)
+    monkeypatch.setattr("asymgrpo_app.cli.compare.run", lambda _: json.loads("[" * 100_000))
     assert main(["compare"]) == 2
     assert capsys.readouterr().err == (
         "asymgrpo: error: a value in one of the files is nested too deeply to be read.\n"

@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from asymgrpo_app.rewards.pool import sandbox
 from asymgrpo_app.rewards.pool.limits import allowed_variables
 from asymgrpo_app.rewards.pool.messages import decoded, encoded
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
-from tests.support.hostile_verifiers import Attacking
+from tests.support.hostile_verifiers import Attacking, KeepsWhatItLoads
 
 ABI = sandbox._landlock_version()
 in_sandbox = pytest.mark.skipif(sandbox.missing() is not None, reason="this machine offers no sandbox")
@@ -242,6 +243,7 @@ HINT = (
         *("write here", "write to the run", "write at home", "write to the temporary folder of all"),
         *("write beside modules", "remove", "truncate", "rename", "link", "read a secret", "read through a link"),
         *("memory of the trainer", "environment of the trainer", "command of the trainer", "ptrace"),
+        "limits of the trainer",
         pytest.param("signal to the trainer", marks=scoped),
         pytest.param("signal to the parent", marks=scoped),
         *("connect", "connect by IPv6", "bind", "datagram", "abstract socket", "socket in a folder"),
@@ -260,12 +262,20 @@ def test_the_sandbox_denies(pool, folder, port, abstract, attack):
 
 
 @in_sandbox
+def test_a_name_of_a_host_is_not_found_because_of_the_sandbox(pool):
+    verdict = _attack(pool, "look up a name", more=4)
+    assert verdict.detail.startswith("gaierror: ")
+    assert verdict.detail.endswith(HINT)
+
+
+@in_sandbox
 def test_children_are_in_the_sandbox_as_well(pool, port):
     assert _attack(pool, "connect from a child", more=4, port=port).detail == "1"
 
 
 @pytest.mark.parametrize(
-    ("attack", "outcome"), [("a tidy temporary file", "1"), ("a tidy program", "0"), ("look for files", "[]")]
+    ("attack", "outcome"),
+    [("a tidy temporary file", "1"), ("a tidy program", "0"), ("look for files", "[]"), ("own limits again", "None")],
 )
 def test_what_a_verifier_may_do(pool, attack, outcome):
     verdict = _attack(pool, attack, more=4)
@@ -284,6 +294,8 @@ def test_modules_are_read_and_what_is_beside_them_is_not(folder):
 @in_sandbox
 def test_no_item_finds_the_files_of_another():
     with VerifierPool(VerifierPoolConfig(workers=1)) as pool:
+        hidden = pool.score([Attacking()] * 2, ["leave a file and set the time back", "look for files"], [{}] * 2)
+        assert [verdict.detail for verdict in hidden] == ["None", "[]"]
         left, found = pool.score([Attacking()] * 2, ["leave a file", "look for files"], [{"answer": "a"}] * 2)
         private = Path(left.detail)
         assert found.detail == "[]"
@@ -291,6 +303,32 @@ def test_no_item_finds_the_files_of_another():
         assert private.parent.exists()
     assert private.parent.parent == Path(tempfile.gettempdir())
     assert not private.parent.exists()
+
+
+def test_a_worker_stays_while_nothing_is_left():
+    with VerifierPool(VerifierPoolConfig(workers=1)) as pool:
+        for verifier, item in ((Attacking(), "a tidy folder"), (KeepsWhatItLoads(), "process number")):
+            assert len({verdict.detail for verdict in pool.score([verifier] * 3, [item] * 3, [{}] * 3)}) == 1
+
+
+@in_sandbox
+def test_temporary_files_that_are_cleared_away_cost_a_worker_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with VerifierPool(VerifierPoolConfig(workers=1)) as pool:
+        (left,) = pool.score([Attacking()], ["leave a file"], [{}])
+        shutil.rmtree(Path(left.detail).parent)
+        found = pool.score([Attacking()] * 2, ["look for files"] * 2, [{}] * 2)
+    assert [verdict.detail for verdict in found] == ["[]"] * 2
+    with VerifierPool(VerifierPoolConfig(workers=1)) as pool:
+        pool.score([Attacking()], ["a"], [{"answer": "a"}])
+        (folder,) = tmp_path.iterdir()
+        shutil.rmtree(folder)
+        assert pool.score([Attacking()] * 2, ["a"] * 2, [{"answer": "a"}] * 2) == [Verdict(correct=True)] * 2
+
+
+def test_a_variable_of_our_own_does_not_reach_programs_of_verifiers():
+    assert allowed_variables({"PYTHONSAFEPATH": "asymgrpo"}) == {}
+    assert allowed_variables({"PYTHONSAFEPATH": "1"}) == {"PYTHONSAFEPATH": "1"}
 
 
 def test_without_the_sandbox_a_verifier_may_do_what_the_training_process_may(open_pool, folder, port):

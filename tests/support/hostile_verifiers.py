@@ -142,7 +142,34 @@ def _own_limits(row: Row) -> str:
     return " ".join([*(str(resource.getrlimit(kind)) for kind in kinds), Path("/proc/self/oom_score_adj").read_text()])
 
 
+def _left_with_the_time_set_back(row: Row) -> None:
+    folder = Path(tempfile.gettempdir())
+    before = folder.stat()
+    (folder / "left").touch()
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _tidy_folder(row: Row) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "x").touch()
+    return os.getpid()
+
+
+class KeepsWhatItLoads(Attacking):
+    """Makes a file and starts a process as it is loaded; both serve all items."""
+
+    def prepare(self) -> None:
+        Path(tempfile.gettempdir(), "cache").touch()
+        subprocess.Popen(["sleep", "600"])
+
+
 ATTACKS: dict[str, Callable[[Row], Any]] = {
+    "leave a file and set the time back": _left_with_the_time_set_back,
+    "a tidy folder": _tidy_folder,
+    "process number": lambda row: os.getpid(),
+    "limits of the trainer": lambda row: resource.prlimit(row["trainer"], resource.RLIMIT_NOFILE, (3, 3)),
+    "own limits again": lambda row: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    "look up a name": lambda row: socket.getaddrinfo("judge.example", 80),
     "surplus": lambda row: _send(_reply(_own_number()) * 2),
     "late surplus": _late_surplus,
     "wrong number": lambda row: _send(_reply("0" * 16)),

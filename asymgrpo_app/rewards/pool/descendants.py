@@ -5,9 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Collection
-from pathlib import Path
 
-import psutil
+from asymgrpo_app.rewards.pool.limits import children
 
 _LONGEST_S = 10.0
 
@@ -34,11 +33,4 @@ def kill(pid: int, others: Collection[int]) -> None:
         for one in found:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(one, 0)
-        found = _children() - set(others)
-
-
-def _children() -> set[int]:
-    try:
-        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
-    except OSError:  # not every kernel has that file
-        return {child.pid for child in psutil.Process().children()}
+        found = children() - set(others)

@@ -83,6 +83,8 @@ def _fork(descriptor: int, control: socket.socket, confinement: Confinement) -> 
         control.close()
         confine(launcher, confinement)
         serve(socket.socket(fileno=descriptor), confinement)
+    except OSError as error:
+        print(f"asymgrpo: a worker of the verifiers cannot start: {error}", file=sys.stderr)
     finally:
         os._exit(0)  # never back into the launcher's code, whatever went wrong
 

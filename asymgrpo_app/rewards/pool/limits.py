@@ -7,6 +7,10 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
+from asymgrpo_app.runtime.environment import SAFE_PATH
+
 MAX_FILE_BYTES = 16 * 2**20
 """Largest file that a worker can write."""
 
@@ -22,7 +26,9 @@ _VARIABLE_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_")
 def allowed_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that an interpreter and its libraries need. Tokens, keys and passwords are in others."""
     return {
-        name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_VARIABLE_PREFIXES)
+        name: value
+        for name, value in environment.items()
+        if (name in _VARIABLES or name.startswith(_VARIABLE_PREFIXES)) and (name, value) != SAFE_PATH
     }
 
 
@@ -51,6 +57,14 @@ def limit_resources(memory_bytes: int) -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parent ends, in place of the init process."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> set[int]:
+    """The children of this process, those that have ended and were not waited for among them."""
+    try:
+        return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
+    except OSError:  # not every kernel has that file
+        return {child.pid for child in psutil.Process().children()}
 
 
 def has_children() -> bool:

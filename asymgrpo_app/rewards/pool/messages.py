@@ -26,6 +26,8 @@ def described(error: BaseException) -> str:
 
 def one_line(text: str, most: int = MAX_DETAIL_CHARS) -> str:
     """The text in one short line, with characters that cannot be printed as escapes."""
+    if not text:
+        return ""  # almost always
     text = " ".join(text[: 4 * most].split())
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return text if len(text) <= most else f"{text[:most]} ..."
@@ -61,7 +63,8 @@ def encoded(number: str, reply: Reply, leave: bool) -> bytes:
         reply: The reply; empty once a verifier is loaded.
         leave: Whether the worker should be replaced.
     """
-    return json.dumps({"number": number, "reply": reply, "leave": leave}).encode("ascii") + b"\n"
+    flag = "true" if leave else "false"
+    return f'{{"number": "{number}", "leave": {flag}, "reply": {json.dumps(reply)}}}\n'.encode("ascii")
 
 
 def decoded(message: bytes, number: str, kind: str, samples: int) -> tuple[Reply, bool] | None:
@@ -102,7 +105,7 @@ def _believed(reply: Reply, kind: str, samples: int) -> Reply:
     correct, status, detail = reply["correct"], Status(reply["status"]), _text(reply["detail"])
     if type(correct) is not bool or (correct and status is not Status.OK) or not (kind == "verify" or status.failed):
         raise ValueError("this is no verdict, or none was asked for")
-    return {"correct": correct, "status": status, "detail": one_line(detail, _MAX_TOLD_CHARS) if detail else ""}
+    return {"correct": correct, "status": status, "detail": one_line(detail, _MAX_TOLD_CHARS)}
 
 
 def _text(value: object) -> str:

@@ -1,5 +1,6 @@
 """What a worker in the sandbox may read: the interpreter, the system's libraries, and modules."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,8 +39,9 @@ def readable_paths(search_path: Sequence[str], modules: Iterable[str]) -> list[s
     Returns:
         Paths as `sandbox.enter` takes them.
     """
-    found = [*_OF_THE_SYSTEM, *_interpreter(), *modules]
+    found = [*_OF_THE_SYSTEM, *_of_the_interpreter(), *modules]
     found += os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    found = [path.rstrip("/") for path in found]  # or it could only be listed
     for folder in map(Path, search_path):  # "" becomes "."
         if folder.is_dir() and not _is_installed(folder):
             found += [f"{folder.absolute()}/", *_modules_in(folder.absolute())]
@@ -52,18 +54,28 @@ def _interpreter() -> list[str]:
     return [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix]
 
 
+def _of_the_interpreter() -> Iterator[str]:
+    """The interpreter's folders; not all that is in its prefix, which may be the working directory (`venv .`)."""
+    for prefix in _interpreter():
+        yield from (str(Path(prefix, name)) for name in ("bin", "lib", "lib64", "include", "share", "pyvenv.cfg"))
+
+
 def _is_installed(path: Path) -> bool:
     return bool(_OF_PACKAGES & set(path.parts)) or any(path.is_relative_to(root) for root in _interpreter())
 
 
 def _modules_in(folder: Path) -> Iterator[str]:
-    try:
+    with contextlib.suppress(OSError):  # a folder of sys.path that may not be read holds nothing to import
         for entry in os.scandir(folder):
-            is_module = entry.name.endswith(tuple(all_suffixes())) or entry.name == "__pycache__"
-            if is_module or Path(entry.path, "__init__.py").exists():
+            if entry.name.endswith(tuple(all_suffixes())) or entry.name == "__pycache__" or _is_package(entry):
                 yield entry.path
-    except OSError:  # a folder of sys.path that may not be read holds no module that could be imported
-        return
+
+
+def _is_package(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir() and Path(entry.path, "__init__.py").exists()
+    except OSError:  # a folder of another user
+        return False
 
 
 def _places() -> Iterator[str]:

@@ -20,6 +20,7 @@ _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE = 1 << 14
 _RIGHTS_OF_ABI = (0, 13, 14, 15, 15, 16)  # number of rights on files that a version of Landlock knows
+_TRUNCATE_VERSION = 3
 _TCP = 0b11  # bind and connect, from version 4
 _SCOPES = 0b11  # abstract Unix sockets and signals, from version 6
 
@@ -33,6 +34,9 @@ _DENIED_CALLS = {
     "x86_64": (0xC000003E, (41, 425, 101, 248, 249, 250)),
     "aarch64": (0xC00000B7, (198, 425, 117, 217, 218, 219)),
 }
+_TRUNCATE_CALL = {"x86_64": 76, "aarch64": 45}  # denied where Landlock does not know it yet
+_LIMITS_CALL = {"x86_64": 302, "aarch64": 261}  # prlimit64, which may ask for this process alone: number 0
+_FIRST_ARGUMENT = 16  # place of its lower half, all that counts of a process's number
 
 _CAPABILITIES_VERSION = 0x20080522
 _KEPT_CAPABILITIES = 1 << 1 | 1 << 2  # of root: to read files of others, which Landlock then denies or allows
@@ -110,12 +114,16 @@ def _drop_capabilities(libc: Any) -> None:
 
 
 def _filter_calls(libc: Any) -> None:
-    machine, denied = _DENIED_CALLS[platform.machine()]
+    machine, calls = _DENIED_CALLS[platform.machine()]
+    denied = list(calls)
+    if _landlock_version() < _TRUNCATE_VERSION:
+        denied.append(_TRUNCATE_CALL[platform.machine()])
     # A jump counts the instructions to skip if the comparison holds, and if it does not.
-    to_denial = len(denied) + 1  # from the check of the machine's successor
+    to_denial = len(denied) + 4  # from the check of the machine's successor
     program = [(_LOAD, 0, 0, 4), (_EQUAL, 0, to_denial + 2, machine), (_LOAD, 0, 0, 0)]
     program.append((_AT_LEAST, to_denial, 0, _OTHER_NUMBERING))
     program += [(_EQUAL, to_denial - 1 - index, 0, number) for index, number in enumerate(denied)]
+    program += [(_EQUAL, 0, 2, _LIMITS_CALL[platform.machine()]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 0, 1, 0)]
     program += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _DENY)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in program))
     whole = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))

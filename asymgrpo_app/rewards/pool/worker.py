@@ -3,6 +3,7 @@
 Requests are pickled by the trusted side, each behind its length.
 """
 
+import contextlib
 import errno
 import os
 import pickle
@@ -14,11 +15,11 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from asymgrpo_app.rewards.answers import answer_classes
 from asymgrpo_app.rewards.base import Verifier
-from asymgrpo_app.rewards.pool.limits import adopt_orphans, has_children, limit_resources
+from asymgrpo_app.rewards.pool.limits import adopt_orphans, children, has_children, limit_resources
 from asymgrpo_app.rewards.pool.messages import Reply, checked_verdict, described, encoded, failure, one_line
 from asymgrpo_app.rewards.pool.sandbox import enter
 from asymgrpo_app.runtime.stopping import end_with_parent
@@ -80,11 +81,12 @@ def confine(launcher: int, confinement: Confinement) -> None:
     end_with_parent(launcher)
     adopt_orphans()  # so that those show as children of this process
     limit_resources(confinement.memory_bytes)
-    os.dup2(1, 2)  # what a verifier prints is discarded: the launcher's standard output is the null device
     if private := confinement.private(os.getpid()):
+        Path(confinement.folder).mkdir(mode=0o700, exist_ok=True)  # old temporary files may have been cleared away
         Path(private).mkdir(mode=0o700)
         os.environ["TMPDIR"] = tempfile.tempdir = private
         enter(confinement.readable, private)
+    os.dup2(1, 2)  # what a verifier prints is discarded: the launcher's standard output is the null device
 
 
 def serve(connection: socket.socket, confinement: Confinement) -> None:
@@ -92,7 +94,7 @@ def serve(connection: socket.socket, confinement: Confinement) -> None:
     verifiers: dict[bytes, Verifier] = {}
     private = confinement.private(os.getpid())
     stream = connection.makefile("rb")
-    empty = _changed(private)
+    before = _Left.now(private)
     leave = False
     while not leave and (length := stream.read(LENGTH.size)):
         number, kind, key, payload = pickle.loads(stream.read(*LENGTH.unpack(length)))  # noqa: S301 (trusted side)
@@ -114,20 +116,62 @@ def serve(connection: socket.socket, confinement: Confinement) -> None:
         if kind != "load":  # which is followed by an item
             peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
             leave = leave or len(verifiers) > _MAX_VERIFIERS or peak_bytes > confinement.memory_bytes / 2
-            leave = leave or has_children() or _changed(private) > empty  # what was left ends with this worker
+            leave = leave or not before.is_all(private)  # what was left ends with this worker
+        else:
+            before = _Left.now(private)  # a verifier may keep what it made as it was loaded
         connection.sendall(encoded(number, reply, leave))
 
 
-def _changed(folder: str) -> int:
-    """When a name in a folder last came or went, in nanoseconds; much cheaper than to list it."""
-    return os.stat(folder).st_mtime_ns if folder else 0  # noqa: PTH116 (a path object costs more than the call)
+@dataclass
+class _Left:
+    """What there is beside the worker itself.
+
+    Attributes:
+        changed_ns: When a name in the private folder last came or went; much cheaper to ask for than the names.
+        names: The names in it.
+        children: Processes.
+    """
+
+    changed_ns: int
+    names: set[str]
+    children: set[int]
+
+    @classmethod
+    def now(cls, private: str) -> Self:
+        return cls(_changed_ns(private), _names(private), children() if has_children() else set())
+
+    def is_all(self, private: str) -> bool:
+        """Whether nothing has come on top."""
+        if has_children() and not children() <= self.children:
+            return False
+        if (changed := _changed_ns(private)) == self.changed_ns:
+            return True
+        self.changed_ns = changed
+        return changed != 0 and _names(private) <= self.names
+
+
+def _changed_ns(folder: str) -> int:
+    try:
+        # A program cannot set this time. A path object would take more time than the call.
+        return os.stat(folder).st_ctime_ns if folder else 0  # noqa: PTH116
+    except OSError:  # it was cleared away
+        return 0
+
+
+def _names(folder: str) -> set[str]:
+    with contextlib.suppress(OSError):
+        return set(os.listdir(folder)) if folder else set()  # noqa: PTH208
+    return set()
 
 
 def _was_denied(error: BaseException) -> bool:
     """Whether the operating system denied something, which libraries report by errors of their own."""
-    # EXDEV is how Landlock denies a link or a new name in another folder.
+    # EXDEV is how Landlock denies a link or a new name in another folder; names of hosts are asked for through sockets.
     return any(
-        isinstance(one, OSError) and one.errno in (errno.EPERM, errno.EACCES, errno.EXDEV) for one in _causes(error)
+        isinstance(one, socket.gaierror)
+        or (isinstance(one, OSError) and one.errno in (errno.EPERM, errno.EACCES, errno.EXDEV))
+        or (isinstance(one, ImportError) and "Permission denied" in str(one))
+        for one in _causes(error)
     )
 
 
