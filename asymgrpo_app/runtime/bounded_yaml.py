@@ -1,5 +1,6 @@
 """YAML that is read only if it is of the size of a config: with aliases, a few lines stand for billions of values."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import yaml
 _LARGEST = 2**20
 _PER_VALUE = 2**6
 _DEEPEST = 100
+_LONGEST_NUMBER = 300  # characters
+_NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxX_:.]*")
 _LIMITS = f"{_LARGEST // _PER_VALUE:,} values, {_LARGEST:,} characters or {_DEEPEST} levels, aliases written out"
 
 
@@ -39,6 +42,8 @@ def refuse_bomb(text: str) -> None:
     sizes: dict[str | None, int] = {}  # by anchor
     opened: list[tuple[str | None, int]] = [(None, 0)]  # anchor, and size so far, of all that is not closed yet
     for event in _events(text):
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_NUMBER and _is_number(event):
+            raise yaml.YAMLError(f"it holds a number of more than {_LONGEST_NUMBER} digits.")
         if isinstance(event, yaml.CollectionStartEvent):
             opened.append((event.anchor, _PER_VALUE))
             sizes[event.anchor] = _LARGEST + 1  # an alias of it within itself has no end
@@ -49,6 +54,12 @@ def refuse_bomb(text: str) -> None:
             opened[-1] = outer, so_far + size
         if opened[-1][1] > _LARGEST or len(opened) > _DEEPEST:
             raise yaml.YAMLError(f"it holds more than {_LIMITS}.")
+
+
+def _is_number(event: yaml.ScalarEvent) -> bool:
+    """Whether a scalar is read as a number. Python does not write out one of thousands of digits, in no message."""
+    plain = not event.style and _NUMBER.fullmatch(event.value) is not None
+    return plain or (event.tag or "").endswith((":int", ":float"))
 
 
 def _leaf(event: Any, sizes: Mapping[str | None, int]) -> tuple[str | None, int]:

@@ -90,6 +90,25 @@ def test_the_config_of_a_checkpoint_may_be_one_too(name):
             config_changes(*pair)
 
 
+@pytest.mark.parametrize("value", ["f" * 9_000, "9" * 5_000])
+@pytest.mark.parametrize("place", ["--config", "an option"])
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path, monkeypatch, capsys, place, value):
+    monkeypatch.chdir(tmp_path)
+    number = f"0x{value}" if "f" in value else value
+    Path("mine.yaml").write_text(f"steps: {number}\n")
+    given = ["--config=mine.yaml"] if place == "--config" else [f"--steps={number}"]
+    assert main(["fit", *QUICKSTART, *given]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("asymgrpo: error: ")
+
+
+def test_long_texts_of_digits_are_texts():
+    digits = "1" * 5_000
+    assert load_yaml(f"a: '{digits}'\nb: {'ab' * 200}\n") == {"a": digits, "b": "ab" * 200}
+    with pytest.raises(yaml.YAMLError, match="a number of more than 300 digits"):
+        load_yaml(f"a: !!int '{digits}'\n")
+
+
 def test_configs_with_aliases_are_read():
     assert load_yaml("a: &a [1, 2]\nb: [*a, *a]\nc: {<<: &d {e: 1}}\nf: *d\n") == {
         "a": [1, 2],
