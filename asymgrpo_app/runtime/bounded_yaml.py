@@ -2,9 +2,12 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
+
+from asymgrpo_app.errors import one_line
 
 _LARGEST = 2**20
 _PER_VALUE = 2**6
@@ -25,10 +28,17 @@ def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
         yaml.YAMLError: It is not YAML, or more than a config can be.
     """
     refuse_bomb(text)
-    try:
+    with one_kind_of_error():
         return yaml.load(text, Loader=loader)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # no date, a number of thousands of digits
-        raise yaml.YAMLError(f"a value cannot be read ({error})") from error
+
+
+@contextmanager
+def one_kind_of_error() -> Iterator[None]:
+    """Raise `yaml.YAMLError` where a value is no date, no number, or whatever else its tag promises."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise yaml.YAMLError(f"a value cannot be read ({one_line(str(error))})") from error
 
 
 def refuse_bomb(text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from traceback import walk_tb
 from typing import Any
 
+from asymgrpo_app.runtime.bounded_yaml import one_kind_of_error
+
 
 def leave_signals_alone(trainer: Any) -> None:
     """Have a Lightning trainer register no signal handlers.
@@ -86,7 +88,7 @@ def key_of(error: BaseException) -> str | None:
 
 
 def bound_yaml_of_parser(refuse: Callable[[str], None]) -> None:
-    """Have jsonargparse hand every YAML text to `refuse` before it reads it.
+    """Have jsonargparse hand every YAML text to `refuse` before it reads it, and fail with YAML's errors alone.
 
     jsonargparse 4.53, `_loaders_dumpers.get_yaml_default_loader`: `set_loader` replaces what reads configs, but not
     what reads the values of single options; and the loader is libyaml's, which nesting alone can crash.
@@ -96,13 +98,17 @@ def bound_yaml_of_parser(refuse: Callable[[str], None]) -> None:
     loader: Any = get_yaml_default_loader()  # type: ignore[no-untyped-call]
     if "__init__" in vars(loader):
         return
-    begin = loader.__init__
+    begin, read = loader.__init__, loader.get_single_data
 
     def checked(self: Any, stream: str) -> None:
         refuse(stream)
         begin(self, stream)
 
-    loader.__init__ = checked
+    def read_whole(self: Any) -> Any:
+        with one_kind_of_error():
+            return read(self)
+
+    loader.__init__, loader.get_single_data = checked, read_whole
 
 
 def while_restoring(error: BaseException) -> bool:

@@ -102,6 +102,17 @@ def test_a_number_of_thousands_of_digits_is_refused(tmp_path, monkeypatch, capsy
     assert line.startswith("asymgrpo: error: ")
 
 
+@pytest.mark.parametrize("value", ['!!int ""', "!!float ''", "!!timestamp x", "!!bool x", '!!int "0x"', "2026-99-99"])
+def test_a_value_that_is_not_what_its_tag_says(tmp_path, monkeypatch, capsys, value):
+    monkeypatch.chdir(tmp_path)
+    Path("outer.yaml").write_text("data: inner.yaml\n")
+    Path("inner.yaml").write_text(f"train: {value}\n")
+    for given in (f"--steps={value}", "--config=outer.yaml", "--config=inner.yaml"):
+        assert main(["fit", *QUICKSTART, given]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("asymgrpo: error: ")
+
+
 def test_long_texts_of_digits_are_texts():
     digits = "1" * 5_000
     assert load_yaml(f"a: '{digits}'\nb: {'ab' * 200}\n") == {"a": digits, "b": "ab" * 200}
