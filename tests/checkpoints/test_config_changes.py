@@ -135,7 +135,6 @@ def test_a_key_that_another_version_has_says_nothing_where_it_is_null():
     assert changes == ["data.gone: 1 -> null", "data.kept: null -> 1"]
 
 
-@pytest.mark.parametrize(("value", "kind"), [("{!!binary aGk=: 1}", "dict"), (f"0x{'f' * 9_000}", "int")])
-def test_values_that_json_has_not_are_told_by_their_type(value, kind):
-    (change,) = config_changes(f"a: {value}\n", "a: 1\n")
-    assert str(change) == f"a: a value of the type {kind} -> 1"
+def test_values_that_json_has_not_are_told_by_their_type():
+    (change,) = config_changes("a: {!!binary aGk=: 1}\n", "a: 1\n")
+    assert str(change) == "a: a value of the type dict -> 1"
