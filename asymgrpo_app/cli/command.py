@@ -11,7 +11,7 @@ from asymgrpo_app.runtime.environment import SAFE_PATH
 from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
 from asymgrpo_app.version import __version__
 
-_PARSERS = {"json", "yaml", "jsonargparse", "argparse", "copy", "asymgrpo_app"}
+_PARSERS = {"json", "yaml", "jsonargparse", "argparse", "copy"}
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -78,7 +78,7 @@ def decoded(message: bytes, number: str, kind: str, samples: int) -> tuple[Reply
     """
     line, _, surplus = message.partition(b"\n")
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode("ascii"))
         if surplus or fields["number"] != number:
             return None
         return _believed(fields["reply"], kind, samples), bool(fields["leave"])

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pickle
 import secrets
 import select
 import shutil
@@ -21,7 +20,7 @@ from asymgrpo_app.rewards.pool import sandbox
 from asymgrpo_app.rewards.pool.limits import allowed_variables
 from asymgrpo_app.rewards.pool.messages import MAX_REPLY_BYTES, Reply, decoded
 from asymgrpo_app.rewards.pool.readable import loaded_modules
-from asymgrpo_app.rewards.pool.worker import LENGTH
+from asymgrpo_app.rewards.pool.worker import HEAD
 
 START_S = 120.0
 """Seconds allowed for the start of an interpreter with its libraries or a worker, or for loading a verifier."""
@@ -185,11 +184,11 @@ class Worker:
         loaded = job.key in self.known
         self.known.add(job.key)
         self.number, self.heard = secrets.token_hex(8), b""
-        request = (job.kind, job.key, job.payload) if loaded else ("load", job.key, job.verifier)
-        pickled = pickle.dumps((self.number, *request), protocol=pickle.HIGHEST_PROTOCOL)
+        kind, pickled = (job.kind, job.payload) if loaded else ("load", job.verifier)
+        head = HEAD.pack(self.number.encode(), kind.encode(), job.key, len(pickled))
         self.judging = False
         with contextlib.suppress(OSError):  # it died while idle: the next look at it finds that out
-            self.connection.sendall(LENGTH.pack(len(pickled)) + pickled)
+            self.connection.sendall(head + pickled)
             self.judging = loaded
         self.deadline = time.monotonic() + (timeout_s if loaded else START_S)
 
