@@ -10,6 +10,7 @@ from asymgrpo_app.checks.data import check_data, preview
 from asymgrpo_app.checks.memory import memory_lines
 from asymgrpo_app.checks.objects import check_adapters, check_engine, check_lengths, check_training
 from asymgrpo_app.checks.options import check_options
+from asymgrpo_app.checks.policy import check_policy
 from asymgrpo_app.checks.precision import bfloat16_lines
 from asymgrpo_app.checks.report import arithmetic
 from asymgrpo_app.cli.build import Run, build, refuse_nulls
@@ -79,7 +80,7 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     check_lengths(module, data, section.rollout)
     _check_best(made)
     adapters = check_adapters(module, trainer, section.ckpt_path)
-    notes = check_data(data, every_row=dry_run)
+    notes = check_policy(module) + check_data(data, every_row=dry_run)
     lines = [arithmetic(module, data, trainer, section), *adapters]
     lines += memory_lines(module, data, trainer, section.rollout) + bfloat16_lines(trainer, section.rollout)
     say("\n".join([*lines, *notes, "", *preview(data)]))
@@ -96,7 +97,7 @@ def check_evaluation(made: Run) -> None:
     check_engine(made.trainer, made.section.rollout)
     check_lengths(made.module, made.data, made.section.rollout)
     check_adapters(made.module, made.trainer, made.section.ckpt_path)
-    notes = check_data(made.data, training=False)
+    notes = check_policy(made.module) + check_data(made.data, training=False)
     say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
 
 

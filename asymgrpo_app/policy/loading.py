@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -24,7 +26,9 @@ from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.head import completion_logprobs
 from asymgrpo_app.policy.lora import is_adapter, merged, plain_name
 from asymgrpo_app.policy.packed_attention import can_pack
+from asymgrpo_app.policy.weight_files import not_tied
 from asymgrpo_app.runtime.compat import attention_of, block_names, came_with_adapter
+from asymgrpo_app.runtime.hub import could_be_hub_id, no_folder, require_on_hub
 
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -36,13 +40,16 @@ def check_model_path(key: str, value: str) -> None:
     """Refuse a model folder that is not there or is no Hugging Face checkpoint, without opening any weights.
 
     Raises:
-        UserError: `value` looks like a path and has no `config.json`, or it holds an adapter.
+        UserError: There is no such folder, and no such model on the hub or in its cache; or the folder has no
+            `config.json`, or holds an adapter.
     """
     folder = Path(value)
     if (folder / "adapter_config.json").is_file():
         raise UserError(_holds_adapter(key, value))
-    if not folder.exists() and not _could_be_hub_id(value):
-        raise UserError(f"{key}: there is no folder {value}.")
+    if not folder.exists():
+        if not could_be_hub_id(value):
+            raise UserError(f"{key}: {no_folder(value)}.")
+        require_on_hub(key, value, "model", cached=isinstance(_cached(value), str))
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{key}: {value} is not a Hugging Face checkpoint folder, it has no config.json.")
 
@@ -54,9 +61,10 @@ def _holds_adapter(key: str, value: str) -> str:
     )
 
 
-def _could_be_hub_id(value: str) -> bool:
-    parts = value.split("/")
-    return 1 <= len(parts) <= 2 and all(parts) and not value.startswith((".", "~"))
+def _cached(name: str) -> Any:
+    with contextlib.suppress(HFValidationError):
+        return try_to_load_from_cache(name, "config.json")
+    return None
 
 
 def load_config(path: str) -> Any:
@@ -67,7 +75,7 @@ def load_config(path: str) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each architecture's config checks itself in its own way
         raise UserError(f"model.policy: {path} cannot be loaded: {_sentence(error)}") from error
 
 
@@ -104,8 +112,16 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
         raise UserError(_holds_adapter("model.policy", path))
     if missing := sorted(loaded[1]["missing_keys"]):  # they would be random numbers
         raise UserError(f"model.policy: {path} lacks {len(missing)} weights, {missing[0]} among them.")
+    for head, embedding in untied(model).items():
+        raise UserError(not_tied("model.policy", head, path, embedding))
     _without_dropout(model)
     return model
+
+
+def untied(model: PreTrainedModel) -> dict[str, str]:
+    """The weights that a model's config ties, and its checkpoint does not, so that transformers left them apart."""
+    named = model.get_expanded_tied_weights_keys(all_submodels=True)
+    return {name: source for name, source in named.items() if name not in model.all_tied_weights_keys}
 
 
 def _without_dropout(model: nn.Module) -> None:

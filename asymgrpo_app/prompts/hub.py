@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from asymgrpo_app.errors import UserError, one_line
 from asymgrpo_app.prompts.rows import Row, RowSource
 from asymgrpo_app.rewards.base import Verifier
+from asymgrpo_app.runtime.hub import could_be_hub_id, no_folder, require_on_hub
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder
@@ -59,23 +60,30 @@ class HubDataset(RowSource):
 
 
 def _load(name: str, split: str, revision: str | None, config: str | None) -> "Dataset":
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if Path(name).is_dir():
-        if revision is not None:
-            raise UserError(f"{name} is a folder, and a folder has no revision {revision!r}: leave it out.")
-    elif name.startswith(("/", ".", "~")):
-        raise UserError(f"There is no folder {name!r}.")
+    named = f"Cannot load the data set {name!r} (split {split!r}, config {config!r}, revision {revision!r})"
+    if not Path(name).is_dir():
+        if not could_be_hub_id(name):
+            raise UserError(f"{named}: {no_folder(name)}.")
+        require_on_hub(named, name, "dataset", cached=_is_cached(name, revision))
+    elif revision is not None:
+        raise UserError(f"{name} is a folder, and a folder has no revision {revision!r}: leave it out.")
     try:
         builder = _builder(name, revision, config)
         builder.download_and_prepare()
         return builder.as_dataset(split=split)
     except Exception as error:  # the library raises exceptions of every kind
         reason = one_line(f"{type(error).__name__}: {error}").rstrip(".: ")
-        if isinstance(error, LocalEntryNotFoundError):
-            reason = "it is not in the local cache, and the hub cannot be reached"
-        named = f"split {split!r}, config {config!r}, revision {revision!r}"
-        raise UserError(f"Cannot load the data set {name!r} ({named}): {reason}.") from error
+        raise UserError(f"{named}: {reason}.") from error
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+    except (OSError, ValueError):  # it is not there, or that is no name
+        return False
+    return True
 
 
 def _builder(name: str, revision: str | None, config: str | None) -> "DatasetBuilder":

@@ -88,7 +88,10 @@ def test_what_is_not_there_is_named_with_what_is(folder: str, refusal: Refusal) 
 
 def test_odd_names_are_refused(folder: str, tmp_path: Path, refusal: Refusal) -> None:
     missing = str(tmp_path / "missing")
-    assert refusal(HubDataset, missing) == f"There is no folder {missing!r}."
+    assert refusal(HubDataset, missing) == (
+        f"Cannot load the data set {missing!r} (split 'train', config None, revision None): there is no folder "
+        f"{missing}."
+    )
     assert refusal(HubDataset, folder, revision="v1") == (
         f"{folder} is a folder, and a folder has no revision 'v1': leave it out."
     )
@@ -105,6 +108,12 @@ for arguments in json.loads(sys.argv[1]):
     except UserError as error:
         print(error)
 """
+
+NOT_THERE = (
+    f"there is no folder {{}} here (working directory {Path.cwd()}), and it is not in the local cache of the hub, which "
+    "HF_HUB_OFFLINE says not to ask: a relative path, also one in a config, starts at the working directory, so change "
+    "to the folder that it is meant from, or give the whole path."
+)
 
 
 def test_data_sets_of_the_hub_come_from_its_cache_by_revision(tmp_path: Path) -> None:
@@ -130,12 +139,11 @@ def test_data_sets_of_the_hub_come_from_its_cache_by_revision(tmp_path: Path) ->
         "7 someone/sums/train/1 1",
         "4 someone/sums/train/1 1",
         "7 someone/sums/train/1 1",
-        "Cannot load the data set 'someone/sums' (split 'train', config None, revision 'v2'): it is not in the local "
-        "cache, and the hub cannot be reached.",
+        "Cannot load the data set 'someone/sums' (split 'train', config None, revision 'v2'): " + NOT_THERE.format("someone/sums"),
         "Cannot load the data set 'someone/sums' (split 'test', config None, revision 'v1'): ValueError: Unknown split "
         "\"test\". Should be one of ['train'].",
-        "Cannot load the data set 'someone/others' (split 'train', config None, revision None): it is not in the local "
-        "cache, and the hub cannot be reached.",
+        "Cannot load the data set 'someone/others' (split 'train', config None, revision None): "
+        + NOT_THERE.format("someone/others"),
     ]
 
 
