@@ -18,7 +18,7 @@ from asymgrpo_app.algorithm.metrics import ratio
 from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.evaluation.sets import EvaluationSet
 from asymgrpo_app.metrics import StepMetrics
-from asymgrpo_app.policy.loading import load_tokenizer
+from asymgrpo_app.policy.loading import load_tokenizer, stop_token_ids
 from asymgrpo_app.prompts.base import EncodedPrompt, PromptSource
 from asymgrpo_app.prompts.screening import Reason, Rejected, Screening, Tally, attempt, fingerprint
 from asymgrpo_app.prompts.templates import PlainTemplate, Template
@@ -105,6 +105,11 @@ class PromptDataModule(LightningDataModule):
         """The policy's tokenizer, loaded on first use."""
         return load_tokenizer(self.tokenizer_path)
 
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion, and that no prompt may end in."""
+        return stop_token_ids(self.tokenizer_path, self.tokenizer)
+
     # ---- training ----
 
     def training_batch(self, step: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
@@ -184,7 +189,7 @@ class PromptDataModule(LightningDataModule):
     def screening(self, name: str | None = None) -> Screening:
         """The screening of the training prompts, or of those of an evaluation set."""
         template = (self.evaluation_sets[name].template if name else None) or self.template
-        return Screening(self.tokenizer, template, self.max_prompt_tokens, self.pool)
+        return Screening(self.tokenizer, template, self.max_prompt_tokens, self.pool, self.stop_token_ids)
 
     # ---- evaluation ----
 

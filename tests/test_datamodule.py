@@ -207,8 +207,8 @@ def test_a_chat_template_for_a_base_model(make):
 def test_the_preview_is_the_first_step(make):
     data = make(Countdown(), prompts_per_step=4)
     first, second = data.training_batch(0).prompts[:2]
-    assert preview(data) == [
-        "The first prompts, as the policy sees them:",
+    assert preview(data, 1024) == [
+        "The first prompts, as the policy sees them (PlainTemplate; completions of at most 1,024 tokens):",
         *(line for p in (first, second) for line in (shown_uid(p), f"    | {p.rendered}")),
     ]
 

@@ -20,6 +20,7 @@ _JUDGED_BEFORE_A_RUN = 512
 _CHUNK = 1_000
 _PREVIEWED = 2
 _PREVIEW_CHARS = 1_000
+_PREVIEW_END = 300
 
 
 def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool = False) -> list[str]:
@@ -59,20 +60,29 @@ def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool
             usable = found.tally.drawn - found.tally.rejected.total()
             notes.append(f"data.train: {found.tally.drawn:,} rows of {part}, {usable:,} of them can be used.")
         notes += [f"data.train: {line}" for line in found.notes()]
-    if training:
-        data.training_batch(0)
-    return notes
+    return notes + _odd_prompts(data, training=training)
 
 
-def preview(data: PromptDataModule) -> list[str]:
-    """The first prompts of a training run as the policy sees them."""
-    lines = ["The first prompts, as the policy sees them:"]
+def _odd_prompts(data: PromptDataModule, *, training: bool) -> list[str]:
+    """What is odd about the tokens around the first prompt of training, and of each set."""
+    first = {"data.train": (data.screening(), data.training_batch(0).prompts[0])} if training else {}
+    for name in data.evaluation_sets:
+        first[f"data.validation.{name}"] = data.screening(name), data.evaluation_problems(name)[0]
+    found = {key: screening.warnings(encoded) for key, (screening, encoded) in first.items()}
+    return [f"WARNING: {key}: {line}" for key, lines in found.items() for line in lines]
+
+
+def preview(data: PromptDataModule, max_completion_tokens: int) -> list[str]:
+    """The first prompts of a training run as the policy gets them: the text of their tokens, special ones included."""
+    template, limit = type(data.template).__name__, f"{max_completion_tokens:,}"
+    lines = [f"The first prompts, as the policy sees them ({template}; completions of at most {limit} tokens):"]
     for encoded in data.training_batch(0).prompts[:_PREVIEWED]:
         answer = one_line(ascii(encoded.prompt.row.get("answer")))
         lines.append(f"  {encoded.prompt.uid}, {len(encoded.token_ids)} tokens, answer {answer}")
         text = encoded.rendered
-        shown = text if len(text) <= _PREVIEW_CHARS else text[:_PREVIEW_CHARS] + " ..."
-        lines += [f"    | {printable(line)}" for line in shown.split("\n")]
+        if len(text) > _PREVIEW_CHARS:  # how it ends is what the policy goes on from
+            text = f"{text[: _PREVIEW_CHARS - _PREVIEW_END]} ... {text[-_PREVIEW_END:]}"
+        lines += [f"    | {printable(line)}" for line in text.split("\n")]
     return lines
 
 

@@ -83,7 +83,7 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     notes = check_policy(module) + check_data(data, every_row=dry_run)
     lines = [arithmetic(module, data, trainer, section), *adapters]
     lines += memory_lines(module, data, trainer, section.rollout) + bfloat16_lines(trainer, section.rollout)
-    say("\n".join([*lines, *notes, "", *preview(data)]))
+    say("\n".join([*lines, *notes, "", *preview(data, section.rollout.max_completion_tokens)]))
 
 
 def check_evaluation(made: Run) -> None:

@@ -225,7 +225,9 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
     Chat models often name two (`<|im_end|>` and `<|endoftext|>`), the second in generation_config.json alone.
     """
     named: set[int] = {int(tokenizer.eos_token_id)}
-    sources: list[Any] = [AutoConfig.from_pretrained(policy_path, trust_remote_code=False)]
+    sources: list[Any] = []
+    with contextlib.suppress(OSError, ValueError):  # a tokenizer may lie in a folder of its own
+        sources.append(AutoConfig.from_pretrained(policy_path, trust_remote_code=False))
     with contextlib.suppress(OSError):  # many base models have no generation_config.json
         sources.append(GenerationConfig.from_pretrained(policy_path))
     for source in sources:

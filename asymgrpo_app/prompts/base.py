@@ -38,7 +38,7 @@ class EncodedPrompt:
 
     Attributes:
         prompt: The problem.
-        rendered: The text after the template.
+        rendered: Its tokens as text, special tokens and what the tokenizer added included.
         token_ids: Its tokens; at least one.
         index: Index of the problem in its step (training) or set (evaluation), counted over all ranks.
         update: Number of the optimizer update of its step that it belongs to, 0 in evaluation.
