@@ -14,6 +14,7 @@ from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.cli.config_files import check_config_file, config_paths
 from asymgrpo_app.cli.own_classes import find_own_classes
 from asymgrpo_app.cli.parser_messages import plain
+from asymgrpo_app.cli.paths import expand_config_names, expand_paths
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.module import AsymGRPOModule
@@ -42,7 +43,7 @@ class RunParser(LightningCLI):
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.arguments = list(arguments)
+        self.arguments = expand_config_names(arguments)
         self.builds_trainer = False  # whether all other objects are built
         find_own_classes(self.arguments)
         for path in self.config_paths:
@@ -162,6 +163,7 @@ class RunParser(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
+        expand_paths(self.section)
 
     # ---- later steps of LightningCLI's constructor, left out ----
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from asymgrpo_app.cli.paths import expand_paths
 from asymgrpo_app.errors import UserError, require
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--certificate_file", help="Certificate (PEM) for TLS. Default: no TLS.")
     parser.add_argument("--key_file", help="The certificate's key (PEM).")
     options, rest = parser.parse_known_args(arguments)
+    expand_paths(options, prefix="--")
     check_pair(options.certificate_file, options.key_file)
     tls = (options.certificate_file, options.key_file) if options.key_file else None
     _check_address(options.host, options.port, allow_public=options.allow_public, encrypted=tls is not None)
