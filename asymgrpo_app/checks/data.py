@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
+from asymgrpo_app.checks.verifiers import check_verifiers
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError, one_line
 from asymgrpo_app.prompts.base import EncodedPrompt, PromptSource
@@ -32,8 +33,8 @@ def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool
         every_row: Whether all rows of the training data are checked, or just the first.
 
     Raises:
-        UserError: A template does not suit the tokenizer, or a row cannot be used (in training data: and `bad_rows` is
-            `stop`).
+        UserError: A template does not suit the tokenizer, a verifier does not work, or a row cannot be used (in
+            training data: and `bad_rows` is `stop`).
     """
     for name in (None, *data.evaluation_sets):
         data.screening(name).template.check(data.tokenizer)
@@ -60,7 +61,7 @@ def check_data(data: PromptDataModule, *, training: bool = True, every_row: bool
             usable = found.tally.drawn - found.tally.rejected.total()
             notes.append(f"data.train: {found.tally.drawn:,} rows of {part}, {usable:,} of them can be used.")
         notes += [f"data.train: {line}" for line in found.notes()]
-    return notes + _odd_prompts(data, training=training)
+    return notes + _odd_prompts(data, training=training) + check_verifiers(data, training=training)
 
 
 def _odd_prompts(data: PromptDataModule, *, training: bool) -> list[str]:

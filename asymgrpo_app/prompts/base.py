@@ -86,6 +86,10 @@ class PromptSource(ABC):
         """The sources that end among those this one is made of; these can be inspected in full before a run."""
         return [] if self.size is None else [self]
 
+    def parts(self) -> "list[PromptSource]":
+        """The sources that this one is made of; this one alone if it is no mixture."""
+        return [self]
+
     @abstractmethod
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
         """The first `limit` prompts in a fixed order that no run seed changes, for evaluation and for checks.

@@ -78,6 +78,10 @@ class Mixture(PromptSource):
         """The sources that end, those within mixtures included."""
         return [part for source in self._parts for part in source.finite_parts()]
 
+    def parts(self) -> list[PromptSource]:
+        """The sources, those within mixtures in place of them."""
+        return [part for source in self._parts for part in source.parts()]
+
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
         """The first `limit` prompts, dealt in the same proportions from each source's own fixed prompts.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.prompts.base import EncodedPrompt
+from asymgrpo_app.rewards.pool.messages import is_no_verdict
 from asymgrpo_app.rollout.types import JudgedCompletion
 
 _SHOWN_CHARS = 200
@@ -18,11 +19,13 @@ class FailureCount:
         judged: Number of verdicts.
         failed: Number of those with the status `timeout` or `error`.
         example: One failure, in words.
+        no_verdict: One where the verifier returned something else than a verdict, in words.
     """
 
     judged: int = 0
     failed: int = 0
     example: str = ""
+    no_verdict: str = ""
 
     def add(self, prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[JudgedCompletion]]) -> None:
         """Count P groups of judged completions."""
@@ -32,14 +35,20 @@ class FailureCount:
                 if judged.verdict.status.failed:
                     self.failed += 1
                     self.example = self.example or _example(encoded, judged)
+                    if is_no_verdict(judged.verdict):
+                        self.no_verdict = self.no_verdict or _example(encoded, judged)
 
     def stop_above(self, limit: float, gather: "Callable[[FailureCount], list[FailureCount]]") -> None:
         """Stop the run if more than the share `limit` of the verdicts of all ranks failed; every rank takes part.
+
+        What is no verdict stops it at once: that is a mistake in the verifier's code, which no share makes right.
 
         Raises:
             RunError: More failed; the message has the numbers and one example.
         """
         counts = gather(self)
+        if wrong := next((count.no_verdict for count in counts if count.no_verdict), ""):
+            raise RunError(f"a verifier must return a Verdict with True or False for every completion: {wrong}")
         judged, failed = sum(count.judged for count in counts), sum(count.failed for count in counts)
         if failed > limit * judged:
             example = next(count.example for count in counts if count.failed)

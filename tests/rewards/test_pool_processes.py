@@ -86,7 +86,7 @@ def test_in_the_same_process_errors_are_caught_as_well():
         assert _processes_of_pools() == []
     assert verdicts == [
         _error("SystemExit"),
-        _error("TypeError: verify returned bool, not a Verdict"),
+        _error("TypeError: verify returned True (bool), not a Verdict"),
         _error(f"ValueError: {'x' * 200} ..."),
         RIGHT,
     ]

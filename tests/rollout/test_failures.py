@@ -42,6 +42,21 @@ def test_at_the_limit_a_run_goes_on_and_above_it_stops_with_an_example():
     )
 
 
+def test_what_is_no_verdict_stops_a_run_whatever_its_share():
+    good, bad = counted(Status.OK), FailureCount()
+    detail = "TypeError: verify returned None, not a Verdict"
+    judged = JudgedCompletion(Completion([1], [0.0], False), "text", Verdict(False, Status.ERROR, detail))
+    prompt = Countdown().at(0, 0)
+    bad.add([EncodedPrompt(prompt, "rendered", [1])], [[judged]])
+    for rank in (good, bad):
+        with pytest.raises(RunError) as stopped:
+            rank.stop_above(1.0, lambda own: [good, bad])
+        assert str(stopped.value) == (
+            "a verifier must return a Verdict with True or False for every completion: CountdownVerifier error "
+            f"({detail}) at {prompt.uid}, reference {prompt.row['answer']!r}, completion 'text'"
+        )
+
+
 def test_all_ranks_are_counted_and_all_stop():
     ranks = [counted(Status.OK), counted(Status.ERROR), counted(Status.OK)]
     for rank in ranks:

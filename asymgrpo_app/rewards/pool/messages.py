@@ -5,12 +5,17 @@ request, drawn at random, so that nothing else that a verifier wrote is taken fo
 """
 
 import json
+import sys
 from typing import Any
 
 from asymgrpo_app.rewards.base import Status, Verdict
 
 MAX_DETAIL_CHARS = 200
 MAX_REPLY_BYTES = 65_536
+NO_VERDICT = "verify returned"
+"""What the detail begins with where a verifier returned something else than a verdict."""
+
+_SHOWN_CHARS = 40
 
 _MAX_TOLD_CHARS = 3 * MAX_DETAIL_CHARS  # the name of an exception and what the sandbox has to say come on top
 
@@ -46,13 +51,37 @@ def checked_verdict(verdict: object) -> Verdict:
         ValueError: It is correct although no answer was judged.
     """
     if not isinstance(verdict, Verdict):
-        raise TypeError(f"verify returned {type(verdict).__name__}, not a Verdict")
-    if not isinstance(verdict.correct, bool):
-        raise TypeError(f"Verdict.correct must be True or False, got {type(verdict.correct).__name__}")
+        raise TypeError(f"{NO_VERDICT} {_shown(verdict)}, not a Verdict")
+    correct: Any = verdict.correct
+    if not isinstance(correct, bool) and not _is_bool_of_numpy(correct):
+        raise TypeError(f"{NO_VERDICT} a Verdict whose correct is {_shown(correct)}, not True or False")
+    if not isinstance(verdict.status, str) or verdict.status not in tuple(Status):
+        raise TypeError(f"{NO_VERDICT} a Verdict whose status is {_shown(verdict.status)}, not one of {', '.join(Status)}")
     status = Status(verdict.status)
-    if verdict.correct and status is not Status.OK:
+    if correct and status is not Status.OK:
         raise ValueError(f"verify returned a correct verdict with the status {status}")
-    return Verdict(correct=verdict.correct, status=status, detail=one_line(str(verdict.detail)))
+    return Verdict(correct=bool(correct), status=status, detail=one_line(str(verdict.detail)))
+
+
+def is_no_verdict(verdict: Verdict) -> bool:
+    """Whether a verdict stands for something else that a verifier returned."""
+    return verdict.status is Status.ERROR and verdict.detail.startswith(f"TypeError: {NO_VERDICT} ")
+
+
+def _is_bool_of_numpy(value: object) -> bool:
+    """Whether a value is NumPy's own truth value, which a comparison of arrays gives; NumPy is not imported for it."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.bool_)
+
+
+def _shown(value: object) -> str:
+    """A value with its type, in a few words."""
+    kind = type(value).__name__
+    if value is None:
+        return "None"
+    if isinstance(value, bool | int | float | str):  # other types may print anything, and take any time
+        return f"{ascii(value)[:_SHOWN_CHARS]} ({kind})"
+    return f"an object of the type {kind}"
 
 
 def encoded(number: str, reply: Reply, leave: bool) -> bytes:
