@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from asymgrpo_app.rewards.pool.pool import VerifierPool
 _ROWS = 4  # of each verifier
 _READ = 512  # prompts of a set, among which verifiers are looked for
 _MOST_VERIFIERS = 16  # of a source that makes them row by row
+_LONG_S = 5.0  # for one call of each, the start of the workers included
 _EMPTY, _WRONG = "", "I do not know."
 _TAKE_REFERENCE = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch)
 """The verifiers whose reference is an answer, so that it is right when given back."""
@@ -56,9 +58,12 @@ def check_verifiers(data: PromptDataModule, *, training: bool) -> list[str]:
         prompts = {"data.train": _training_prompts(data)} | prompts
     chosen = [(key, prompt) for key, found in prompts.items() for prompt in _of_each_verifier(found)]
     first = {id(prompt.verifier): (key, prompt) for key, prompt in reversed(chosen)}
-    # One call of each at first: one that hangs is then waited for once.
+    # One call of each at first: one that hangs is then waited for once, and one that takes long is called once more.
+    began = time.monotonic()
     _judged([Trial(key, prompt, _forms(prompt)[0]) for key, prompt in first.values()], data.pool)
     texts = [(key, prompt, text) for key, prompt in chosen for text in (*_forms(prompt), _WRONG, _EMPTY)]
+    if time.monotonic() - began > _LONG_S:
+        texts = [(key, prompt, _EMPTY) for key, prompt in first.values()]
     trials = _judged([Trial(*given) for given in texts], data.pool)
     return _notes(trials)
 
@@ -179,7 +184,7 @@ def _notes(trials: Sequence[Trial]) -> list[str]:
             found.setdefault(
                 (key, f"{name} empty"), f"WARNING: {key}: {name} calls an empty completion right ({place})."
             )
-        if type(prompt.verifier) in _TAKE_REFERENCE and not right:
+        if type(prompt.verifier) in _TAKE_REFERENCE and not right and len(same) > 1:
             found.setdefault(
                 (key, f"{name} reference"),
                 f"WARNING: {key}: {name} does not take the reference itself for a right answer, neither as it is nor in "

@@ -117,6 +117,14 @@ def test_a_verifier_that_hangs_is_waited_for_once(kind, source, check):
     assert time.monotonic() - began < 5
 
 
+def test_a_verifier_that_takes_long_is_called_twice(source, check, monkeypatch, tmp_path):
+    monkeypatch.setattr("asymgrpo_app.checks.verifiers._LONG_S", 0.0)
+    calls = tmp_path / "calls"
+    monkeypatch.setattr(ExactMatch, "verify", lambda *given: calls.open("a").write(f"{given[1]!r} ") and Verdict(False))
+    assert check(source(ExactMatch())) == []
+    assert calls.read_text() == r"'\\boxed{4}' '' "
+
+
 def test_every_evaluation_set_and_every_part_of_a_mixture(source, check):
     sets = {"mine": EvaluationSet(source(Returns("none")))}
     assert refused(check, None, validation=sets).startswith("data.validation.mine: the verifier Returns does not work")

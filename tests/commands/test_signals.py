@@ -298,7 +298,7 @@ def test_a_verifier_that_takes_long_is_given_up_with_its_processes(tmp_path):
     arguments = command(tmp_path)
     rows = [json.dumps({"prompt": f"{number}>", "answer": "1"}) for number in range(40)]
     (tmp_path / "slow.jsonl").write_text("\n".join(rows))
-    slow = {"class_path": "tests.support.probe_verifiers.Sleeps", "init_args": {"seconds": 60}}
+    slow = {"class_path": "tests.support.probe_verifiers.SleepsOverSums", "init_args": {"seconds": 60}}
     source = {
         "class_path": "JsonLines",
         "init_args": {"path": str(tmp_path / "slow.jsonl"), "verifier": slow},

@@ -79,6 +79,13 @@ class Sleeps(Verifier):
         return Verdict(correct=completion == row["answer"])
 
 
+class SleepsOverSums(Sleeps):
+    """Takes that time over completions with a plus sign alone."""
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        return super().verify(completion, row) if "+" in completion else Verdict(correct=completion == row["answer"])
+
+
 class LeavesChild(Verifier):
     """Starts a process that would outlive it, and hangs."""
 
