@@ -17,7 +17,7 @@ from asymgrpo_app.errors import UserError, at_least_1, require
 from asymgrpo_app.metrics import Stopwatch
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.ranks import gather_objects
-from asymgrpo_app.policy.loading import stop_token_ids, vocabulary_size
+from asymgrpo_app.policy.loading import vocabulary_size
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rollout.canary import CanaryConfig
 from asymgrpo_app.rollout.collect import answer_classes, judge
@@ -32,7 +32,7 @@ from asymgrpo_app.rollout.server.engine import ServerEngine
 from asymgrpo_app.rollout.server.tls import fingerprint
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
 from asymgrpo_app.rollout.types import JudgedCompletion, PromptBatch, RolloutBatch, SampleRequest, SamplingSettings
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, resolve_dtype
+from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, import_vllm, resolve_dtype
 from asymgrpo_app.rollout.warnings import DegenerateWarnings
 from asymgrpo_app.runtime.console import say
 from asymgrpo_app.runtime.stopping import switch
@@ -133,8 +133,9 @@ class VLLMRolloutCallback(Callback):
     # ---- hooks ----
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
-        stops = stop_token_ids(pl_module.policy_path, data_of(trainer).tokenizer)
-        self.settings = replace(self.settings, stop_token_ids=stops)
+        if self.sampler == "vllm":
+            import_vllm()  # it is needed anyway; now, a broken one costs no model that was loaded before
+        self.settings = replace(self.settings, stop_token_ids=data_of(trainer).stop_token_ids)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: AsymGRPOModule, batch: PromptBatch, batch_idx: int

@@ -63,10 +63,10 @@ def _run(arguments: list[str]) -> int:
             from asymgrpo_app.cli import serve as serve_command
 
             return int(serve_command.run(arguments[1:]))
+        if arguments[:1] == ["check"]:
+            return _checked(arguments[1:])
         from asymgrpo_app.cli import run
 
-        if arguments[:1] == ["check"]:
-            return int(run.check(arguments[1:]))
         return int(run.run(arguments))
     except UserError as error:
         complain(f"asymgrpo: error: {error}")
@@ -79,6 +79,19 @@ def _run(arguments: list[str]) -> int:
     except RunError as error:
         complain(f"asymgrpo: stopped: {error}")
         return ExitCode.FAILURE
+
+
+def _checked(arguments: list[str]) -> int:
+    """`asymgrpo check`; vLLM is imported by another process while this one imports what it needs itself."""
+    from asymgrpo_app.runtime.vllm_import import ImportTrial
+
+    trial = ImportTrial()
+    try:
+        from asymgrpo_app.cli import run
+
+        return int(run.check(arguments, trial))
+    finally:
+        trial.end()
 
 
 def _is_of_a_parser(error: RecursionError) -> bool:

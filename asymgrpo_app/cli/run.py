@@ -18,10 +18,12 @@ from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
 from asymgrpo_app.evaluation.outcomes import ACCURACIES
+from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.runtime.compat import while_restoring
 from asymgrpo_app.runtime.console import quiet_libraries, say
 from asymgrpo_app.runtime.environment import stay_on_loopback
 from asymgrpo_app.runtime.processes import lost_exchange, observe_processes
+from asymgrpo_app.runtime.vllm_import import ImportTrial
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,12 +42,19 @@ def run(arguments: Sequence[str]) -> int:
     return ExitCode.OK
 
 
-def check(arguments: Sequence[str]) -> int:
-    """`asymgrpo check`: all that `fit` does before it loads a model, and a check of every row of the training data."""
+def check(arguments: Sequence[str], trial: ImportTrial | None = None) -> int:
+    """`asymgrpo check`: all that `fit` does before it loads a model, and a check of every row of the training data.
+
+    Args:
+        arguments: Those of `fit`.
+        trial: An import of vLLM that has begun; waited for if the run samples with vLLM.
+    """
     quiet_libraries()
     made = prepared(["fit", *arguments])
     try:
         check_fit(made, dry_run=True)
+        if trial is not None and installed_sampler(made.section.rollout.sampler) == "vllm":
+            trial.finish()
     finally:
         made.data.close()
     say("Nothing stands in the way of this run.")

@@ -22,6 +22,7 @@ from asymgrpo_app.rollout.engine_options import check_extra
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
+from asymgrpo_app.runtime.vllm_import import cannot_be_imported, described
 
 # Tokens of a block of keys and values on CPU. Completions of a prompt share only whole blocks, and vLLM's own 128
 # are more than many prompts have. Its CPU attention takes multiples of 32 (docs/benchmarks.md).
@@ -88,6 +89,24 @@ def require_vllm() -> None:
         )
 
 
+def import_vllm() -> Any:
+    """Import vLLM into this process, which takes seconds; returns the module.
+
+    Raises:
+        UserError: It is installed, but cannot be imported; the message has the first line of the cause.
+    """
+    _quiet_environment()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
+        try:
+            import vllm
+
+            vllm.LLM  # noqa: B018 (imports what it needs)
+        except Exception as error:  # an installation that is broken raises what it likes
+            raise cannot_be_imported(described(error)) from error
+    return vllm
+
+
 def check_in_process(config: VLLMEngineConfig, processes: int, *, on_gpu: bool) -> None:
     """Refuse options of an engine in the training processes that cannot work there.
 
@@ -126,14 +145,11 @@ class VLLMEngine:
         self._group: Any = None
         if config.tensor_parallel_size > 1:
             self._group, _ = distributed.new_subgroups(config.tensor_parallel_size, backend="gloo")
-        _quiet_environment()
+        self._vllm = vllm = import_vllm()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
-            import vllm
-
             _compile_nothing_on_cpu()
             _work_in_this_process()
-            self._vllm = vllm
             arguments = engine_arguments(model, config, dtype, max_model_len) | _in_process(config)
             try:
                 self._llm: Any = vllm.LLM(**arguments)

@@ -92,6 +92,7 @@ def arm(name: str) -> None:
 
 def run(folder: Path) -> int:
     """The run, undisturbed unless `arm` was called; the exit code."""
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = ScriptedEngine  # type: ignore[misc, assignment]
     return main([*command(folder, ROWS), *ARGUMENTS])
 

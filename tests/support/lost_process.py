@@ -27,5 +27,6 @@ def _backward(module: AsymGRPOModule, *arguments: Any, **named: Any) -> None:
 if __name__ == "__main__":
     Path(os.environ["PIDS"], str(os.getpid())).touch()
     AsymGRPOModule.manual_backward = _backward  # type: ignore[method-assign]
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = ScriptedEngine  # type: ignore[misc, assignment]
     sys.exit(main(sys.argv[1:]))

@@ -8,15 +8,17 @@ from asymgrpo_app.runtime.compat import attention_of
 
 
 def once_per_process(patch: pytest.MonkeyPatch) -> None:
-    """Build a subcommand's parser once, and estimate the memory of the same passes once.
+    """Build a subcommand's parser once, estimate the memory of the same passes once, and import no vLLM to try it.
 
-    Both take most of the time of a short command, and neither depends on what was run before.
+    These take most of the time of a short command, and none depends on what was run before.
     """
     from asymgrpo_app.checks import memory
     from asymgrpo_app.cli.parser import RunParser
 
     patch.setattr(RunParser, "setup_parser", _parser_of_subcommand)
     patch.setattr(memory, "body_memory", _body_memory)
+    patch.setattr("asymgrpo_app.runtime.vllm_import.find_spec", lambda name: None)
+    patch.setattr("asymgrpo_app.callbacks.rollout.import_vllm", lambda: None)
 
 
 _PARSERS: dict[str, dict[str, Any]] = {}

@@ -171,5 +171,6 @@ class ReplayEngine:
 
 
 if __name__ == "__main__":
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = lambda *_: ReplayEngine(sys.argv[1])  # type: ignore[misc, assignment]
     sys.exit(main(sys.argv[2:]))

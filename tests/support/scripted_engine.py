@@ -85,5 +85,6 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = ScriptedEngine  # type: ignore[misc, assignment]
     sys.exit(main(sys.argv[1:]))

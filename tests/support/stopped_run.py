@@ -49,6 +49,7 @@ if __name__ == "__main__":
             return (module.completed_steps + 1, module.global_rank) == (int(step), int(rank))
 
         poison(pytest.MonkeyPatch(), here, {"nan": times_nan, "inf": plus_infinity}[how])
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = SlowEngine  # type: ignore[assignment, misc]
     from asymgrpo_app.callbacks import checkpoint
 

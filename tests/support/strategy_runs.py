@@ -61,6 +61,7 @@ def first_steps(of: Path, folder: Path) -> None:
 
 
 def make_runs(folder: Path, names: list[str]) -> None:
+    rollout.import_vllm = lambda: None  # type: ignore[assignment]
     rollout.VLLMEngine = SeededEngine  # type: ignore[misc, assignment]
     for name in names:
         options, origin = RUNS[name]
