@@ -166,8 +166,8 @@ def _failure(trial: Trial, verdict: Verdict) -> str:
     seen = f", the row has {shown_value(list(prompt.row))}" if verdict.detail.startswith("KeyError") else ""
     return (
         f"{trial.key}: the verifier {type(prompt.verifier).__name__} does not work: {verdict.detail}{seen} "
-        f"({prompt.place or prompt.uid}, completion {shown_value(trial.completion)}); it must return a Verdict with True "
-        "or False for any completion."
+        f"({prompt.place or prompt.uid}, completion {shown_value(trial.completion)}); it must return a Verdict with "
+        "True or False for any completion."
     )
 
 
@@ -187,7 +187,7 @@ def _notes(trials: Sequence[Trial]) -> list[str]:
         if type(prompt.verifier) in _TAKE_REFERENCE and not right and len(same) > 1:
             found.setdefault(
                 (key, f"{name} reference"),
-                f"WARNING: {key}: {name} does not take the reference itself for a right answer, neither as it is nor in "
-                f"\\boxed{{}} ({place}): {shown_value(prompt.row.get('answer'))}.",
+                f"WARNING: {key}: {name} does not take the reference itself for a right answer, neither as it is nor "
+                f"in \\boxed{{}} ({place}): {shown_value(prompt.row.get('answer'))}.",
             )
     return list(found.values())

@@ -42,11 +42,15 @@ def expanded(key: str, value: Any) -> Any:
         name = match[1] or match[2]
         if not os.environ.get(name):
             state = "empty" if name in os.environ else "not set"
-            raise UserError(f"{key} {text}: the variable {name} is {state} in the environment: set it, or give the path.")
+            raise UserError(
+                f"{key} {text}: the variable {name} is {state} in the environment: set it, or give the path."
+            )
     found = os.path.expanduser(os.path.expandvars(text))  # noqa: PTH111 (Path.expanduser raises for unknown users)
     if found.startswith("~"):
         user = found[1:].partition("/")[0]
-        raise UserError(f"{key} {text}: there is no user {user} on this machine: write ./{found} for a folder of that name.")
+        raise UserError(
+            f"{key} {text}: there is no user {user} on this machine: write ./{found} for a folder of that name."
+        )
     return type(value)(found)
 
 

@@ -1,4 +1,4 @@
-"""Looks at a checkpoint's files before they are loaded: what is missing, what does not fit, and a head that is not tied.
+"""Looks at a checkpoint's files before they are loaded: what is missing or does not fit, and heads that are not tied.
 
 Only the heads of the files are read. transformers itself then says which of the tensors a model takes, on the meta
 device: it knows older names and layouts.
@@ -97,7 +97,9 @@ def check_weights(key: str, path: str, empty: PreTrainedModel) -> list[str]:
 
 
 def _missing(key: str, missing: list[str], empty: PreTrainedModel, found: WeightFiles) -> str:
-    said = f"{key}: {found.shown()} lacks {len(missing)} weights, {missing[0]} among them, which would be random numbers"
+    said = (
+        f"{key}: {found.shown()} lacks {len(missing)} weights, {missing[0]} among them, which would be random numbers"
+    )
     if len(missing) == 1:
         said = f"{key}: {found.shown()} lacks {missing[0]}, which would be random numbers"
     names = {id(parameter): name for name, parameter in empty.named_parameters(remove_duplicate=False)}
@@ -191,7 +193,7 @@ def _equal(first: Path, one: str, second: Path, other: str) -> bool:
     if ".safetensors" not in (first.suffix, second.suffix):
         return torch.equal(_loaded(first)[one], _loaded(second)[other])
     try:
-        with safe_open(str(first), framework="pt") as left, safe_open(str(second), framework="pt") as right:  # type: ignore[no-untyped-call]
+        with safe_open(str(first), framework="pt") as left, safe_open(str(second), framework="pt") as right:
             mine, theirs = left.get_slice(one), right.get_slice(other)
             if mine.get_shape() != theirs.get_shape():
                 return False

@@ -129,15 +129,17 @@ class Screening:
             return _rejected(prompt, f"the prompt ends in {token}, which ends a completion.")
         name, path = type(self.template).__name__, self.tokenizer.name_or_path
         if last in self.tokenizer.encode(rendered, add_special_tokens=False)[-1:]:
-            does = f"{name} writes it" + (f" (the chat template of {path})" if isinstance(self.template, ChatTemplate) else "")
+            does = f"{name} writes it" + (
+                f" (the chat template of {path})" if isinstance(self.template, ChatTemplate) else ""
+            )
             instead = "end prompts where the answer begins, with the header of the assistant's turn if there is one"
         else:
             does = f"the tokenizer of {path} appends it"
             instead = "set add_eos_token: false in its tokenizer_config.json, or take it out of the post_processor in "
             instead += "its tokenizer.json"
         raise UserError(
-            f"Prompts end in {token}, which ends a completion, so that nothing is left to say ({prompt.place or prompt.uid}"
-            f"): {does}; {instead}."
+            f"Prompts end in {token}, which ends a completion, so that nothing is left to say "
+            f"({prompt.place or prompt.uid}): {does}; {instead}."
         )
 
     def warnings(self, encoded: EncodedPrompt) -> list[str]:
@@ -154,8 +156,8 @@ class Screening:
             )
         if ids[-1] != written[-1]:
             found.append(
-                f"prompts end in {self.tokenizer.convert_ids_to_tokens(ids[-1])}, which the tokenizer of {path} appends: "
-                "take it out of the post_processor in its tokenizer.json if no answer follows it."
+                f"prompts end in {self.tokenizer.convert_ids_to_tokens(ids[-1])}, which the tokenizer of {path} "
+                "appends: take it out of the post_processor in its tokenizer.json if no answer follows it."
             )
         ends = [str(self.tokenizer.convert_ids_to_tokens(token)) for token in self.stop_token_ids]
         if end := next((end for end in ends if encoded.rendered.rstrip().endswith(end)), None):

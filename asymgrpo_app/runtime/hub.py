@@ -67,7 +67,7 @@ def _refusal(name: str, kind: Kind, *, cached: bool) -> str | None:
     except errors.HFValidationError:
         return "that is no name on the hub either"
     except errors.HfHubHTTPError as error:  # it answers, and may do better for the libraries
-        busy = error.response is not None and error.response.status_code in (408, 429)
+        busy = error.response.status_code in (408, 429)
         return None if cached or busy else f"the hub refuses it ({_shown(error)})"
     except Exception as error:  # those of the library's HTTP client
         if cached:

@@ -1,10 +1,8 @@
-"""Whether vLLM can be imported: being installed says little about its C extensions, CUDA, and the packages beside it."""
+"""Whether vLLM can be imported: to be installed says little about its C extensions, CUDA, and what it needs."""
 
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from importlib.util import find_spec
 
 from asymgrpo_app.errors import UserError
@@ -33,19 +31,15 @@ def described(error: BaseException) -> str:
 def cannot_be_imported(reason: str) -> UserError:
     """The error for a vLLM that is installed, and fails as it is imported."""
     return UserError(
-        f"vLLM is installed, but it cannot be imported ({reason}): install it again for this machine's Python, torch and "
-        "CUDA, or set rollout.sampler: transformers, which is slow."
+        f"vLLM is installed, but it cannot be imported ({reason}): install it again for this machine's Python, torch "
+        "and CUDA, or set rollout.sampler: transformers, which is slow."
     )
 
 
 class ImportTrial:
-    """Imports vLLM in a process of its own, while this one does something else; nothing happens if it is not installed.
+    """Imports vLLM in a process of its own, while this one goes on; nothing happens if it is not installed."""
 
-    Args:
-        more: Further variables of its environment.
-    """
-
-    def __init__(self, more: Mapping[str, str] = {}) -> None:  # noqa: B006 (never changed)
+    def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         if find_spec("vllm") is not None:
             self._process = subprocess.Popen(
@@ -56,7 +50,6 @@ class ImportTrial:
                 stderr=subprocess.DEVNULL,
                 text=True,
                 errors="replace",
-                env={**os.environ, **more},
                 start_new_session=True,  # a Ctrl-C is for this process, which then ends that one
             )
 

@@ -21,11 +21,11 @@ from tests.support.trial_verifiers import (
     LastLine,
     Lenient,
     LoopsHere,
+    NeedsColumn,
     OfNumPy,
     OwnForm,
     Returns,
     ReturnsHere,
-    Tests,
 )
 
 MUST = "; it must return a Verdict with True or False for any completion."
@@ -103,11 +103,11 @@ def test_an_empty_completion_is_tried_too(source, check, tmp_path):
 
 
 def test_a_column_that_is_not_there(source, check, tmp_path):
-    assert refused(check, source(Tests())) == (
-        "data.train: the verifier Tests does not work: KeyError: 'tests', the row has [\"prompt\", \"answer\"] "
+    assert refused(check, source(NeedsColumn())) == (
+        'data.train: the verifier NeedsColumn does not work: KeyError: \'tests\', the row has ["prompt", "answer"] '
         f"({tmp_path}/mine.jsonl, line 1, completion '\\\\boxed{{4}}'){MUST}"
     )
-    assert check(source(Tests(), tests=["4"])) == []
+    assert check(source(NeedsColumn(), tests=["4"])) == []
 
 
 @pytest.mark.parametrize("kind", [Hangs, HangsHere, LoopsHere])
@@ -128,8 +128,10 @@ def test_a_verifier_that_takes_long_is_called_twice(source, check, monkeypatch, 
 def test_every_evaluation_set_and_every_part_of_a_mixture(source, check):
     sets = {"mine": EvaluationSet(source(Returns("none")))}
     assert refused(check, None, validation=sets).startswith("data.validation.mine: the verifier Returns does not work")
-    rare = Mixture([WeightedSource(Countdown(), 1000), WeightedSource(Mixture([WeightedSource(source(Tests()))]), 1)])
-    assert refused(check, rare).startswith("data.train: the verifier Tests does not work: KeyError: 'tests'")
+    rare = Mixture(
+        [WeightedSource(Countdown(), 1000), WeightedSource(Mixture([WeightedSource(source(NeedsColumn()))]), 1)]
+    )
+    assert refused(check, rare).startswith("data.train: the verifier NeedsColumn does not work: KeyError: 'tests'")
 
 
 def test_an_empty_completion_that_is_right_is_a_warning(source, check, tmp_path):
@@ -164,8 +166,8 @@ def test_countdown_takes_numbers_and_target(check):
 def test_a_reference_that_no_answer_meets_is_a_warning(source, check, tmp_path, monkeypatch):
     monkeypatch.setattr(ExactMatch, "judge", lambda *_: Verdict(correct=False))
     assert check(source(ExactMatch(), "5 apples")) == [
-        "WARNING: data.train: ExactMatch does not take the reference itself for a right answer, neither as it is nor in "
-        f"\\boxed{{}} ({tmp_path}/mine.jsonl, line 1): '5 apples'."
+        "WARNING: data.train: ExactMatch does not take the reference itself for a right answer, neither as it is nor "
+        f"in \\boxed{{}} ({tmp_path}/mine.jsonl, line 1): '5 apples'."
     ]
 
 

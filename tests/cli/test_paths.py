@@ -102,8 +102,8 @@ def test_the_config_of_a_run(home, quickstart):
     (home / "policy").symlink_to(POLICY)
     (home / "mine.yaml").write_text(
         "run_dir: ${HOME}/runs/a\nmodel: {policy: ~/policy}\ndata:\n  train:\n    class_path: JsonLines\n"
-        "    init_args: {path: ~/rows.jsonl}\n  validation:\n    held_out:\n      source:\n        class_path: JsonLines\n"
-        "        init_args: {path: [$HOME/rows.jsonl]}\n"
+        "    init_args: {path: ~/rows.jsonl}\n  validation:\n    held_out:\n      source:\n        class_path: "
+        "JsonLines\n        init_args: {path: [$HOME/rows.jsonl]}\n"
     )
     parser = RunParser([*quickstart, "--config=~/mine.yaml"])
     section = parser.section

@@ -88,8 +88,8 @@ def test_whole_checkpoints_pass(checkpoint, change, file):
 def test_a_head_that_is_not_the_embedding_in_spite_of_the_config(checkpoint, change, file, place):
     folder = checkpoint(change, file)
     assert refused(folder) == (
-        f"model.policy: config.json says tie_word_embeddings: true, but lm_head.weight in {folder / place} differs from "
-        "model.embed_tokens.weight: set it to false there to keep that head, or remove the tensor from the file."
+        f"model.policy: config.json says tie_word_embeddings: true, but lm_head.weight in {folder / place} differs "
+        "from model.embed_tokens.weight: set it to false there to keep that head, or remove the tensor from the file."
     )
 
 
@@ -118,8 +118,8 @@ def test_weights_that_are_missing(checkpoint):
 
     folder = checkpoint(cut)
     assert refused(folder) == (
-        f"model.policy: {folder / NAME} lacks 2 weights, model.layers.2.mlp.down_proj.weight among them, which would be "
-        "random numbers: use a whole checkpoint, or the config.json that belongs to it."
+        f"model.policy: {folder / NAME} lacks 2 weights, model.layers.2.mlp.down_proj.weight among them, which would "
+        "be random numbers: use a whole checkpoint, or the config.json that belongs to it."
     )
 
 
@@ -143,7 +143,7 @@ def test_weights_that_nothing_takes_are_a_note(checkpoint):
 
 
 def test_a_config_that_contradicts_itself(checkpoint):
-    with pytest.raises(UserError, match="cannot be loaded: .*num_hidden_layers"):
+    with pytest.raises(UserError, match=r"cannot be loaded: .*num_hidden_layers"):
         looked_at(checkpoint(num_hidden_layers=5))
 
 

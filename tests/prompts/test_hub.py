@@ -110,9 +110,9 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 NOT_THERE = (
-    f"there is no folder {{}} here (working directory {Path.cwd()}), and it is not in the local cache of the hub, which "
-    "HF_HUB_OFFLINE says not to ask: a relative path, also one in a config, starts at the working directory, so change "
-    "to the folder that it is meant from, or give the whole path."
+    f"there is no folder {{}} here (working directory {Path.cwd()}), and it is not in the local cache of the hub, "
+    "which HF_HUB_OFFLINE says not to ask: a relative path, also one in a config, starts at the working directory, so "
+    "change to the folder that it is meant from, or give the whole path."
 )
 
 
@@ -139,7 +139,8 @@ def test_data_sets_of_the_hub_come_from_its_cache_by_revision(tmp_path: Path) ->
         "7 someone/sums/train/1 1",
         "4 someone/sums/train/1 1",
         "7 someone/sums/train/1 1",
-        "Cannot load the data set 'someone/sums' (split 'train', config None, revision 'v2'): " + NOT_THERE.format("someone/sums"),
+        "Cannot load the data set 'someone/sums' (split 'train', config None, revision 'v2'): "
+        + NOT_THERE.format("someone/sums"),
         "Cannot load the data set 'someone/sums' (split 'test', config None, revision 'v1'): ValueError: Unknown split "
         "\"test\". Should be one of ['train'].",
         "Cannot load the data set 'someone/others' (split 'train', config None, revision None): "

@@ -72,7 +72,7 @@ class Ends(Template):
     def __init__(self, end: str) -> None:
         self.end = end
 
-    def render(self, text, tokenizer) -> str:  # noqa: ARG002
+    def render(self, text, tokenizer) -> str:
         return text + self.end
 
 
@@ -84,9 +84,9 @@ def test_a_tokenizer_that_appends_the_end_token_is_refused(policy, data_of):
     folder = policy(after="<eos>")
     data = data_of(folder)
     assert refused(data) == (
-        "Prompts end in <eos>, which ends a completion, so that nothing is left to say (addition/train/0/0): the tokenizer of "
-        f"{folder} appends it; set add_eos_token: false in its tokenizer_config.json, or take it out of the "
-        "post_processor in its tokenizer.json."
+        "Prompts end in <eos>, which ends a completion, so that nothing is left to say (addition/train/0/0): the "
+        f"tokenizer of {folder} appends it; set add_eos_token: false in its tokenizer_config.json, or take it out of "
+        "the post_processor in its tokenizer.json."
     )
     assert refused(data_of(folder, bad_rows="skip")) == refused(data)  # no row is to blame
 
@@ -132,7 +132,7 @@ def test_other_templates_are_held_to_it(policy, data_of, own, end):
 def test_evaluation_sets_are_held_to_it_by_their_own_template(policy, data_of):
     sets = {"mine": EvaluationSet(Addition(), limit=2, template=Ends("<eos>"))}
     data = data_of(policy(), validation=sets)
-    with pytest.raises(UserError, match="Prompts end in <eos>.*Ends writes it"):
+    with pytest.raises(UserError, match=r"Prompts end in <eos>.*Ends writes it"):
         check_data(data, training=False)
 
 

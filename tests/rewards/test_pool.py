@@ -144,7 +144,11 @@ def test_an_endless_verifier_is_killed(pool, misdeed):
         ("true", "TypeError: verify returned True (bool), not a Verdict"),
         ("something unpicklable", "TypeError: verify returned an object of the type function, not a Verdict"),
         ("number", "TypeError: verify returned a Verdict whose correct is 1 (int), not True or False"),
-        ("unknown status", "TypeError: verify returned a Verdict whose status is 'perhaps' (str), not one of ok, no_answer, timeout, error"),
+        (
+            "unknown status",
+            "TypeError: verify returned a Verdict whose status is 'perhaps' (str), not one of ok, no_answer, "
+            "timeout, error",
+        ),
         ("contradiction", "ValueError: verify returned a correct verdict with the status no_answer"),
         ("own error", "two lines"),
         ("leave", "its worker died 3 times"),

@@ -46,8 +46,8 @@ def test_all_alike(verdict, why, capsys):
 def test_what_becomes_of_completions_that_are_cut(wrong, what, capsys):
     group = [(WRONG, CUT), (RIGHT, CUT), (RIGHT, False), (WRONG, False), (WRONG, CUT)]
     assert said(capsys, *group, cut_is_wrong=wrong) == [
-        "WARNING: 6 of the 10 completions of step 7 were cut at rollout.max_completion_tokens (1,000), and a completion "
-        f"that is cut {what}. Raise the limit, or ask for shorter answers in the template."
+        "WARNING: 6 of the 10 completions of step 7 were cut at rollout.max_completion_tokens (1,000), and a "
+        f"completion that is cut {what}. Raise the limit, or ask for shorter answers in the template."
     ]
 
 
@@ -61,6 +61,6 @@ def test_those_that_are_left_out_are_not_called_wrong(capsys):
 
 def test_nothing_is_left(capsys):
     assert said(capsys, (WRONG, CUT), (RIGHT, CUT), cut_is_wrong=False)[1:] == [
-        "WARNING: all 4 completions of step 7 were left out (rollout.truncated or rollout.verifier_failure: exclude), so "
-        "the step taught nothing."
+        "WARNING: all 4 completions of step 7 were left out (rollout.truncated or rollout.verifier_failure: exclude), "
+        "so the step taught nothing."
     ]

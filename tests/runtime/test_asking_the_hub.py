@@ -11,8 +11,8 @@ from asymgrpo_app.policy.loading import check_model_path
 from asymgrpo_app.runtime import hub
 
 WHAT_TO_DO = (
-    ": a relative path, also one in a config, starts at the working directory, so change to the folder that it is meant "
-    "from, or give the whole path."
+    ": a relative path, also one in a config, starts at the working directory, so change to the folder that it is "
+    "meant from, or give the whole path."
 )
 
 
@@ -50,8 +50,8 @@ def test_a_relative_folder_that_is_missing_is_asked_for_once(ask, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     asked = ask(OSError("Name or service not known"))
     assert _refused("data/base") == (
-        f"model.policy: there is no folder data/base here (working directory {tmp_path}), and the hub cannot be reached "
-        f"(OSError: Name or service not known){WHAT_TO_DO}"
+        f"model.policy: there is no folder data/base here (working directory {tmp_path}), and the hub cannot be "
+        f"reached (OSError: Name or service not known){WHAT_TO_DO}"
     )
     (url,) = asked
     assert url.endswith("/data/base/resolve/main/config.json")

@@ -104,8 +104,8 @@ def test_fit_says_so_before_a_model_is_loaded_and_leaves_the_folder_free(tmp_pat
     monkeypatch.setattr("asymgrpo_app.update.policy_module.load_policy", lambda *given: loaded.append(given))
     sentence = refusal([*command(tmp_path), "--rollout.sampler=vllm"], capsys)
     assert sentence == (
-        "asymgrpo: error: vLLM is installed, but it cannot be imported (ModuleNotFoundError: import of vllm halted; None "
-        f"in sys.modules){WHAT_TO_DO}"
+        "asymgrpo: error: vLLM is installed, but it cannot be imported (ModuleNotFoundError: import of vllm halted; "
+        f"None in sys.modules){WHAT_TO_DO}"
     )
     assert loaded == []
     assert not (tmp_path / "run/config.yaml").exists()

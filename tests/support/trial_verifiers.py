@@ -26,7 +26,7 @@ class Returns(Verifier):
     def __init__(self, what: str, boxed: bool = True) -> None:
         self.what, self.boxed = what, boxed
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Any:  # noqa: ARG002
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Any:
         if not self.boxed and "boxed" in completion:
             return Verdict(correct=True)
         return RETURNED[self.what]
@@ -52,7 +52,7 @@ class LastLine(Verifier):
         return Verdict(correct=completion.splitlines()[-1] == row["answer"])
 
 
-class Tests(Verifier):
+class NeedsColumn(Verifier):
     """Reads a column that no row may have."""
 
     def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
@@ -62,7 +62,7 @@ class Tests(Verifier):
 class Lenient(Verifier):
     """Calls everything right that is short."""
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:  # noqa: ARG002
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         return Verdict(correct=len(completion) < 5)
 
 
@@ -76,7 +76,7 @@ class OwnForm(Verifier):
 class Hangs(Verifier):
     """Never returns."""
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:  # noqa: ARG002
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         time.sleep(600)
         return Verdict(correct=True)
 
@@ -90,7 +90,7 @@ class HangsHere(Hangs):
 class LoopsHere(HangsHere):
     """Never returns, and catches what it can."""
 
-    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:  # noqa: ARG002
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
         while True:
             try:
                 time.sleep(0)

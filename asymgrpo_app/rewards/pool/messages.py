@@ -55,8 +55,10 @@ def checked_verdict(verdict: object) -> Verdict:
     correct: Any = verdict.correct
     if not isinstance(correct, bool) and not _is_bool_of_numpy(correct):
         raise TypeError(f"{NO_VERDICT} a Verdict whose correct is {_shown(correct)}, not True or False")
-    if not isinstance(verdict.status, str) or verdict.status not in tuple(Status):
-        raise TypeError(f"{NO_VERDICT} a Verdict whose status is {_shown(verdict.status)}, not one of {', '.join(Status)}")
+    if verdict.status not in tuple(Status):
+        raise TypeError(
+            f"{NO_VERDICT} a Verdict whose status is {_shown(verdict.status)}, not one of {', '.join(Status)}"
+        )
     status = Status(verdict.status)
     if correct and status is not Status.OK:
         raise ValueError(f"verify returned a correct verdict with the status {status}")
