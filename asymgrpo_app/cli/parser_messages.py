@@ -3,6 +3,7 @@
 import re
 
 from asymgrpo_app.errors import one_line
+from asymgrpo_app.rewards.functions import REWARDS_HINT
 
 _KEY = re.compile(r'(?:- )?(?:Problem with given class_path .*?: )?(?:- )?Parser key "([^"]+)":\s*')
 _UNION = re.compile(r"Does not validate against any of the Union subtypes Subtypes: (.*?) Errors: - ")
@@ -39,7 +40,8 @@ def plain(message: str) -> str:
     if found := _NO_OPTION.match(text):
         key = found["whole"] or found["given"] or f"{found['group']}.{found['key']}"
         shown = f"--{key}" if found["given"] else key  # as it was written
-        return f"{shown} is no option{f': {_REPLACED[key]} has replaced it' if key in _REPLACED else ''}."
+        hint = f": {_REPLACED[key]} has replaced it" if key in _REPLACED else _about_rewards(key.rpartition(".")[2])
+        return f"{shown} is no option{hint}."
     keys: list[str] = []
     kind = ""
     while True:
@@ -59,7 +61,15 @@ def plain(message: str) -> str:
     if not keys or complaint is None:
         return one_line(f"{'.'.join(keys)}: {reason}" if keys else reason)
     seen = _value(text)
-    return one_line(f"{'.'.join(keys)} {complaint}{'' if seen is None else f', got {seen}'}.")
+    hint = _about_rewards(complaint.removeprefix("has no option "))
+    if kind == "Verifier" and complaint.startswith("must name a class"):
+        hint = f"; {REWARDS_HINT}"
+    return one_line(f"{'.'.join(keys)} {complaint}{'' if seen is None else f', got {seen}'}{hint}.")
+
+
+def _about_rewards(option: str) -> str:
+    """Where rewards go, for an option of that name in other programs: reward_funcs, reward_weights, reward_model."""
+    return f"; {REWARDS_HINT}" if option.startswith("reward") else ""
 
 
 def _complaint(text: str, kind: str) -> str | None:

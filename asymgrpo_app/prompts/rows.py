@@ -13,6 +13,7 @@ from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
 from asymgrpo_app.prompts.order import shuffled
 from asymgrpo_app.rewards.base import Verifier
 from asymgrpo_app.rewards.exact import ExactMatch
+from asymgrpo_app.rewards.functions import checked_verifier
 
 _SHOWN_CHARS = 60
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -51,7 +52,7 @@ class RowSource(PromptSource):
         verifier: The verifier that judges the completions; exact match if left out.
 
     Raises:
-        UserError: There is no row, or a field has no name.
+        UserError: There is no row, a field has no name, or the verifier is none.
     """
 
     def __init__(self, size: int, prompt_field: str, answer_field: str, verifier: Verifier | None) -> None:
@@ -63,7 +64,7 @@ class RowSource(PromptSource):
         self.size: int = size
         self.prompt_field = prompt_field
         self.answer_field = answer_field
-        self.verifier = ExactMatch() if verifier is None else verifier
+        self.verifier = ExactMatch() if verifier is None else checked_verifier(verifier, type(self).__name__)
 
     @abstractmethod
     def row(self, index: int) -> Row:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from asymgrpo_app.rewards.base import Verdict, Verifier
+from asymgrpo_app.rewards.functions import checked_verifier
 from asymgrpo_app.rewards.pool.pool import VerifierPool
 
 
@@ -23,8 +24,10 @@ def score(
         pool: The pool that isolated verifiers run in; a pool for this call alone if left out.
 
     Raises:
+        UserError: It is no verifier.
         ValueError: The two sequences differ in length.
     """
+    checked_verifier(verifier, "score")
     if len(completions) != len(rows):
         raise ValueError(f"there are {len(completions)} completions, but {len(rows)} rows")
     with VerifierPool() if pool is None else nullcontext(pool) as used:
