@@ -116,6 +116,8 @@ class RunParser(LightningCLI):
             self._subcommand_method_arguments[subcommand] = []
             return self.init_parser(**kwargs)
         parser: LightningArgumentParser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults({"verbose": False})  # a run prints a table of its own
         if subcommand != "fit":
             parser.add_argument(
                 "--output",

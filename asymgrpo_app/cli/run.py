@@ -133,6 +133,8 @@ def _start(made: Run) -> None:
     options: dict[str, Any] = {"datamodule": made.data, "ckpt_path": section.ckpt_path, "weights_only": True}
     if made.command in ("validate", "test"):
         options["verbose"] = section.verbose
+    if made.command == "predict":
+        options["return_predictions"] = False  # they are written to a file as they come
     try:
         with _claim(made) if made.trainer.is_global_zero else nullcontext():
             getattr(made.trainer, made.command)(made.module, **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.evaluation.metrics import SetMetrics
 from asymgrpo_app.evaluation.outcomes import ACCURACIES, outcomes_of
@@ -34,7 +35,9 @@ class EvaluatingModule(LightningModule):
         """Whether Lightning validates after this many completed RL steps."""
         if not any(self.trainer.num_val_batches):
             return False
-        return step % int(self.trainer.val_check_interval) == 0 or step >= self.total_steps
+        # Infinite if the trainer has no interval: then it validates before the first step and after the last.
+        interval: Any = self.trainer.val_check_batch
+        return step % interval == 0 or step >= self.total_steps
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation_started = perf_counter()
@@ -45,24 +48,40 @@ class EvaluatingModule(LightningModule):
         """Add the outcomes of the batch's problems to the metrics of their set."""
         rollouts = batch.require_rollouts() if batch.prompts else None
         self.evaluations[batch.set_name].update(outcomes_of(batch.set_name, rollouts) if rollouts else [])
+        if self._returns_metrics and batch_idx + 1 == self._batches_of_sets()[dataloader_idx]:
+            for name, value in self._accuracies(batch.set_name).items():
+                # Of one batch alone, so that Lightning's mean over batches is the value itself.
+                self.log(name, value, batch_size=1, on_step=False, on_epoch=True, add_dataloader_idx=False)
 
     def on_validation_epoch_end(self) -> None:
         self.validation_pending = False
-        values = {
-            f"val/{name}/{key}": estimate.value
-            for name, metric in self.evaluations.items()
-            for key, estimate in metric.compute().items()
-            if key.partition("@")[0] in ACCURACIES
-        }
-        self.publish(values | {"timing_s/testing": perf_counter() - self._evaluation_started})
+        values = {tag: value for name in self.evaluations for tag, value in self._accuracies(name).items()}
+        values["timing_s/testing"] = perf_counter() - self._evaluation_started
+        self.publish(values, write=not self._returns_metrics)
+        if self._returns_metrics and self.loggers:
+            self.log("step", float(self.completed_steps))  # what Lightning takes as the step of its loggers
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> int:
-        """Return the number of problems in the batch; their completions are attached to the batch."""
-        return len(batch.prompts)
+    def predict_step(self, batch: PromptBatch, batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """The completions of the batch's problems, problem by problem: the fields of `Prediction` by name."""
+        outcomes = outcomes_of(batch.set_name, batch.require_rollouts()) if batch.prompts else []
+        return [{**vars(prediction)} for outcome in outcomes for prediction in outcome.completions]
+
+    @property
+    def _returns_metrics(self) -> bool:
+        """Whether the trainer returns the metrics, as `validate` and `test` do; a run writes them by itself."""
+        return self.trainer.state.fn in (TrainerFn.VALIDATING, TrainerFn.TESTING)
+
+    def _batches_of_sets(self) -> list[int | float]:
+        return self.trainer.num_test_batches if self.trainer.testing else self.trainer.num_val_batches
+
+    def _accuracies(self, name: str) -> dict[str, float]:
+        """The metrics of right and wrong of a set, by tag; every rank takes part, the first time."""
+        estimates = self.evaluations[name].compute().items()
+        return {f"val/{name}/{key}": e.value for key, e in estimates if key.partition("@")[0] in ACCURACIES}
 
     def publish(self, values: Mapping[str, float], *, write: bool = True) -> None:
         """Put values under their names in `trainer.callback_metrics`, and hand them to the loggers if `write`.
