@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
-from typing import Any, Literal, cast
+from typing import Any, Literal, Never, cast
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -232,6 +232,18 @@ class PromptDataModule(LightningDataModule):
 
     # ---- Lightning ----
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Never:
+        """Refused: a checkpoint holds no sources and no verifiers.
+
+        Raises:
+            UserError: Always, with what to do.
+        """
+        raise UserError(
+            f"PromptDataModule.load_from_checkpoint cannot rebuild sources and verifiers from {checkpoint_path}: build "
+            f'it as before; trainer.fit(..., ckpt_path="{checkpoint_path}") goes on with the next prompt.'
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Digest of the vocabulary and number of training rows, compared on resume; the step is the data position."""
         rows = self.train_source.size if self.train_source is not None else None
@@ -256,6 +268,13 @@ class PromptDataModule(LightningDataModule):
                 f"{theirs or 'endless'} rows: give the same data, or start a new run from the exported policy "
                 "(asymgrpo export)."
             )
+
+    def teardown(self, stage: str) -> None:
+        """End the verifiers' processes."""
+        self.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.close()  # Lightning calls no teardown after an exception
 
     def close(self) -> None:
         """End the verifiers' processes. Safe to call twice."""

@@ -190,5 +190,12 @@ def _written(trainer: Trainer, path: Path, label: Label) -> str | None:
 
 
 def run_checkpoint(trainer: Trainer) -> RunCheckpoint:
-    """The RunCheckpoint of a trainer, which may have other checkpoint callbacks added by the user."""
-    return next(callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint))
+    """The RunCheckpoint of a trainer, which may have other checkpoint callbacks added by the user.
+
+    Raises:
+        UserError: It has none.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, RunCheckpoint):
+            return callback
+    raise UserError("SafeStop and RunSummary work with a RunCheckpoint: add one to the callbacks of the Trainer.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.runtime.whole_files import sync
 
 
@@ -14,9 +15,16 @@ def begin_at(loggers: Sequence[Logger], step: int) -> None:
 
     TensorBoard's own reader takes the first mark of a folder for the beginning of the run and drops nothing there, so a
     fresh run needs one, too: else the first resume would go unnoticed.
+
+    Raises:
+        UserError: A logger was closed at the end of an earlier run.
     """
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
+            if logger.experiment.file_writer is None:  # closed at the end of a run
+                raise UserError(
+                    "This Trainer has trained already, and its logger is closed: build a new one for each fit."
+                )
             event = Event(step=step, session_log=SessionLog(status=SessionLog.START))
             logger.experiment.file_writer.add_event(event)
 

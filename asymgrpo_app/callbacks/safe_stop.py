@@ -42,6 +42,8 @@ class SafeStop(Callback):
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
         leave_signals_alone(trainer)
+        if stage == "fit":
+            run_checkpoint(trainer)  # or there would be nothing to save with at the stop
         if trainer.world_size > 1:
             switch.must_finish()
         if self._watch is None and (self.time_limit_s is not None or trainer.world_size > 1):

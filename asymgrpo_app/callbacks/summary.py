@@ -31,6 +31,10 @@ class RunSummary(Callback):
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.seconds: list[dict[str, float]] = []
 
+    def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
+        if stage == "fit":
+            run_checkpoint(trainer)  # of which the summary tells
+
     def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
         if trainer.state.fn == TrainerFn.FITTING:

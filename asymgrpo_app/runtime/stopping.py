@@ -127,6 +127,7 @@ class StopSwitch:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self.cause, self._noticed, self._at_once = None, None, False  # or a further run would stop at once
 
 
 switch = StopSwitch()
