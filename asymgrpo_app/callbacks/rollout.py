@@ -11,6 +11,7 @@ from typing import Literal
 
 from lightning.pytorch import Callback, Trainer
 
+from asymgrpo_app.callbacks.objects import check_objects
 from asymgrpo_app.callbacks.progress import RunProgress
 from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.errors import UserError, at_least_1, require
@@ -31,7 +32,14 @@ from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
 from asymgrpo_app.rollout.server.tls import fingerprint
 from asymgrpo_app.rollout.transformers_engine import TransformersEngine, TransformersEngineConfig
-from asymgrpo_app.rollout.types import JudgedCompletion, PromptBatch, RolloutBatch, SampleRequest, SamplingSettings
+from asymgrpo_app.rollout.types import (
+    AttachesRollouts,
+    JudgedCompletion,
+    PromptBatch,
+    RolloutBatch,
+    SampleRequest,
+    SamplingSettings,
+)
 from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, import_vllm, resolve_dtype
 from asymgrpo_app.rollout.warnings import DegenerateWarnings
 from asymgrpo_app.runtime.console import say
@@ -41,7 +49,7 @@ from asymgrpo_app.seeds import evaluation_seed, training_seed
 Treatment = Literal["wrong", "exclude"]
 
 
-class VLLMRolloutCallback(Callback):
+class VLLMRolloutCallback(Callback, AttachesRollouts):
     """Samples a group of completions per prompt, has the verifiers judge them, and attaches them to the batch.
 
     The seed of a completion is a function of the run's seed, the step, the prompt and the sample's number, so any
@@ -133,6 +141,7 @@ class VLLMRolloutCallback(Callback):
     # ---- hooks ----
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
+        check_objects(trainer, pl_module, self.settings)
         if self.sampler == "vllm":
             import_vllm()  # it is needed anyway; now, a broken one costs no model that was loaded before
         self.settings = replace(self.settings, stop_token_ids=data_of(trainer).stop_token_ids)

@@ -5,6 +5,7 @@ from typing import Any
 from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.parallel.strategy import NAME as FSDP2
 from asymgrpo_app.rollout.vllm_engine import require_vllm
+from asymgrpo_app.update.trainer_settings import check_precision
 
 # Trainer options that mean something else here, with the key to use instead.
 _REPLACED = {
@@ -30,8 +31,6 @@ _DERIVED = {
     "reload_dataloaders_every_n_epochs": (0, "leave it out"),
     "barebones": (False, "leave it out"),
 }
-_PRECISIONS = ("32-true", "bf16-mixed")
-_SAME_PRECISIONS = (None, 32, "32", "bf16")  # other names of the two above
 # FSDP's first version fails in manual optimization; model_parallel alone would leave each process its own gradients.
 _OTHER_STRATEGIES = ("fsdp", "deepspeed", "model_parallel")
 
@@ -65,13 +64,7 @@ def check_trainer_options(options: Any) -> None:
     for name, (value, instead) in _DERIVED.items():
         if options.get(name) != value:
             raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
-    if (precision := options.precision) == "bf16-true":
-        raise UserError(
-            "trainer.precision bf16-true is not supported, as weights in bfloat16 lose most updates of a usual "
-            "learning rate: use bf16-mixed, which computes in bfloat16 and holds weights in float32."
-        )
-    if precision not in (*_PRECISIONS, *_SAME_PRECISIONS):
-        raise UserError(f"trainer.precision must be one of {', '.join(_PRECISIONS)}, got {precision}.")
+    check_precision("trainer.precision", options.precision)
     strategy = str(options.strategy).lower()
     if strategy.startswith(_OTHER_STRATEGIES) and strategy != FSDP2:  # before Lightning misses their packages
         raise other_strategy(options.strategy)

@@ -113,6 +113,10 @@ class RolloutBatch:
         return (self.truncated_are_wrong or not judged.completion.truncated) and (self.failed_are_wrong or not failed)
 
 
+class AttachesRollouts:
+    """Marks the callbacks that attach rollouts to the batches of a run; without one there is nothing to train on."""
+
+
 @dataclass
 class PromptBatch:
     """Batch of a data loader: the prompts of one step or of one slice of an evaluation set (this rank's part).

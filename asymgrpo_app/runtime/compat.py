@@ -20,6 +20,14 @@ def leave_signals_alone(trainer: Any) -> None:
     trainer._signal_connector.register_signal_handlers = _nothing
 
 
+def replaces_samplers(trainer: Any) -> bool:
+    """Whether a Lightning trainer of several processes puts samplers of its own into data loaders.
+
+    Lightning 2.6.6, `Trainer._accelerator_connector`: its option `use_distributed_sampler` is kept nowhere else.
+    """
+    return bool(trainer._accelerator_connector.use_distributed_sampler)
+
+
 def _nothing() -> None:
     """Do nothing, in place of registering signal handlers."""
 

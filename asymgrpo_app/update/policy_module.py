@@ -1,11 +1,13 @@
 """Base of the LightningModule that holds policy, adapters, reference and optimizer."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never
 
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.module import EvaluatingModule
 from asymgrpo_app.microbatch.microbatch import TokenSequence
 from asymgrpo_app.parallel.sharding import shard
@@ -14,6 +16,7 @@ from asymgrpo_app.policy.loading import AttentionImplementation, load_policy
 from asymgrpo_app.policy.lora import LoRAConfig
 from asymgrpo_app.policy.lora_files import adapted
 from asymgrpo_app.update.passes import ForwardPasses
+from asymgrpo_app.update.trainer_settings import check_trainer
 
 
 class PolicyModule(EvaluatingModule):
@@ -36,6 +39,26 @@ class PolicyModule(EvaluatingModule):
     make_lr_scheduler: LRSchedulerCallable | None
     weight_version: int = 0
     base: str = ""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Check the trainer; there are no callbacks to add. Of all hooks Lightning calls this one first."""
+        trainer: Any = self.trainer
+        check_trainer(trainer)
+        trainer.num_sanity_val_steps = 0  # a run validates before its first step by itself
+        return []
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Never:
+        """Refused: a checkpoint holds what was trained, and the objects around it are for the caller to build.
+
+        Raises:
+            UserError: Always, with what to do.
+        """
+        raise UserError(
+            f"AsymGRPOModule.load_from_checkpoint cannot rebuild the objects of a run from {checkpoint_path}: build "
+            f'them as before and call trainer.fit, validate or predict with ckpt_path="{checkpoint_path}", or write '
+            "the trained model as a Hugging Face folder (asymgrpo export; docs/python.md)."
+        )
 
     def configure_model(self) -> None:
         """Load the policy. Lightning may call this twice."""

@@ -28,6 +28,12 @@ def test_lightning_registers_its_handlers_where_they_are_replaced():
     assert trainer._signal_connector.register_signal_handlers() is None
 
 
+@pytest.mark.parametrize("replaces", [True, False])
+def test_lightning_keeps_whether_it_replaces_samplers(replaces):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, use_distributed_sampler=replaces)
+    assert compat.replaces_samplers(trainer) is replaces
+
+
 def test_the_progress_bar_is_none_before_training():
     bar = TQDMProgressBar()
     assert compat.shown_progress_bar(bar) is None

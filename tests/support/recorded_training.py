@@ -25,7 +25,13 @@ from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.prompts import Countdown
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rewards.base import Verdict
-from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.types import (
+    AttachesRollouts,
+    Completion,
+    JudgedCompletion,
+    RolloutBatch,
+    SamplingSettings,
+)
 from asymgrpo_app.runtime.console import quiet_libraries
 from asymgrpo_app.seeds import derive_seed
 from asymgrpo_app.update.loss_config import LossConfig
@@ -76,7 +82,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-class RecordedRollouts(Callback):
+class RecordedRollouts(Callback, AttachesRollouts):
     """Attaches completions that are a function of the prompt's place: lengths 1 to 12, any characters, any verdict.
 
     Args:

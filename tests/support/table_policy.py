@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,7 +20,14 @@ from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
 from asymgrpo_app.rewards.countdown import CountdownVerifier
-from asymgrpo_app.rollout.types import Completion, JudgedCompletion, PromptBatch, RolloutBatch, SamplingSettings
+from asymgrpo_app.rollout.types import (
+    AttachesRollouts,
+    Completion,
+    JudgedCompletion,
+    PromptBatch,
+    RolloutBatch,
+    SamplingSettings,
+)
 
 UPDATES_PER_STEP = 2
 """The first update has no prompts, so that all of them are off policy: their ratios come from the table."""
@@ -94,7 +101,8 @@ def run_steps(
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
-        max_epochs=1,
+        max_epochs=-1,
+        callbacks=[_Given(steps)],
         logger=logger,
         log_every_n_steps=1,
         limit_val_batches=0,
@@ -124,6 +132,16 @@ def _sums_of_gradients(parameter: nn.Parameter, steps: int) -> list[Tensor]:
     sums = [torch.zeros_like(parameter)]
     parameter.register_hook(lambda gradient: sums[-1].add_(gradient))
     return sums
+
+
+class _Given(Callback, AttachesRollouts):
+    """The batches have their rollouts already; ends the run after the last of them."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop = batch_idx + 1 >= self.steps
 
 
 @dataclass
