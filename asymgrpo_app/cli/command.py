@@ -3,12 +3,19 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from traceback import walk_tb
+from typing import Any
 
+from asymgrpo_app.cli.commands import OF_A_CONFIG, check_command, check_options_of_config, long_options, usage
+from asymgrpo_app.cli.config_files import check_config_file, config_paths
+from asymgrpo_app.cli.paths import expand_config_names
 from asymgrpo_app.errors import ExitCode, RunError, UserError
 from asymgrpo_app.runtime.console import complain, show_failure
 from asymgrpo_app.runtime.environment import SAFE_PATH
+from asymgrpo_app.runtime.launch import check_launch, is_started_rank
 from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
+from asymgrpo_app.runtime.streams import keep_streams, write_failure
 from asymgrpo_app.version import __version__
 
 _PARSERS = {"json", "yaml", "jsonargparse", "argparse", "copy"}
@@ -21,13 +28,19 @@ def main(args: Sequence[str] | None = None) -> int:
     a signal.
 
     Raises:
-        SystemExit: `--help`, with code 0.
+        SystemExit: `--help` of a command, with code 0.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments == ["--version"]:
-        print(f"asymgrpo {__version__}")
+    if arguments[:1] in (["--version"], ["--help"], ["-h"]):
+        print(f"asymgrpo {__version__}" if arguments[0] == "--version" else usage())
         return ExitCode.OK
-    if _is_started_rank():
+    try:
+        check_command(arguments)
+        check_launch()
+    except UserError as error:
+        complain(f"asymgrpo: error: {error}")
+        return ExitCode.BAD_INPUT
+    if is_started_rank():
         end_with_parent()
     try:
         with switch.handling_signals():
@@ -35,39 +48,30 @@ def main(args: Sequence[str] | None = None) -> int:
             # A failure during the stop has been reported already; the exit code tells a scheduler of the stop.
             return switch.cause if code != ExitCode.OK and switch.cause is not None else code
     except StopRun as stop:
-        if _is_started_rank():
+        if is_started_rank():
             return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
         complain(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip())
         return stop.cause
 
 
 def _run(arguments: list[str]) -> int:
-    # torch and Lightning take seconds to import, so `--version` came first; vllm is imported by the engine alone.
+    # torch and Lightning take seconds to import, so what needs neither came first; vllm is imported by the engine alone.
     from asymgrpo_app.runtime.environment import quiet_environment
 
     quiet_environment()
+    command, rest = arguments[0], arguments[1:]
     try:
-        if arguments[:1] == ["score"]:
-            from asymgrpo_app.cli import score as score_command
+        if command in OF_A_CONFIG:
+            rest = expand_config_names(long_options(rest))
+            check_options_of_config(rest)
+            for path in config_paths(rest):  # as the parser does, but at once
+                check_config_file(path)
+            if command == "check":
+                return _checked(rest)
+            from asymgrpo_app.cli import run
 
-            return int(score_command.run(arguments[1:]))
-        if arguments[:1] == ["compare"]:
-            from asymgrpo_app.cli import compare as compare_command
-
-            return int(compare_command.run(arguments[1:]))
-        if arguments[:1] == ["export"]:
-            from asymgrpo_app.cli import export as export_command
-
-            return int(export_command.run(arguments[1:]))
-        if arguments[:1] == ["serve"]:
-            from asymgrpo_app.cli import serve as serve_command
-
-            return int(serve_command.run(arguments[1:]))
-        if arguments[:1] == ["check"]:
-            return _checked(arguments[1:])
-        from asymgrpo_app.cli import run
-
-        return int(run.run(arguments))
+            return int(run.run([command, *rest]))
+        return int(import_module(f"asymgrpo_app.cli.{command}").run(rest))
     except UserError as error:
         complain(f"asymgrpo: error: {error}")
         return ExitCode.BAD_INPUT
@@ -100,15 +104,20 @@ def _is_of_a_parser(error: RecursionError) -> bool:
     return frames[-1].f_globals.get("__name__", "").partition(".")[0] in _PARSERS
 
 
-def _is_started_rank() -> bool:
-    """Whether this process is a further rank that Lightning's launcher started."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
-
-
 def entry_point() -> None:
     """The console script."""
+    keep_streams()
     sys.excepthook = show_failure
     if getattr(sys.modules["__main__"], "__spec__", None) is None:  # else `python -m`, which looks there by itself
         # Or the processes that libraries start would look for their modules in the working directory first.
         os.environ.setdefault(*SAFE_PATH)
-    sys.exit(main())
+    try:
+        code: Any = main()
+    except SystemExit as stop:  # the parser's, after --help or --print_config
+        code = stop.code
+    sys.stdout.flush()
+    if (failure := write_failure()) is not None:
+        complain(f"asymgrpo: the output is not whole: {failure.strerror}.")
+        if sys.argv[1:2] != ["fit"] or "--print_config" in sys.argv:  # all of a run is in its folder
+            code = code or ExitCode.FAILURE
+    sys.exit(code)

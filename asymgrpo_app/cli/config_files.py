@@ -1,15 +1,13 @@
 """Checks of config files that the parser does not make."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from asymgrpo_app.cli.commands import KEYS, SECTIONS, nearest
 from asymgrpo_app.errors import UserError, one_line
 from asymgrpo_app.runtime.bounded_yaml import load_yaml
-
-_SECTIONS = ("model", "data", "rollout", "checkpoint", "tensorboard", "trainer")
 
 
 def config_paths(arguments: Sequence[str]) -> list[Path]:
@@ -30,7 +28,7 @@ def check_config_file(path: Path) -> None:
         UserError: With the file, and the line where there is one.
     """
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"), _StrictLoader)
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
@@ -39,21 +37,12 @@ def check_config_file(path: Path) -> None:
         raise UserError(f"--config {path}: {one_line(str(error))}") from error
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: expected keys and values, got {type(content).__name__}.")
-    for section in _SECTIONS:
+    for key in content:
+        if key not in KEYS and (near := nearest(key, KEYS)):
+            raise UserError(f"--config {path}: {key} is no key; did you mean {near}?")
+    for section in SECTIONS:
         if not isinstance(content.get(section, {}), dict | str):  # the parser would drop what other files set there
             raise UserError(
                 f"--config {path}: {section} must be keys with values, got {content[section]}: leave it out for its "
                 "defaults."
             )
-
-
-class _StrictLoader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1} has a key that is no plain word.")
-            if key.value in seen:
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1} sets the key {key.value!r} a second time.")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)

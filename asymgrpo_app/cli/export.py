@@ -6,24 +6,21 @@ The chat template is the tokenizer's. Adapters of a run with model.lora are merg
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from asymgrpo_app.checkpoints.files import read_label, read_state
 from asymgrpo_app.checkpoints.run_folder import CONFIG_NAME
-from asymgrpo_app.checkpoints.shards import read_whole
 from asymgrpo_app.cli.command_parser import CommandParser
-from asymgrpo_app.cli.resume import resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
 from asymgrpo_app.evaluation.files import writing
 from asymgrpo_app.evaluation.results import read_results, shown
-from asymgrpo_app.policy.export import ModelCard, write_export
-from asymgrpo_app.policy.loading import check_model_path, load_policy, load_tokenizer
-from asymgrpo_app.policy.lora_files import load_adapters
 from asymgrpo_app.runtime.bounded_yaml import load_yaml
 from asymgrpo_app.runtime.console import quiet_libraries, say
 from asymgrpo_app.runtime.whole_files import whole_folder
+
+if TYPE_CHECKING:  # and in functions: a wrong option is answered without torch, which takes seconds to import
+    from asymgrpo_app.policy.export import ModelCard
 
 _PREFIX = "policy."
 
@@ -35,12 +32,13 @@ def run(arguments: Sequence[str]) -> int:
         UserError: Bad input; raised before a model is loaded where possible.
         RunError: The folder cannot be written, or the hub does not take it.
     """
-    quiet_libraries()
     parser = CommandParser(prog="asymgrpo export", description=__doc__)
     parser.add_function_arguments(export, skip={"adapter"})
     help_text = "Of a run with model.lora, write the adapter alone, in peft's format."
     parser.add_argument("--adapter", action="store_true", help=help_text)
-    export(**parser.parse_args(list(arguments)))
+    options = parser.parse_args(list(arguments))
+    quiet_libraries()
+    export(**options)
     return ExitCode.OK
 
 
@@ -65,6 +63,10 @@ def export(
     """
     if run_dir is None and ckpt_path == "last":
         raise UserError("Name a checkpoint with --ckpt_path, or a run with --run_dir.")
+    from asymgrpo_app.checkpoints.files import read_label, read_state
+    from asymgrpo_app.cli.resume import resolve_run
+    from asymgrpo_app.policy.loading import check_model_path
+
     named = SimpleNamespace(run_dir=run_dir, ckpt_path=ckpt_path)
     resolve_run(named, fitting=False, config_names=[])
     checkpoint = Path(named.ckpt_path)
@@ -98,7 +100,9 @@ def _settings(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], settings)
 
 
-def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *, adapter: bool) -> ModelCard:
+def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *, adapter: bool) -> "ModelCard":
+    from asymgrpo_app.policy.export import ModelCard
+
     advantage = settings["model"].get("advantage") or {}
     train = (settings.get("data") or {}).get("train") or {}
     source = str(train.get("class_path", "not known")).rpartition(".")[2]
@@ -127,7 +131,12 @@ def _metrics(path: Path) -> dict[str, str]:
     }
 
 
-def _write(folder: Path, checkpoint: Path, card: ModelCard) -> None:
+def _write(folder: Path, checkpoint: Path, card: "ModelCard") -> None:
+    from asymgrpo_app.checkpoints.shards import read_whole
+    from asymgrpo_app.policy.export import write_export
+    from asymgrpo_app.policy.loading import load_policy, load_tokenizer
+    from asymgrpo_app.policy.lora_files import load_adapters
+
     policy, tokenizer = load_policy(card.base_model, "sdpa"), load_tokenizer(card.base_model)
     content = read_whole(checkpoint)
     state = {name.removeprefix(_PREFIX): tensor for name, tensor in content["state_dict"].items() if _PREFIX in name}

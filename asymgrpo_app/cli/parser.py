@@ -13,18 +13,19 @@ from asymgrpo_app.callbacks.save_config import SaveRunConfig
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
 from asymgrpo_app.cli.config_files import check_config_file, config_paths
 from asymgrpo_app.cli.own_classes import find_own_classes
-from asymgrpo_app.cli.parser_messages import plain
+from asymgrpo_app.cli.parser_messages import known_keys, plain, with_option
+from asymgrpo_app.cli.parser_yaml import read_yaml_as_meant
 from asymgrpo_app.cli.paths import expand_config_names, expand_paths
 from asymgrpo_app.datamodule import PromptDataModule
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.module import AsymGRPOModule
-from asymgrpo_app.runtime.bounded_yaml import refuse_bomb
-from asymgrpo_app.runtime.compat import bound_yaml_of_parser
 
-_DESCRIPTION = """Train and evaluate language models with AsymGRPO. Beside the subcommands below there are `asymgrpo \
-check`, the dry run of a fit; `asymgrpo serve`, a sampler server for one; `asymgrpo score`, which judges a file of \
-completions; `asymgrpo compare`, which compares evaluations; and `asymgrpo export`, which turns a checkpoint into a \
-model."""
+_DESCRIPTION = "Train and evaluate language models with AsymGRPO."
+_UNSET = "model.policy must be a text, got None."
+_NO_POLICY = (
+    "model.policy is not set: give a config, as in --config configs/quickstart.yaml, or a model, as in "
+    "--model.policy data/countdown_base."
+)
 _TRAINER_DEFAULTS = {
     "check_val_every_n_epoch": None,  # validation goes by RL steps
     "val_check_interval": 20,
@@ -164,7 +165,11 @@ class RunParser(LightningCLI):
         parser.link_arguments("model.updates_per_step", "data.updates_per_step")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UserError as error:
+            sentence = _NO_POLICY if str(error) == _UNSET else with_option(str(error), self.arguments)
+            raise UserError(sentence) from error
         expand_paths(self.section)
 
     # ---- later steps of LightningCLI's constructor, left out ----
@@ -182,11 +187,14 @@ class RunParser(LightningCLI):
         """Does nothing: see `asymgrpo_app.cli.run`."""
 
 
-bound_yaml_of_parser(refuse_bomb)  # a config may name further files, which the parser reads by itself
+read_yaml_as_meant()
 
 
 class _Parser(LightningArgumentParser):
-    """An argument parser that raises its errors as a one-line `UserError`."""
+    """An argument parser that takes whole option names alone, and raises its errors as a one-line `UserError`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **(kwargs | {"allow_abbrev": False}))
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise UserError(plain(message)) from ex
+        raise UserError(plain(message, known_keys(self))) from ex

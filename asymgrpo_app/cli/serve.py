@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from asymgrpo_app.cli.paths import expand_paths
+from asymgrpo_app.cli.commands import check_options_of_config, long_options
+from asymgrpo_app.cli.paths import expand_config_names, expand_paths
 from asymgrpo_app.errors import UserError, require
 from asymgrpo_app.rollout.server.auth import read_token
-from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
 from asymgrpo_app.rollout.server.tls import check_pair
-from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
 from asymgrpo_app.runtime.console import quiet_libraries, say
 from asymgrpo_app.runtime.environment import stay_on_loopback
 
@@ -35,21 +34,19 @@ class _Parser(ArgumentParser):
 
 def run(arguments: Sequence[str]) -> int:
     """Check options, config and port, then replace this process by the server (`exec`)."""
-    quiet_libraries()
-    layout = RawDescriptionHelpFormatter
-    parser = _Parser("asymgrpo serve", description=_DESCRIPTION, allow_abbrev=False, formatter_class=layout)
-    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
-    parser.add_argument("--port", type=int, default=8000, help="Port to listen on (default: %(default)s).")
-    parser.add_argument("--allow_public", action="store_true", help="Allow an address that other machines can reach.")
-    parser.add_argument("--token_file", help="File with the token, made if it is not there. Default: $ASYMGRPO_TOKEN.")
-    parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
-    parser.add_argument("--certificate_file", help="Certificate (PEM) for TLS. Default: no TLS.")
-    parser.add_argument("--key_file", help="The certificate's key (PEM).")
-    options, rest = parser.parse_known_args(arguments)
+    options, rest = _parser().parse_known_args(expand_config_names(long_options(arguments)))
     expand_paths(options, prefix="--")
+    check_options_of_config(rest, more=vars(options))
+    if not rest:
+        raise UserError("serve needs the config of the run: asymgrpo serve --config configs/quickstart.yaml.")
     check_pair(options.certificate_file, options.key_file)
     tls = (options.certificate_file, options.key_file) if options.key_file else None
     _check_address(options.host, options.port, allow_public=options.allow_public, encrypted=tls is not None)
+    # After the options are read: these import torch, which takes seconds.
+    from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
+    from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
+
+    quiet_libraries()
     require_vllm()
     settings = _settings(rest)
     rollout = settings.rollout
@@ -69,6 +66,19 @@ def run(arguments: Sequence[str]) -> int:
     say(f"Starting vLLM on {scheme}://{options.host}:{options.port}; every route asks for the token.")
     words = server_command(command, options.host, options.port)
     os.execv(words[0], words)
+
+
+def _parser() -> _Parser:
+    layout = RawDescriptionHelpFormatter
+    parser = _Parser("asymgrpo serve", description=_DESCRIPTION, allow_abbrev=False, formatter_class=layout)
+    parser.add_argument("--host", default="127.0.0.1", help="Address to listen on (default: %(default)s).")
+    parser.add_argument("--port", type=int, default=8000, help="Port to listen on (default: %(default)s).")
+    parser.add_argument("--allow_public", action="store_true", help="Allow an address that other machines can reach.")
+    parser.add_argument("--token_file", help="File with the token, made if it is not there. Default: $ASYMGRPO_TOKEN.")
+    parser.add_argument("--weights_folder", help="The folder shared with the run, as this machine sees it.")
+    parser.add_argument("--certificate_file", help="Certificate (PEM) for TLS. Default: no TLS.")
+    parser.add_argument("--key_file", help="The certificate's key (PEM).")
+    return parser
 
 
 def _settings(arguments: Sequence[str]) -> Any:

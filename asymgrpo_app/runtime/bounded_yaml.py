@@ -1,7 +1,11 @@
-"""YAML that is read only if it is of the size of a config: with aliases, a few lines stand for billions of values."""
+"""YAML as people write it in configs, read only if it is of their size.
+
+With aliases, a few lines stand for billions of values. And what YAML 1.1 takes for numbers, dates and truth values is
+often meant as a text: 3:50 (230, of base 60), 010 (8), on, no, 2024-01-01, and any key.
+"""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,22 +18,71 @@ _PER_VALUE = 2**6
 _DEEPEST = 100
 _LONGEST_NUMBER = 300  # characters
 _NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxX_:.]*")
+_INT, _FLOAT, _BOOL = (f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)")
+_REAL = re.compile(
+    r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_WORD = re.compile("true|True|TRUE|false|False|FALSE")
+_ANSWER = re.compile(f"{_WORD.pattern}|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF")
+_AS_IN_YAML = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _LIMITS = f"{_LARGEST // _PER_VALUE:,} values, {_LARGEST:,} characters or {_DEEPEST} levels, aliases written out"
 
 
-def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """The value of a YAML text, of plain types.
-
-    Args:
-        text: The text.
-        loader: What reads it.
+class ConfigLoader(yaml.SafeLoader):
+    """Reads configs: keys are texts, and each is there once; `true` and `false` alone are truth values.
 
     Raises:
-        yaml.YAMLError: It is not YAML, or more than a config can be.
+        yaml.YAMLError: A key is no plain word, or is there a second time (YAML itself keeps the last).
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} has a key that is no plain word.")
+            if key.value in seen:
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} sets the key {key.value!r} a second time.")
+            seen.add(key.value)
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+def resolve_as_meant(loader: Any, *, answers: bool) -> None:
+    """Have a loader take plain scalars for what they look like to people: see the head of this module.
+
+    Args:
+        loader: A class of yaml's loaders, changed in place.
+        answers: Whether yes, no, on and off are truth values. They are where a truth value is asked for, alone.
+    """
+    kept = {
+        letter: [(tag, form) for tag, form in forms if tag in _AS_IN_YAML]
+        for letter, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader.yaml_implicit_resolvers = kept
+    for tag, form, letters in (
+        (_INT, _INTEGER, "-+0123456789"),
+        (_FLOAT, _REAL, "-+0123456789."),
+        (_BOOL, _ANSWER if answers else _WORD, "yYnNtTfFoO"),
+    ):
+        loader.add_implicit_resolver(tag, re.compile(f"(?:{form.pattern})\\Z"), list(letters))
+
+
+resolve_as_meant(ConfigLoader, answers=False)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text, of plain types.
+
+    Raises:
+        yaml.YAMLError: It is not YAML, sets a key twice, or is more than a config can be.
     """
     refuse_bomb(text)
     with one_kind_of_error():
-        return yaml.load(text, Loader=loader)
+        return yaml.load(text, Loader=ConfigLoader)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from traceback import walk_tb
 from typing import Any
 
-from asymgrpo_app.runtime.bounded_yaml import one_kind_of_error
+from asymgrpo_app.runtime.bounded_yaml import one_kind_of_error, resolve_as_meant
 
 
 def leave_signals_alone(trainer: Any) -> None:
@@ -75,13 +75,17 @@ def came_with_adapter(model: Any) -> bool:
 
 
 def options_of(parser: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Key, type and default of each option of a jsonargparse parser.
+    """Key, type and default of each option of a jsonargparse parser and its subcommands.
 
     jsonargparse 4.53, `_actions` of argparse and `_typehint`: the parser takes null for every key, which only optional
-    ones may have.
+    ones may have; and its message on a key that is not there does not name those that are.
     """
     for action in parser._actions:
-        yield action.dest, getattr(action, "_typehint", None) or action.type, action.default
+        if isinstance(action.choices, dict):  # the parsers of subcommands, by name
+            for inner in action.choices.values():
+                yield from options_of(inner)
+        else:
+            yield action.dest, getattr(action, "_typehint", None) or action.type, action.default
 
 
 def key_of(error: BaseException) -> str | None:
@@ -99,7 +103,8 @@ def bound_yaml_of_parser(refuse: Callable[[str], None]) -> None:
     """Have jsonargparse hand every YAML text to `refuse` before it reads it, and fail with YAML's errors alone.
 
     jsonargparse 4.53, `_loaders_dumpers.get_yaml_default_loader`: `set_loader` replaces what reads configs, but not
-    what reads the values of single options; and the loader is libyaml's, which nesting alone can crash.
+    what reads a text where a number or a truth value is asked for; and the loader is libyaml's, which nesting alone can
+    crash.
     """
     from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
@@ -117,6 +122,7 @@ def bound_yaml_of_parser(refuse: Callable[[str], None]) -> None:
             return read(self)
 
     loader.__init__, loader.get_single_data = checked, read_whole
+    resolve_as_meant(loader, answers=True)
 
 
 def while_restoring(error: BaseException) -> bool:

@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import distributed
 
 from asymgrpo_app.errors import ExitCode
+from asymgrpo_app.runtime.launch import announce_launcher
 
 _SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_TO_NOTICE = 2.0
@@ -29,7 +31,8 @@ _noticed: list[threading.Event] = []  # of each observation: set when a lost pro
 
 
 def observe_processes() -> None:
-    """Have Lightning's launcher watch its processes with `end_with_lost`."""
+    """Have Lightning's launcher watch its processes with `end_with_lost`, and tell them that it started them."""
+    announce_launcher()
     launcher: Any = subprocess_script
     launcher._launch_process_observer = _observe
 
@@ -66,7 +69,8 @@ def end_with_lost(processes: Sequence["subprocess.Popen[bytes]"], noticed: threa
 
 def _tell(what: str) -> None:
     text = f"asymgrpo: {what}: all processes of this run end. The same command with --ckpt_path last goes on.\n"
-    os.write(sys.stderr.fileno(), text.encode())
+    with suppress(OSError):  # nobody reads it
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 def lost_exchange(error: BaseException) -> str | None:

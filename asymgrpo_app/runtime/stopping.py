@@ -217,4 +217,5 @@ def end_with_parent(parent: int | None = None) -> None:
 def _tell(text: str) -> None:
     """Write a line to stderr. A handler may interrupt a `print`, whose buffer takes no second writer."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.write(2, f"\nasymgrpo: {text}\n".encode())
+        with suppress(OSError):  # the terminal, or what reads its output, may have ended
+            os.write(2, f"\nasymgrpo: {text}\n".encode())

@@ -11,7 +11,7 @@ _HELP = """
 import contextlib, io, json, sys
 from asymgrpo_app.cli import main
 pages = {}
-for words in ("--help", "fit --help", "validate --help"):
+for words in ("fit --help", "validate --help", "check --help"):
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:
@@ -30,8 +30,7 @@ def test_help_answers_without_importing_vllm():
     assert all("usage: asymgrpo" in page for _, page in pages.values())
     for key in ("--steps", "--run_dir", "--rollout.group_size", "--data.prompts_per_step", "--model.policy"):
         assert key in pages["fit --help"][1]
-    for verb in ("fit", "validate", "test", "predict", "check", "score", "compare", "export", "serve"):
-        assert verb in pages["--help"][1]
+    assert pages["check --help"] == pages["fit --help"]
     assert "--output" in pages["validate --help"][1]
 
 

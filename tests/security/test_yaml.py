@@ -38,7 +38,7 @@ BOMBS = {
 }
 OTHERS = {
     "an endless number": f"steps: {'9' * 5_000}\n",
-    "no date": "run_dir: 2026-99-99\n",
+    "no date": "run_dir: !!timestamp 2026-99-99\n",
     "a key that is a list": "? [1]\n: 2\n",
     "an alias of nothing": "a: *b\n",
 }
