@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
-from typing import Any, Literal, Never, cast
+from typing import TYPE_CHECKING, Any, Literal, Never, cast
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import PreTrainedTokenizerBase
 
 from asymgrpo_app.algorithm.metrics import ratio
 from asymgrpo_app.errors import UserError, at_least_1
@@ -26,6 +25,9 @@ from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rollout.types import PromptBatch
 from asymgrpo_app.runtime.console import say
 from asymgrpo_app.seeds import derive_seed
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedTokenizerBase
 
 _EVALUATION_SLICE = 512  # problems sampled in one call, so that a set of any size needs bounded memory
 _WRITTEN_TOGETHER = 256  # completions of a prediction that are sampled in one call: what an interruption may lose
@@ -101,7 +103,7 @@ class PromptDataModule(LightningDataModule):
         self._left_out: dict[str, set[int]] = {}
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The policy's tokenizer, loaded on first use."""
         return load_tokenizer(self.tokenizer_path)
 
@@ -329,7 +331,7 @@ class _TrainingSteps(IterableDataset[PromptBatch]):
             yield self.data.training_batch(step, trainer.global_rank, trainer.world_size)
 
 
-def _vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def _vocabulary_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Digest of the vocabulary; equal for tokenizers that give every token the same id."""
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(json.dumps(tokens).encode()).hexdigest()

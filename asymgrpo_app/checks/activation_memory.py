@@ -4,19 +4,23 @@ The pass runs on fake tensors, which have shapes but no contents: so the figure 
 and gradient checkpointing by itself.
 """
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import PreTrainedModel
 
 from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.policy.loading import attention_inputs
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 _PROBES = 8  # weights that an optimizer is tried on: temporary memory for one of them at a time is too little to count
 

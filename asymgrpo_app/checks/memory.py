@@ -4,13 +4,14 @@ What allocators add is left out. On CPU, tests hold the estimate of a pass to wi
 GPU it is not tested.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from transformers import PreTrainedModel
 
 from asymgrpo_app.checks.activation_memory import body_memory, optimizer_memory
 from asymgrpo_app.datamodule import PromptDataModule
@@ -30,6 +31,9 @@ from asymgrpo_app.policy.loading import (
 from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, hold_in_bfloat16, is_adapter
 from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.rollout.vllm_engine import resolve_dtype
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 TOLERANCE = 0.25
 """Largest relative difference between the estimate of a pass and a measured peak that tests allow."""

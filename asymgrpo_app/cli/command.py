@@ -11,8 +11,9 @@ from asymgrpo_app.cli.commands import OF_A_CONFIG, check_command, check_options_
 from asymgrpo_app.cli.config_files import check_config_file, config_paths
 from asymgrpo_app.cli.paths import expand_config_names
 from asymgrpo_app.errors import ExitCode, RunError, UserError
+from asymgrpo_app.runtime.compat import defer_transformers
 from asymgrpo_app.runtime.console import complain, show_failure
-from asymgrpo_app.runtime.environment import SAFE_PATH
+from asymgrpo_app.runtime.environment import SAFE_PATH, quiet_environment
 from asymgrpo_app.runtime.launch import check_launch, is_started_rank
 from asymgrpo_app.runtime.stopping import StopRun, end_with_parent, switch
 from asymgrpo_app.runtime.streams import keep_streams, write_failure
@@ -55,9 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    # torch and Lightning take seconds to import, so what needs neither came first; vllm is imported by the engine alone.
-    from asymgrpo_app.runtime.environment import quiet_environment
-
+    # torch and Lightning take seconds to import, so what needs neither comes first; the engine alone imports vllm.
     quiet_environment()
     command, rest = arguments[0], arguments[1:]
     try:
@@ -66,6 +65,7 @@ def _run(arguments: list[str]) -> int:
             check_options_of_config(rest)
             for path in config_paths(rest):  # as the parser does, but at once
                 check_config_file(path)
+            defer_transformers()
             if command == "check":
                 return _checked(rest)
             from asymgrpo_app.cli import run

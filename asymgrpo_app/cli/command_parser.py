@@ -1,5 +1,6 @@
 """The argument parser of the commands that are not LightningCLI's."""
 
+import re
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -8,6 +9,8 @@ from asymgrpo_app.cli.parser_messages import known_keys, plain
 from asymgrpo_app.cli.parser_yaml import read_yaml_as_meant
 from asymgrpo_app.cli.paths import expand_paths
 from asymgrpo_app.errors import UserError
+
+_REQUIRED = re.compile(r"the following arguments are required: ([\w, ]+)$")
 
 read_yaml_as_meant()
 
@@ -24,4 +27,8 @@ class CommandParser(ArgumentParser):
         return config
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
+        if found := _REQUIRED.match(message):
+            options = self.format_usage()
+            names = [f"--{name}" if f"--{name} " in options else name for name in found[1].split(", ")]
+            raise UserError(f"{self.prog} needs {' and '.join(names)} (see {self.prog} --help).") from ex
         raise UserError(plain(message, known_keys(self))) from ex

@@ -67,7 +67,9 @@ def check_command(arguments: Sequence[str]) -> None:
         raise UserError(f"{name} is no command{f'; did you mean {near}?' if near else '.'} {everything}")
     if len(arguments) == 1 and name in OF_A_CONFIG:
         needed = "--model.policy and " + ("--data.train" if name in ("fit", "check") else "--data.validation")
-        raise UserError(f"{name} needs a config: asymgrpo {name} --config configs/quickstart.yaml, or at least {needed}.")
+        raise UserError(
+            f"{name} needs a config: asymgrpo {name} --config configs/quickstart.yaml, or at least {needed}."
+        )
 
 
 def long_options(arguments: Sequence[str]) -> list[str]:

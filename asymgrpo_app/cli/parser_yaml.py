@@ -57,4 +57,6 @@ def _plain(value: Any, key: str) -> Any:
     for kind in _PLAIN:
         if isinstance(value, kind):
             return kind(value)
-    raise UserError(f"{key} cannot be written to the run's config: it is an object of the class {type(value).__name__}.")
+    raise UserError(
+        f"{key} cannot be written to the run's config: it is an object of the class {type(value).__name__}."
+    )

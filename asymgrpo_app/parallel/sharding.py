@@ -5,11 +5,13 @@ again for its backward pass. Weights outside of blocks (embedding, last norm, ou
 group. Outside a pass `parameters()` are always the parts.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +19,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.microbatch import MicroBatch
 from asymgrpo_app.policy.loading import token_logprobs, transformer_blocks
 from asymgrpo_app.policy.lora import merged
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 _LOGPROBS = "asymgrpo_token_logprobs"
 

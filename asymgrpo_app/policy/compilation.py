@@ -1,15 +1,20 @@
 """`model.compile`: torch.compile for the transformer blocks of the policy."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.loading import transformer_blocks
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 
 def check_compiler(device: str) -> None:
@@ -43,6 +48,8 @@ def compile_blocks(policy: PreTrainedModel) -> None:
     Raises:
         UserError: The architecture does not say which of its modules are transformer blocks.
     """
+    from transformers import AttentionInterface
+
     blocks = transformer_blocks(policy)
     if not blocks:
         raise UserError(

@@ -1,17 +1,22 @@
 """Export of a policy in Hugging Face's format, with a model card."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from asymgrpo_app.policy.lora import merged
 from asymgrpo_app.policy.lora_files import write_adapter
 from asymgrpo_app.runtime.console import printable
 from asymgrpo_app.version import __version__
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,8 @@ def write_export(
 
 def _generation_config(base: str, policy: PreTrainedModel) -> GenerationConfig:
     """The base model's generation config, or one made from the policy's config if there is none."""
+    from transformers import GenerationConfig
+
     try:
         return GenerationConfig.from_pretrained(base)
     except OSError:

@@ -1,24 +1,18 @@
 """Loading of a causal language model, and its log-probabilities of completion tokens."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.microbatch import MicroBatch
@@ -29,6 +23,9 @@ from asymgrpo_app.policy.packed_attention import can_pack
 from asymgrpo_app.policy.weight_files import not_tied
 from asymgrpo_app.runtime.compat import attention_of, block_names, came_with_adapter
 from asymgrpo_app.runtime.hub import could_be_hub_id, no_folder, require_on_hub
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 AttentionImplementation = Literal["sdpa", "eager", "flash_attention_2"]
 
@@ -73,6 +70,8 @@ def load_config(path: str) -> Any:
     Raises:
         UserError: It cannot be loaded.
     """
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # each architecture's config checks itself in its own way
@@ -94,6 +93,8 @@ def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedMode
     Raises:
         UserError: It cannot be loaded, or its logits are more than a linear head.
     """
+    from transformers import AutoModelForCausalLM
+
     config = load_config(path)
     _check_head(path, config)
     try:
@@ -137,6 +138,8 @@ def _without_dropout(model: nn.Module) -> None:
 
 def empty_policy(config: Any) -> PreTrainedModel:
     """A model on the meta device: shapes and names alone, no data."""
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
@@ -167,7 +170,10 @@ def check_attention(attention: AttentionImplementation, *, device: str, precisio
 
 def attention_name(config: Any, attention: AttentionImplementation) -> str:
     """Name in transformers of the attention implementation for a model of this configuration."""
-    return packed_attention.NAME if attention == "sdpa" and can_pack(config) else attention
+    if attention != "sdpa" or not can_pack(config):
+        return attention
+    packed_attention.register()
+    return packed_attention.NAME
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -176,6 +182,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: It cannot be loaded, or it has no end-of-sequence token.
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -224,6 +232,8 @@ def stop_token_ids(policy_path: str, tokenizer: PreTrainedTokenizerBase) -> tupl
 
     Chat models often name two (`<|im_end|>` and `<|endoftext|>`), the second in generation_config.json alone.
     """
+    from transformers import AutoConfig, GenerationConfig
+
     named: set[int] = {int(tokenizer.eos_token_id)}
     sources: list[Any] = []
     with contextlib.suppress(OSError, ValueError):  # a tokenizer may lie in a folder of its own

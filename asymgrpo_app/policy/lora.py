@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite, sqrt
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.seeds import derive_seed
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"
 """peft's name of the one adapter."""
@@ -66,7 +68,7 @@ class LoRAConfig:
 # ---- target layers ----
 
 
-def target_layers(policy: PreTrainedModel, config: LoRAConfig, path: str) -> dict[str, nn.Linear]:
+def target_layers(policy: "PreTrainedModel", config: LoRAConfig, path: str) -> dict[str, nn.Linear]:
     """The linear layers that get an adapter, by name.
 
     Args:
@@ -104,7 +106,7 @@ def _kinds(layers: Iterable[str]) -> str:
     return ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
 
 
-def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
+def summary(policy: "PreTrainedModel", config: LoRAConfig, path: str) -> str:
     """One line for the user on the trained parameters of a model, which may be on the meta device.
 
     Raises:
@@ -122,7 +124,7 @@ def summary(policy: PreTrainedModel, config: LoRAConfig, path: str) -> str:
 # ---- adding adapters ----
 
 
-def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None:
+def add_adapters(policy: "PreTrainedModel", config: LoRAConfig, path: str) -> None:
     """Freeze a policy and add adapters whose A and B are zero; `first_values` or a checkpoint makes them trainable.
 
     Args:
@@ -153,7 +155,7 @@ def add_adapters(policy: PreTrainedModel, config: LoRAConfig, path: str) -> None
         layer.cast_input_dtype_enabled = False
 
 
-def first_values(policy: PreTrainedModel, seed: int) -> None:
+def first_values(policy: "PreTrainedModel", seed: int) -> None:
     """Give A its first values: uniform in +-1/sqrt(in) as in peft, by the run's seed and the layer's name alone."""
     for name, layer in adapted_layers(policy).items():
         generator = torch.Generator().manual_seed(derive_seed("lora", seed, name))
@@ -162,7 +164,7 @@ def first_values(policy: PreTrainedModel, seed: int) -> None:
         weight.mul_(weight.shape[1] ** -0.5)
 
 
-def hold_in_bfloat16(policy: PreTrainedModel) -> None:
+def hold_in_bfloat16(policy: "PreTrainedModel") -> None:
     """Hold the frozen weights of linear layers in bfloat16, for a policy that is trained under bf16-mixed.
 
     Autocast would round them to the same numbers before each product, so no result changes by a bit; they take half the
@@ -189,7 +191,7 @@ def plain_name(name: str) -> str:
 
 
 @contextmanager
-def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
+def adapters_off(policy: "PreTrainedModel") -> Iterator[None]:
     """Context without a policy's adapters, if it has any: it is then the policy that training started from."""
     layers = adapted_layers(policy).values()
     for layer in layers:
@@ -201,7 +203,7 @@ def adapters_off(policy: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def merged(named: Iterable[tuple[str, Tensor]], policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+def merged(named: Iterable[tuple[str, Tensor]], policy: "PreTrainedModel") -> Iterator[tuple[str, Tensor]]:
     """Merge a policy's adapters into its weights, one at a time, by their names in the model without adapters.
 
     Inputs are not changed, and a merged weight is freed as soon as the consumer lets go of it.
@@ -234,7 +236,7 @@ def _sum(weight: Tensor, down: Tensor, up: Tensor, factor: float) -> Tensor:
         return torch.addmm(weight.to(up.dtype), up, down, alpha=factor)
 
 
-def adapted_layers(policy: PreTrainedModel) -> dict[str, Any]:
+def adapted_layers(policy: "PreTrainedModel") -> dict[str, Any]:
     """The layers that have an adapter, by name."""
     if not hasattr(policy, "peft_config"):  # most policies have none, and peft takes its time to load
         return {}

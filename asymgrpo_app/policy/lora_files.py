@@ -1,18 +1,22 @@
 """Adapters on disk: in checkpoints, and as the folder of an exported adapter."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy.lora import ADAPTER, LoRAConfig, add_adapters, first_values, hold_in_bfloat16, is_adapter
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 
 def fingerprint(policy: PreTrainedModel) -> str:

@@ -5,9 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from asymgrpo_app.microbatch.microbatch import PackedAttention
 
@@ -59,6 +56,8 @@ def packed_attention(
         [1, N, heads, D], and None for the attention weights.
     """
     if packing is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     rows = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]  # [N, heads, D]
     if torch.is_autocast_enabled(query.device.type):
@@ -106,5 +105,11 @@ class _Spread(torch.autograd.Function):
         return total.to(gradient.dtype), None
 
 
-AttentionInterface.register(NAME, packed_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def register() -> None:
+    """Make the attention known to transformers by its name."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if NAME not in AttentionInterface():  # it may be there in a form that is not compiled
+        AttentionInterface.register(NAME, packed_attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,17 +1,21 @@
 """Turns rows into encoded prompts; prompts that cannot be used are rejected with a reason, never cut or repaired."""
 
+from __future__ import annotations
+
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import BadRow, EncodedPrompt, Prompt
 from asymgrpo_app.prompts.templates import ChatTemplate, Template
 from asymgrpo_app.rewards.pool.pool import VerifierPool
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedTokenizerBase
 
 _SHOWN = 5
 

@@ -1,12 +1,13 @@
 """Templates of prompts: the tokenizer's chat template, or plain text for a base model."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.template_probe import SECONDS, takes_too_much
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedTokenizerBase
 
 PLACEHOLDER = "{prompt}"
 MATH_INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -19,10 +20,10 @@ class Template(ABC):
     """Whether the tokenizer adds its own special tokens (such as a begin-of-text token) to the rendered text."""
 
     @abstractmethod
-    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def render(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
         """Render a problem's text into the text that is tokenized and completed."""
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise `UserError` if this tokenizer cannot render the template."""
 
 
@@ -40,7 +41,7 @@ class PlainTemplate(Template):
             raise UserError(f"format of a template must hold {PLACEHOLDER} once, got {format!r}.")
         self.before, self.after = format.split(PLACEHOLDER)
 
-    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def render(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
         return f"{self.before}{text}{self.after}"
 
 
@@ -65,11 +66,11 @@ class ChatTemplate(Template):
         if reserved := sorted({"conversation", "tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs)):
             raise UserError(f"chat_template_kwargs of a template must leave {', '.join(reserved)} to this program.")
 
-    def _messages(self, text: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
+    def _messages(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": self.message.render(text, tokenizer)}]
 
-    def render(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    def render(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
         messages = self._messages(text, tokenizer)
         return str(
             tokenizer.apply_chat_template(
@@ -77,7 +78,7 @@ class ChatTemplate(Template):
             )
         )
 
-    def check(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def check(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         if tokenizer.chat_template is None:
             raise UserError(
                 f"data.template is {type(self).__name__}, but the tokenizer of {tokenizer.name_or_path} has no chat "
@@ -91,7 +92,7 @@ class ChatTemplate(Template):
                 f"The chat template of {tokenizer.name_or_path} does not take these settings of data.template: {error}."
             ) from error
 
-    def _check_limits(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _check_limits(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         try:
             template = tokenizer.get_chat_template(self.chat_template_kwargs.get("chat_template"))
         except ValueError:

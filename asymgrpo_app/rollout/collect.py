@@ -1,12 +1,16 @@
 """Judging of completions."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from asymgrpo_app.prompts.base import EncodedPrompt
 from asymgrpo_app.rewards.pool.pool import VerifierPool
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedTokenizerBase
 
 
 def judge(

@@ -1,11 +1,12 @@
 """The sampler of a run: an engine that has the policy's newest weights whenever it samples."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from asymgrpo_app.metrics import Stopwatch
 from asymgrpo_app.microbatch.microbatch import TokenSequence
@@ -17,6 +18,9 @@ from asymgrpo_app.rollout.digest import RunningDigest, WeightDigest
 from asymgrpo_app.rollout.engine import EngineError, RolloutEngine
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.runtime.console import say
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 
 class SampledModule(Protocol):

@@ -3,29 +3,21 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedModel,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from asymgrpo_app.errors import RunError, at_least_1
 from asymgrpo_app.policy.loading import linear_weights, load_config, named_weights
 from asymgrpo_app.rollout.digest import WeightDigest, policy_digest
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.runtime.console import say
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -117,6 +109,8 @@ class TransformersEngine:
         input_ids, attention_mask = _left_padded(prompts), _left_padded([torch.ones_like(own) for own in prompts])
         choice = _Choice(settings, _uniforms([request.seed for request in requests], max(limits)).to(self._device))
         stops = list(settings.stop_token_ids)
+        from transformers import GenerationConfig, LogitsProcessorList
+
         generation = GenerationConfig(
             max_new_tokens=max(limits),
             eos_token_id=stops or None,
@@ -140,10 +134,10 @@ class TransformersEngine:
         return [_completion(*row, stops) for row in zip(tokens, logprobs.tolist(), limits, strict=True)]
 
 
-class _Choice(LogitsProcessor):
+class _Choice:
     """Chooses each row's next token with the row's own random numbers, so that other rows do not matter.
 
-    `generate` takes the likeliest token of what this returns, which is the chosen one.
+    A `LogitsProcessor` of transformers: `generate` takes the likeliest token of what it returns, the chosen one.
 
     Args:
         settings: Temperature, and cuts of the distribution (made in vLLM's order).
@@ -151,13 +145,16 @@ class _Choice(LogitsProcessor):
     """
 
     def __init__(self, settings: SamplingSettings, uniforms: Tensor) -> None:
+        from transformers import LogitsProcessorList, MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+        from transformers import TemperatureLogitsWarper as Temperature
+
         self.logprobs: list[Tensor] = []  # of the chosen tokens, [B] per step
         self._greedy = settings.temperature == 0
         self._uniforms = uniforms
         self._warpers = LogitsProcessorList()
         if self._greedy:
             return
-        self._warpers.append(TemperatureLogitsWarper(float(settings.temperature)))
+        self._warpers.append(Temperature(float(settings.temperature)))
         if settings.min_p > 0:
             self._warpers.append(MinPLogitsWarper(settings.min_p))
         if settings.top_k > 0:
@@ -216,8 +213,10 @@ def _completion(tokens: Sequence[int], logprobs: Sequence[float], limit: int, st
     return Completion(list(tokens[:length]), list(logprobs[:length]), truncated=end is None)
 
 
-def _empty_model(path: str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _empty_model(path: str, dtype: torch.dtype, device: torch.device) -> "PreTrainedModel":
     """A model with random weights, on the device; no file of weights is opened."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), device:  # the random weights take nothing from the run's own generators
         model: PreTrainedModel = AutoModelForCausalLM.from_config(load_config(path), dtype=dtype)

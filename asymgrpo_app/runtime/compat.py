@@ -4,8 +4,12 @@
 overrides private methods of it as well, which that test compares too.
 """
 
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 from asymgrpo_app.runtime.bounded_yaml import one_kind_of_error, resolve_as_meant
@@ -38,6 +42,46 @@ def shown_progress_bar(bar: Any) -> Any:
     Lightning 2.6.6, `TQDMProgressBar._train_progress_bar`: the public property raises without one.
     """
     return bar._train_progress_bar
+
+
+class _Deferred:
+    """A class of transformers that is imported when it is used."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(getattr(import_module("transformers"), self._name), attribute)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(import_module("transformers"), self._name)(*args, **kwargs)
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        return isinstance(instance, getattr(import_module("transformers"), self._name))
+
+
+def defer_transformers() -> None:
+    """Import torchmetrics, as Lightning does, without transformers, which takes seconds and reads no config.
+
+    torchmetrics 1.9, `functional.text.bert` and its like: they import classes of transformers for metrics of texts as
+    soon as it is installed. They get stand-ins for these, which import it when such a metric is used.
+    """
+    if "torchmetrics" in sys.modules or "transformers" in sys.modules:
+        return
+    stand_in: Any = ModuleType("transformers")
+    stand_in.__spec__ = find_spec("transformers")
+
+    def deferred(name: str) -> _Deferred:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Deferred(name)
+
+    stand_in.__getattr__ = deferred
+    sys.modules["transformers"] = stand_in
+    try:
+        import_module("torchmetrics")
+    finally:
+        del sys.modules["transformers"]
 
 
 def common_store() -> Any:

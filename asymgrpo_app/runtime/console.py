@@ -51,10 +51,9 @@ def quiet_libraries() -> None:
     """Silence messages of libraries that a user cannot act on; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and tips
-    import transformers
-
-    transformers.logging.disable_progress_bar()  # "Loading weights" for every model file
-    transformers.logging.set_verbosity_error()
+    if (loaded := sys.modules.get("transformers")) is not None:  # else it reads `quiet_environment` when it is imported
+        loaded.logging.disable_progress_bar()
+        loaded.logging.set_verbosity_error()
     for message in (
         ".*does not have many workers.*",  # prompts are cheap to make, there is nothing to load in workers
         ".*You are resuming from a checkpoint that ended before the epoch ended.*",  # the data continue by step

@@ -42,6 +42,8 @@ def quiet_environment() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' as well: "Loading weights" for every model file
+        "TRANSFORMERS_VERBOSITY": "error",
         "JSONARGPARSE_DEPRECATION_WARNINGS": "off",  # Lightning's calls, not ours
         # oneDNN caches the code of each matrix product, 0.7 MiB each, and each micro-batch has a shape of its own: the
         # default of 1,024 takes more memory than many a policy. A micro-batch has 20 kinds, used in every layer.

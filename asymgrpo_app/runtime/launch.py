@@ -44,29 +44,37 @@ def check_launch(environment: MutableMapping[str, str] = os.environ) -> None:
     for name in (*_NUMBERS, *_MEETING, "OMP_NUM_THREADS"):
         if environment.get(name) == "":
             del environment[name]
-    for name in _NUMBERS:
-        if name in environment and not environment[name].isdecimal():
-            raise UserError(f"{name} is {environment[name]!r} in the environment, which is no number: unset it.")
-    threads = environment.get("OMP_NUM_THREADS", "1")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in threads.split(",")):
-        raise UserError(f"OMP_NUM_THREADS is {threads!r} in the environment, which is no number of threads: unset it.")
+    _check_numbers(environment)
     if "TORCHELASTIC_RUN_ID" in environment:
-        if lost := [name for name in _OF_TORCHRUN if name not in environment]:
-            raise UserError(
-                f"TORCHELASTIC_RUN_ID is set in the environment as by torchrun, but {', '.join(lost)} is not: start the "
-                "command with torchrun, or unset it."
-            )
+        _check_torchrun(environment)
         return
     if "SLURM_STEP_ID" in environment or is_started_rank(environment) or all(name in environment for name in _MEETING):
         return
     for name in _RANKS:
         if environment.get(name, "0").strip("0"):
             raise UserError(
-                f"{name} is {environment[name]} in the environment, as if a launcher had started this process as one of "
-                f"several, but none has: unset {name}, or set {' and '.join(_MEETING)} too if you start every process "
-                "yourself."
+                f"{name} is {environment[name]} in the environment, as if a launcher had started this process as one "
+                f"of several, but none has: unset {name}, or set {' and '.join(_MEETING)} too if you start every "
+                "process yourself."
             )
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         environment.pop(name, None)
     if "SLURM_NTASKS" in environment:
         environment["SLURM_JOB_NAME"] = "interactive"  # Lightning's word for a job that starts its processes itself
+
+
+def _check_numbers(environment: Mapping[str, str]) -> None:
+    for name in _NUMBERS:
+        if name in environment and not environment[name].isdecimal():
+            raise UserError(f"{name} is {environment[name]!r} in the environment, which is no number: unset it.")
+    threads = environment.get("OMP_NUM_THREADS", "1")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in threads.split(",")):
+        raise UserError(f"OMP_NUM_THREADS is {threads!r} in the environment, which is no number of threads: unset it.")
+
+
+def _check_torchrun(environment: Mapping[str, str]) -> None:
+    if lost := [name for name in _OF_TORCHRUN if name not in environment]:
+        raise UserError(
+            f"TORCHELASTIC_RUN_ID is set in the environment as by torchrun, but {', '.join(lost)} is not: start the "
+            "command with torchrun, or unset it."
+        )

@@ -1,13 +1,15 @@
 """Forward passes of the policy and its reference over completions, in micro-batches of bounded size."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from asymgrpo_app.microbatch.cutting import cut, in_step
 from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
@@ -16,6 +18,9 @@ from asymgrpo_app.parallel.sharding import is_sharded, policy_logprobs
 from asymgrpo_app.policy.loading import packs
 from asymgrpo_app.policy.lora import adapters_off
 from asymgrpo_app.update.perf import PassedTokens
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 
 @dataclass

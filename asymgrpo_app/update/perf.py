@@ -1,13 +1,18 @@
 """Speed and memory of a step."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
-from transformers import PreTrainedModel
 
 from asymgrpo_app.rollout.types import RolloutBatch
+
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
 
 _GB = 1024**3
 

@@ -176,8 +176,17 @@ def test_whatever_a_config_holds_is_written_and_read_again():
     config = {"a": (1, 2), "b": Path("x/y"), "c": {"on": timedelta(hours=1)}, "d": {"z", "y"}, "e": True, "f": "010"}
     text = written(config | {"g": "3:50", "h": "on", "i": None, "j": "2024", "k": 1e-6})
     assert load_yaml(text) == {
-        **{"a": [1, 2], "b": "x/y", "c": {"on": "1:00:00"}, "d": ["y", "z"], "e": True, "f": "010"},
-        **{"g": "3:50", "h": "on", "i": None, "j": "2024", "k": 1e-6},
+        "a": [1, 2],
+        "b": "x/y",
+        "c": {"on": "1:00:00"},
+        "d": ["y", "z"],
+        "e": True,
+        "f": "010",
+        "g": "3:50",
+        "h": "on",
+        "i": None,
+        "j": "2024",
+        "k": 1e-6,
     }
     assert yaml.safe_load(text) == load_yaml(text)
 
@@ -186,7 +195,8 @@ def test_what_cannot_be_written_is_refused_with_its_key():
     with pytest.raises(UserError) as refused:
         written({"trainer": {"callbacks": [{"init_args": {"thing": object()}}]}})
     assert str(refused.value) == (
-        "trainer.callbacks[0].init_args.thing cannot be written to the run's config: it is an object of the class object."
+        "trainer.callbacks[0].init_args.thing cannot be written to the run's config: it is an object of the class "
+        "object."
     )
 
 

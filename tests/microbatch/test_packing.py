@@ -26,6 +26,7 @@ ARCHITECTURES = (
     "qwen3_moe",
     "smollm3",
 )
+packed_attention.register()
 
 
 def test_the_row_holds_each_prompt_once_and_no_completions_last_token():

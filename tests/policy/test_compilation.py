@@ -19,6 +19,7 @@ from tests.support.recorded_training import COMPILED, result_of, trained, traine
 from tests.support.small_models import families, relative_error, scores, small_config
 
 COMPILED_CASES = ("three clipped steps", "uneven")
+packed_attention.register()
 compiles = pytest.mark.skipif(
     not shutil.which("g++"), reason="torch compiles for a CPU with g++, which a supported machine may lack"
 )

@@ -1,6 +1,8 @@
 """The private parts of libraries that are touched: these fail when a library changes them."""
 
 import inspect
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -120,3 +122,27 @@ def test_what_the_parser_overrides_is_called_by_lightning_cli():
         assert name in vars(RunParser)
     assert "self._prepare_subcommand_parser(" in inspect.getsource(LightningCLI._add_subcommands)
     assert "self._subcommand_method_arguments[subcommand]" in inspect.getsource(LightningCLI)
+
+
+_DEFERRED = """
+import sys
+from asymgrpo_app.runtime import compat
+compat.defer_transformers()
+import lightning.pytorch.cli
+assert "torchmetrics" in sys.modules and "transformers" not in sys.modules
+modules = sys.modules.items()
+held = [name for name, module in modules for value in vars(module).values() if type(value) is compat._Deferred]
+from torchmetrics.functional.text import bert
+import transformers
+assert bert.AutoModel.from_pretrained == transformers.AutoModel.from_pretrained
+config = transformers.LlamaConfig(num_hidden_layers=0, vocab_size=8, hidden_size=8, num_attention_heads=1)
+deferred = compat._Deferred
+assert isinstance(deferred("LlamaConfig")(), transformers.LlamaConfig)
+assert isinstance(config, deferred("LlamaConfig")) and not isinstance(5, deferred("LlamaConfig"))
+print(*sorted({name.partition(".")[0] for name in held}))
+"""
+
+
+def test_torchmetrics_gets_transformers_when_it_uses_it():
+    done = subprocess.run([sys.executable, "-c", _DEFERRED], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "torchmetrics\n"), done.stderr

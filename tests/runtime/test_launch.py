@@ -12,8 +12,8 @@ TORCHRUN = MEETING | {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1"
 LIGHTNING = {"LOCAL_RANK": "1", "ASYMGRPO_LAUNCHER": str(os.getppid())}
 SRUN = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0"}
 LEFT_OVER = (
-    "{} is {} in the environment, as if a launcher had started this process as one of several, but none has: unset {}, or "
-    "set MASTER_ADDR and MASTER_PORT too if you start every process yourself."
+    "{} is {} in the environment, as if a launcher had started this process as one of several, but none has: unset {}, "
+    "or set MASTER_ADDR and MASTER_PORT too if you start every process yourself."
 )
 
 
@@ -38,7 +38,9 @@ def test_what_a_launcher_says_is_left_alone(environment):
     assert environment == before
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"])
+@pytest.mark.parametrize(
+    "name", ["RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"]
+)
 def test_a_rank_that_no_launcher_gave_is_refused(name):
     for more in ({}, {"WORLD_SIZE": "2"}, {"ASYMGRPO_LAUNCHER": "1"}, {"MASTER_ADDR": "x"}):
         with pytest.raises(UserError) as refused:
@@ -47,7 +49,14 @@ def test_a_rank_that_no_launcher_gave_is_refused(name):
 
 
 def test_what_says_nothing_is_taken_out():
-    environment = {"LOCAL_RANK": "0", "RANK": "00", "WORLD_SIZE": "2", "MASTER_PORT": "", "OMP_NUM_THREADS": "", "A": ""}
+    environment = {
+        "LOCAL_RANK": "0",
+        "RANK": "00",
+        "WORLD_SIZE": "2",
+        "MASTER_PORT": "",
+        "OMP_NUM_THREADS": "",
+        "A": "",
+    }
     check_launch(environment)
     assert environment == {"A": ""}
 
