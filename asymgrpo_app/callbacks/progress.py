@@ -2,11 +2,12 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, cast
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 from asymgrpo_app.module import AsymGRPOModule
@@ -69,12 +70,34 @@ class RunProgress(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: AsymGRPOModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
-        sets = {match[1]: tag for tag in values if (match := _ACCURACY.fullmatch(tag))}
-        accuracies = {"val" if len(sets) == 1 else name: tag for name, tag in sets.items()}
-        places = {"reward": "reward/mean", **accuracies, "entropy": "actor/entropy", "s/step": "timing_s/step"}
-        return {label: f"{values[tag]:.3f}" for label, tag in places.items() if tag in values}
+        return {label: f"{value:.3f}" for label, value in shown_values(trainer).items()}
 
     def init_validation_tqdm(self) -> Tqdm:
         """No bar: validation is one generate call per set, so a bar would stand at 0 and jump to 1."""
         return Tqdm(disable=True)
+
+
+class BarValues(Callback):
+    """Hands the values of the run's own bar to a bar of the user's, which shows what Lightning's `log` was given."""
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.progress_bar_metrics.update(shown_values(trainer))
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.progress_bar_metrics.update(shown_values(trainer))
+
+
+def shown_values(trainer: Trainer) -> dict[str, float]:
+    """Reward, validation accuracies, entropy and seconds of the last step, as far as they are there, by their label."""
+    values = {tag: float(value) for tag, value in trainer.callback_metrics.items()}
+    sets = {match[1]: tag for tag in values if (match := _ACCURACY.fullmatch(tag))}
+    accuracies = {"val" if len(sets) == 1 else name: tag for name, tag in sets.items()}
+    places = {"reward": "reward/mean", **accuracies, "entropy": "actor/entropy", "s/step": "timing_s/step"}
+    return {label: values[tag] for label, tag in places.items() if tag in values}
+
+
+def with_one_bar(configured: Sequence[Callback], own: Sequence[Callback]) -> list[Callback]:
+    """All callbacks of a run: those of its config and its own, whose bar gives way to a configured one."""
+    if not any(isinstance(callback, ProgressBar) for callback in configured):
+        return [*configured, *own]
+    return [BarValues(), *configured, *(callback for callback in own if not isinstance(callback, RunProgress))]

@@ -1,38 +1,21 @@
 """Refuses options that have another meaning here, or none, before any object is built."""
 
+from pydoc import locate
 from typing import Any
 
+from asymgrpo_app.checks.lightning_support import (
+    ACCELERATOR_NAMES,
+    ARGUMENTS,
+    CLASSES,
+    OTHER_STRATEGY,
+    PROFILER_NAMES,
+    STRATEGIES,
+    Fixed,
+    Refused,
+)
 from asymgrpo_app.errors import UserError, at_least_1
-from asymgrpo_app.parallel.strategy import NAME as FSDP2
 from asymgrpo_app.rollout.vllm_engine import require_vllm
 from asymgrpo_app.update.trainer_settings import check_precision
-
-# Trainer options that mean something else here, with the key to use instead.
-_REPLACED = {
-    "max_steps": "steps, which counts RL steps",
-    "min_steps": "steps",
-    "max_epochs": "steps, which counts RL steps",
-    "min_epochs": "steps",
-    "max_time": "time_limit",
-    "gradient_clip_val": "model.max_grad_norm",
-    "gradient_clip_algorithm": "model.max_grad_norm",
-    "default_root_dir": "run_dir",
-    "enable_checkpointing": "checkpoint.every_n_steps",
-}
-# Trainer options that must keep one value, with what to do instead.
-_DERIVED = {
-    "overfit_batches": (0.0, "set data.repeat_steps"),
-    "accumulate_grad_batches": (1, "set model.micro_batch_tokens"),
-    "use_distributed_sampler": (False, "leave it out"),
-    "fast_dev_run": (False, "set steps"),
-    "limit_train_batches": (None, "set steps"),
-    "check_val_every_n_epoch": (None, "set trainer.val_check_interval"),
-    "num_sanity_val_steps": (0, "a run validates before its first step by itself"),
-    "reload_dataloaders_every_n_epochs": (0, "leave it out"),
-    "barebones": (False, "leave it out"),
-}
-# FSDP's first version fails in manual optimization; model_parallel alone would leave each process its own gradients.
-_OTHER_STRATEGIES = ("fsdp", "deepspeed", "model_parallel")
 
 
 def check_options(section: Any) -> None:
@@ -58,16 +41,14 @@ def check_trainer_options(options: Any) -> None:
     Raises:
         UserError: With the key, the value and what to set instead.
     """
-    for name, instead in _REPLACED.items():
-        if options.get(name) not in (None, -1):
-            raise UserError(f"trainer.{name} is not used here: set {instead}.")
-    for name, (value, instead) in _DERIVED.items():
-        if options.get(name) != value:
-            raise UserError(f"trainer.{name} must stay {value}, got {options.get(name)}: {instead}.")
+    for name, entry in ARGUMENTS.items():
+        if isinstance(entry, Fixed) and not _changes_nothing(options.get(name), entry.values):
+            raise _fixed(name, options.get(name), entry)
+    _check_names(options)
+    for name in CLASSES:
+        for class_path in _class_paths(options.get(name)):
+            refuse_class(name, locate(class_path))
     check_precision("trainer.precision", options.precision)
-    strategy = str(options.strategy).lower()
-    if strategy.startswith(_OTHER_STRATEGIES) and strategy != FSDP2:  # before Lightning misses their packages
-        raise other_strategy(options.strategy)
     if (every := options.log_every_n_steps) is None or every < 1:
         raise UserError(f"trainer.log_every_n_steps must be at least 1, got {every}.")
     interval = options.val_check_interval
@@ -75,6 +56,65 @@ def check_trainer_options(options: Any) -> None:
         raise UserError(f"trainer.val_check_interval must be a whole number of RL steps >= 1, got {interval}.")
 
 
+def refuse_class(argument: str, given: Any) -> None:
+    """Refuse a class of Lightning that a run does not support, or a class of the user's own that inherits from one.
+
+    Args:
+        argument: The argument of the trainer that it is given to.
+        given: The class; anything else is left alone, such as a function that returns an object.
+
+    Raises:
+        UserError: With the class and what to use instead.
+    """
+    if not isinstance(given, type):
+        return
+    table = CLASSES[argument]
+    parent = next(
+        (cls for cls in given.__mro__ if cls.__module__.startswith("lightning.") and cls.__name__ in table), None
+    )
+    if parent is None or not isinstance(entry := table[parent.__name__], Refused):
+        return
+    if entry.hooks and all(getattr(given, hook) is not getattr(parent, hook) for hook in entry.hooks):
+        return
+    kind = "" if given is parent else f", a {parent.__name__},"
+    raise UserError(f"trainer.{argument}: {given.__name__}{kind} is not supported: {entry.text}.")
+
+
 def other_strategy(name: str) -> UserError:
     """The error for a strategy that is not supported."""
-    return UserError(f"trainer.strategy {name} is not supported: use ddp, or fsdp2 to shard weights.")
+    return UserError(f"trainer.strategy {name} is not supported: {OTHER_STRATEGY}.")
+
+
+def _changes_nothing(value: Any, values: tuple[Any, ...]) -> bool:
+    """Whether a value is one of some; 1 (one batch) is another than 1.0 (all of them)."""
+    return any(value == own and (own != 1 or type(value) is type(own)) for own in values)
+
+
+def _fixed(name: str, value: Any, entry: Fixed) -> UserError:
+    if not entry.stays:
+        return UserError(f"trainer.{name} is not used here: set {entry.instead}.")
+    return UserError(f"trainer.{name} must stay {_shown(entry.values[0])}, got {_shown(value)}: {entry.instead}.")
+
+
+def _shown(value: Any) -> str:
+    """A value as it stands in a config."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _check_names(options: Any) -> None:
+    """Check strategy, accelerator and profiler where they are given by name, before Lightning misses their packages."""
+    strategy = options.strategy
+    if isinstance(strategy, str) and strategy.lower() not in STRATEGIES:
+        raise other_strategy(strategy)
+    if _class_paths(strategy) and (start := strategy.get("init_args", {}).get("start_method", "popen")) != "popen":
+        raise UserError(f"trainer.strategy start_method must stay popen, got {start}: leave it out.")
+    if isinstance(name := options.accelerator, str) and name not in ACCELERATOR_NAMES:
+        raise UserError(f"trainer.accelerator {name} is not supported: use cpu or cuda.")
+    if isinstance(name := options.profiler, str) and name.lower() not in PROFILER_NAMES:
+        raise UserError(f"trainer.profiler must be simple, advanced, pytorch or a class, got {name}.")
+
+
+def _class_paths(value: Any) -> list[str]:
+    """Paths of the classes in the parsed value of an option that takes an object, or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    return [item["class_path"] for item in values if not isinstance(item, str) and hasattr(item, "class_path")]

@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from asymgrpo_app.callbacks.early_stopping import EarlyStoppingStart
 from asymgrpo_app.callbacks.epochs import EpochShares
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME, EvaluationReport, FinalResults
 from asymgrpo_app.callbacks.export import ExportCallback
@@ -101,7 +102,7 @@ def _callbacks(command: str, section: Any, folder: Path) -> list[Callback]:
     callbacks: list[Callback] = [SafeStop(None if limit is None else seconds_of(limit))]
     if section.trainer.enable_progress_bar is not False:
         callbacks.append(RunProgress())  # before the summary is printed, so that the bar is closed
-    callbacks += [EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
+    callbacks += [EarlyStoppingStart(), EpochShares(), ExportCallback(), FinalResults(), RunSummary()]
     if command != "fit":
         callbacks.append(EvaluationReport(folder, section.ckpt_path, predict=command == "predict"))
     return callbacks

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint
+from asymgrpo_app.callbacks.progress import with_one_bar
 from asymgrpo_app.callbacks.rollout import VLLMRolloutCallback
 from asymgrpo_app.callbacks.save_config import SaveRunConfig
 from asymgrpo_app.callbacks.tensorboard import TensorBoardDetails
@@ -96,7 +97,7 @@ class RunParser(LightningCLI):
         self.builds_trainer = True
         configured = self.config_init[self.config["subcommand"]].trainer.callbacks or []
         callbacks = configured if isinstance(configured, list) else [configured]
-        options = self._trainer_options | {"callbacks": [*callbacks, *self._trainer_options["callbacks"]]}
+        options = self._trainer_options | {"callbacks": with_one_bar(callbacks, self._trainer_options["callbacks"])}
         return super().instantiate_trainer(**options, **kwargs)
 
     # ---- options ----

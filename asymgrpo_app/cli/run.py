@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from asymgrpo_app.callbacks.checkpoint import run_checkpoint
 from asymgrpo_app.checkpoints.run_folder import DISK_TROUBLE, claimed
+from asymgrpo_app.checks.callbacks import check_callbacks, check_evaluation_callbacks
 from asymgrpo_app.checks.data import check_data, preview
 from asymgrpo_app.checks.memory import memory_lines
 from asymgrpo_app.checks.objects import check_adapters, check_engine, check_lengths, check_training
@@ -17,7 +17,6 @@ from asymgrpo_app.cli.build import Run, build, refuse_nulls
 from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
 from asymgrpo_app.errors import ExitCode, RunError, UserError, one_line
-from asymgrpo_app.evaluation.outcomes import ACCURACIES
 from asymgrpo_app.rollout.samplers import installed_sampler
 from asymgrpo_app.runtime.compat import while_restoring
 from asymgrpo_app.runtime.console import quiet_libraries, say
@@ -87,9 +86,9 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     module, data, trainer, section = made.module, made.data, made.trainer, made.section
     check_training(module, data, trainer, section)
     check_lengths(module, data, section.rollout)
-    _check_best(made)
+    notes = check_callbacks(module, data, trainer, section)
     adapters = check_adapters(module, trainer, section.ckpt_path)
-    notes = check_policy(module) + check_data(data, every_row=dry_run)
+    notes += check_policy(module) + check_data(data, every_row=dry_run)
     lines = [arithmetic(module, data, trainer, section), *adapters]
     lines += memory_lines(module, data, trainer, section.rollout) + bfloat16_lines(trainer, section.rollout)
     say("\n".join([*lines, *notes, "", *preview(data, section.rollout.max_completion_tokens)]))
@@ -103,23 +102,14 @@ def check_evaluation(made: Run) -> None:
     """
     if not made.data.evaluation_sets:
         raise UserError("data.validation is empty: name at least one set to evaluate.")
+    if made.command == "validate" and made.trainer.limit_val_batches == 0:
+        raise UserError("trainer.limit_val_batches is 0, so nothing would be evaluated: leave it out.")
+    check_evaluation_callbacks(made.data, made.trainer)
     check_engine(made.trainer, made.section.rollout)
     check_lengths(made.module, made.data, made.section.rollout)
     check_adapters(made.module, made.trainer, made.section.ckpt_path)
     notes = check_policy(made.module) + check_data(made.data, training=False)
     say("\n".join(notes) if notes else "All problems of the evaluation sets can be used.")
-
-
-def _check_best(made: Run) -> None:
-    """Check that the validation computes the metric that the best checkpoints are chosen by."""
-    run_checkpoint(made.trainer).check_metric(
-        [
-            f"val/{name}/{key}"
-            for name, chosen in made.data.evaluation_sets.items()
-            for key in chosen.metrics().choice.names(chosen.samples)
-            if key.partition("@")[0] in ACCURACIES
-        ]
-    )
 
 
 def _start(made: Run) -> None:
@@ -141,6 +131,12 @@ def _start(made: Run) -> None:
     except RuntimeError as error:
         if (lost := lost_exchange(error)) is not None:
             raise RunError(lost) from error
+        if str(error).startswith("Early stopping conditioned on metric"):  # one that a class of the user's own logs
+            tag = str(error).split("`")[1]
+            raise RunError(
+                f"trainer.callbacks: EarlyStopping.monitor {tag} was not there at a validation: log it in every step, or "
+                "set strict to false."
+            ) from error
         if "loading state_dict" not in str(error):
             raise
         raise UserError(

@@ -84,6 +84,14 @@ def defer_transformers() -> None:
         del sys.modules["transformers"]
 
 
+def looks_at_epochs(early_stopping: Any) -> bool:
+    """Whether an `EarlyStopping` was told to look at its metric at the end of an epoch.
+
+    Lightning 2.6.6, `EarlyStopping._check_on_train_epoch_end`: the argument is kept nowhere else.
+    """
+    return bool(early_stopping._check_on_train_epoch_end)
+
+
 def common_store() -> Any:
     """The key-value store that the processes of a run share.
 

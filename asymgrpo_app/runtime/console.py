@@ -14,6 +14,10 @@ from lightning_utilities.core.rank_zero import rank_zero_only  # Lightning's own
 from tqdm import tqdm
 
 _LONGEST_COMPLAINT = 2_000
+# What a user of Lightning asks for: reports of profilers, tables of layers, and why EarlyStopping stopped (`verbose`).
+_REPORTS = tuple(
+    f"lightning.pytorch.{name}" for name in ("profilers", "callbacks.model_summary", "callbacks.early_stopping")
+)
 _thread_failed = threading.excepthook
 
 
@@ -51,6 +55,10 @@ def quiet_libraries() -> None:
     """Silence messages of libraries that a user cannot act on; errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # device lists and tips
+    for name in _REPORTS:
+        reports = logging.getLogger(name)
+        reports.setLevel(logging.INFO)
+        reports.handlers, reports.propagate = [_SayReport()], False
     if (loaded := sys.modules.get("transformers")) is not None:  # else it reads `quiet_environment` when it is imported
         loaded.logging.disable_progress_bar()
         loaded.logging.set_verbosity_error()
@@ -65,6 +73,13 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
     threading.excepthook = _tell_of_thread
     warnings.formatwarning = _warning_line
+
+
+class _SayReport(logging.Handler):
+    """Says what a library logs as a report, as all else on the terminal is said."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage().replace("\r", "").expandtabs())
 
 
 def _warning_line(

@@ -81,7 +81,11 @@ class PolicyModule(EvaluatingModule):
         optimizer = self.make_optimizer([weight for weight in self.policy.parameters() if weight.requires_grad])
         if self.make_lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_lr_scheduler(optimizer)}
+        # Manual optimization goes by no interval, but LearningRateMonitor writes at each.
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
+        }
 
     def load_reference(self) -> None:
         """Load the reference model of the KL term; with LoRA it is the policy with its adapters off."""
