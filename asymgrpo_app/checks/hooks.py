@@ -63,15 +63,15 @@ def _check_call(callback: Callback, name: str, sets: int) -> None:
     if sets < 2:
         given = [argument for argument in given if argument != _ONE_SET]
     keywords = {argument: None for argument in given if name in _BY_KEYWORD and argument == "stage"}
+    signature = inspect.signature(hook)
     try:
-        inspect.signature(hook).bind(*(argument for argument in given if argument not in keywords), **keywords)
+        signature.bind(*(argument for argument in given if argument not in keywords), **keywords)
     except TypeError:
         shown = [f"{argument}=..." if argument in keywords else argument for argument in given]
         raise UserError(
-            f"{place}{inspect.signature(hook)} cannot be called as Lightning calls it: {name}({', '.join(shown)})."
+            f"{place}({', '.join(signature.parameters)}) cannot be called as Lightning calls it: "
+            f"{name}({', '.join(shown)})."
         ) from None
-    except ValueError:
-        return  # a signature that Python cannot tell
 
 
 def _unknown(callback: Callback) -> list[str]:

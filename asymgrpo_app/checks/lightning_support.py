@@ -103,7 +103,9 @@ CALLBACKS: dict[str, Supported | Refused] = {
     ),
     "ProgressBar": Supported(f"{_OWN} It takes the place of the run's own bar."),
     "RichModelSummary": Supported("As ModelSummary."),
-    "RichProgressBar": Supported("Takes the place of the run's own bar; shows reward, accuracy, entropy and seconds."),
+    "RichProgressBar": Supported(
+        "Takes the place of the run's own bar, with its values; it counts steps, not how many are left."
+    ),
     "SpikeDetection": Refused(
         "it reads the loss that a training step returns, and here it returns none: model.max_skipped_updates stops a "
         "run whose loss is not finite, and EarlyStopping can watch actor/grad_norm",
@@ -111,15 +113,18 @@ CALLBACKS: dict[str, Supported | Refused] = {
     ),
     "StochasticWeightAveraging": Refused(_AVERAGING, ("on_fit_start",)),
     "ThroughputMonitor": Supported(
-        "Writes `train|*` and `validate|*` by functions of your own (`batch_size_fn`, `length_fn`), which get a "
-        "`PromptBatch`; needs a logger. `perf/throughput` and `perf/mfu` are written without it."
+        "Writes rates of steps and of what `batch_size_fn` counts in a `PromptBatch`, a function of your own; needs a "
+        "logger. `perf/throughput` and `perf/mfu` are written without it."
     ),
     "Timer": Refused("set time_limit, at which a run saves its last step and can be continued"),
     "TQDMProgressBar": Supported("As RichProgressBar."),
     "WeightAveraging": Refused(_AVERAGING),
 }
 
-_SERVICE = "Gets every scalar of metrics.md over RL steps. Needs its package, and an account or server of yours."
+_SERVICE = (
+    "Gets every scalar of metrics.md over RL steps, as any logger does. Its package does not come with this one, and "
+    "no test has it."
+)
 LOGGERS: dict[str, Supported | Refused] = {
     "CometLogger": Supported(_SERVICE),
     "CSVLogger": Supported(
@@ -175,6 +180,7 @@ _IO = "checkpoints are written by the run's own, whole or not at all: leave it o
 _PRECISION = "set trainer.precision, 32-true or bf16-mixed"
 _LAYER_SYNC = "language models have no batch normalization: leave it out"
 _CLUSTER = "Found by itself where it applies (scaling.md)."
+_OTHER_CLUSTER = "processes are started by Lightning, torchrun or SLURM: leave it out, or use torchrun"
 PLUGINS: dict[str, Supported | Refused] = {
     "AsyncCheckpointIO": Refused(_IO),
     "BitsandbytesPrecision": Refused(f"weights of few bits are not supported: {_PRECISION}"),
@@ -184,12 +190,12 @@ PLUGINS: dict[str, Supported | Refused] = {
     "DoublePrecision": Refused(_PRECISION),
     "FSDPPrecision": Refused(_PRECISION),
     "HalfPrecision": Refused(_PRECISION),
-    "KubeflowEnvironment": Supported(_CLUSTER),
+    "KubeflowEnvironment": Refused(_OTHER_CLUSTER),
     "LayerSync": Refused(_LAYER_SYNC),
     "LightningEnvironment": Supported("Lightning starts the processes; the default outside a cluster."),
-    "LSFEnvironment": Supported(_CLUSTER),
+    "LSFEnvironment": Refused(_OTHER_CLUSTER),
     "MixedPrecision": Refused(_PRECISION),
-    "MPIEnvironment": Supported(_CLUSTER),
+    "MPIEnvironment": Refused(_OTHER_CLUSTER),
     "Precision": Refused(_PRECISION),
     "SLURMEnvironment": Supported(f"{_CLUSTER} It does not requeue a job: a run that is stopped saves, and ends."),
     "TorchCheckpointIO": Refused(_IO),
@@ -197,7 +203,7 @@ PLUGINS: dict[str, Supported | Refused] = {
     "TorchSyncBatchNorm": Refused(_LAYER_SYNC),
     "TransformerEnginePrecision": Refused(_PRECISION),
     "XLACheckpointIO": Refused(_IO),
-    "XLAEnvironment": Refused("TPUs are not supported"),
+    "XLAEnvironment": Refused(_OTHER_CLUSTER),
     "XLAPrecision": Refused(_PRECISION),
 }
 

@@ -93,10 +93,10 @@ def _changes_nothing(value: Any, values: tuple[Any, ...]) -> bool:
 def _fixed(name: str, value: Any, entry: Fixed) -> UserError:
     if not entry.stays:
         return UserError(f"trainer.{name} is not used here: set {entry.instead}.")
-    return UserError(f"trainer.{name} must stay {_shown(entry.values[0])}, got {_shown(value)}: {entry.instead}.")
+    return UserError(f"trainer.{name} must stay {shown(entry.values[0])}, got {shown(value)}: {entry.instead}.")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as it stands in a config."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 

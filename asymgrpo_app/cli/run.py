@@ -134,8 +134,8 @@ def _start(made: Run) -> None:
         if str(error).startswith("Early stopping conditioned on metric"):  # one that a class of the user's own logs
             tag = str(error).split("`")[1]
             raise RunError(
-                f"trainer.callbacks: EarlyStopping.monitor {tag} was not there at a validation: log it in every step, or "
-                "set strict to false."
+                f"trainer.callbacks: EarlyStopping.monitor {tag} was not there at a validation: log it in every step, "
+                "or set strict to false."
             ) from error
         if "loading state_dict" not in str(error):
             raise

@@ -1,5 +1,6 @@
 """Values of the wrong type, out of range, and in conflict, section by section."""
 
+from tests.bad_inputs import trainer
 from tests.bad_inputs.case import BadInput, option, setting
 
 _SERVER = "{urls: ['http://a:1'], weights_folder: w, token_file: token.txt}"
@@ -302,7 +303,7 @@ CONFLICTS = {
         {"token.txt": "a-token-for-the-tests"},
     ),
     "more processes than prompts": BadInput(
-        ("--trainer.devices=3", "--trainer.strategy=ddp_spawn", "--data.prompts_per_step=2"),
+        ("--trainer.devices=3", "--trainer.strategy=ddp", "--data.prompts_per_step=2"),
         ("data.prompts_per_step", "2", "3"),
     ),
     "a linked key": option("data.seed=4", "data.seed", "seed_everything"),
@@ -313,4 +314,5 @@ CONFLICTS = {
     "null for a length": setting("trainer.log_every_n_steps", "null", "trainer.log_every_n_steps", "None"),
 }
 
-CASES = _UNKNOWN | _TYPES | _RANGES | OTHER_CLASSES | _KINDS | CONFLICTS
+CONFLICTS |= trainer.OF_OBJECTS
+CASES = _UNKNOWN | _TYPES | _RANGES | OTHER_CLASSES | _KINDS | CONFLICTS | trainer.OF_OPTIONS
