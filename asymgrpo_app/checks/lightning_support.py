@@ -113,8 +113,8 @@ CALLBACKS: dict[str, Supported | Refused] = {
     ),
     "StochasticWeightAveraging": Refused(_AVERAGING, ("on_fit_start",)),
     "ThroughputMonitor": Supported(
-        "Writes rates of steps and of what `batch_size_fn` counts in a `PromptBatch`, a function of your own; needs a "
-        "logger. `perf/throughput` and `perf/mfu` are written without it."
+        "Writes `train/*` and `validate/*`, of what `batch_size_fn` counts in a `PromptBatch`, a function of your own; "
+        "rates after `window_size` steps (100). Needs a logger. `perf/throughput` and `perf/mfu` come without it."
     ),
     "Timer": Refused("set time_limit, at which a run saves its last step and can be continued"),
     "TQDMProgressBar": Supported("As RichProgressBar."),
@@ -238,7 +238,9 @@ ARGUMENTS: dict[str, Supported | Fixed] = {
     "fast_dev_run": Fixed("set steps", (False,), stays=True),
     "gradient_clip_algorithm": Fixed("model.max_grad_norm", _OFF),
     "gradient_clip_val": Fixed("model.max_grad_norm", _OFF),
-    "inference_mode": Supported("`false`: validation with `torch.no_grad`; same results."),
+    "inference_mode": Supported(
+        "`false`: evaluations with `torch.no_grad`, as the validations of a run always are; same results."
+    ),
     "limit_predict_batches": Fixed(_SET_LIMIT, _WHOLE, stays=True),
     "limit_test_batches": Fixed(_SET_LIMIT, _WHOLE, stays=True),
     "limit_train_batches": Fixed("set steps", (None,), stays=True),
