@@ -15,6 +15,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from asymgrpo_app.algorithm.advantages import AsymGRPO, asym_advantages
 from asymgrpo_app.callbacks.tensorboard import LAYOUT, advantage_curves, samples_table
+from asymgrpo_app.checks.run_tags import run_tags
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards.base import Status, Verdict
@@ -80,17 +81,25 @@ def documented() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def events(tmp_path_factory) -> dict[str, Any]:
+def runs(tmp_path_factory) -> dict[str, tuple[Any, dict[str, bool]]]:
+    """Events of each run, and what was said before it of the tags that a callback may go by."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the runs are tiny, and threads wait for each other where cores are shared
+    known: list[dict[str, bool]] = []
+    done = {}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("asymgrpo_app.checks.callbacks.run_tags", lambda *run: known.append(run_tags(*run)) or known[-1])
         # 36 prompts of two steps: less than a pass of the plain run's source, more than one of the others'.
-        folders = {
-            name: fit(patch, tmp_path_factory.mktemp("run"), *DETAILS, *options, rows=30 if options else 100)
-            for name, options in RUNS.items()
-        }
+        for name, options in RUNS.items():
+            folder = fit(patch, tmp_path_factory.mktemp("run"), *DETAILS, *options, rows=30 if options else 100)
+            done[name] = events_of(folder), known[-1]
     torch.set_num_threads(threads)
-    return {name: events_of(folder) for name, folder in folders.items()}
+    return done
+
+
+@pytest.fixture(scope="module")
+def events(runs) -> dict[str, Any]:
+    return {name: events for name, (events, _) in runs.items()}
 
 
 def tags(events: Any) -> set[str]:
@@ -132,6 +141,15 @@ def test_the_column_written_says_what_a_plain_run_has(events, documented):
     assert tags(events["plain"]) == {tag for tag, written in documented.items() if written in ORDINARY}
     for run in events.values():
         assert tags(run) >= {tag for tag, written in documented.items() if written == "always"}
+
+
+def test_tags_that_a_callback_may_go_by_are_those_of_the_run(runs):
+    for events, known in runs.values():
+        written = set(events.Tags()["scalars"])
+        # Not among the metrics of callbacks: what is written once at the end, or beside a step.
+        others = {tag for tag in written if tag.startswith("hparam/")} | {"timing_s/save_checkpoint"}
+        assert written - others <= known.keys()
+        assert {tag for tag, always in known.items() if always} <= written
 
 
 def test_the_axis_counts_completed_steps(events):

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import ArgumentParser
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from transformers import PreTrainedModel
@@ -43,6 +43,11 @@ def test_the_progress_bar_is_none_before_training():
         bar.train_progress_bar  # noqa: B018
     bar.train_progress_bar = shown = bar.init_predict_tqdm() if hasattr(bar, "_trainer") and bar._trainer else "a bar"
     assert compat.shown_progress_bar(bar) is shown
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_early_stopping_says_whether_it_looks_at_epochs(given):
+    assert compat.looks_at_epochs(EarlyStopping("loss", check_on_train_epoch_end=given)) is bool(given)
 
 
 def test_the_common_store(tmp_path):
