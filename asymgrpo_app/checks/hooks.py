@@ -3,7 +3,9 @@
 import inspect
 from collections.abc import Iterable
 from difflib import get_close_matches
+from io import BytesIO
 
+import torch
 from lightning.pytorch import Callback
 
 from asymgrpo_app.errors import UserError
@@ -42,6 +44,8 @@ def check_hooks(callbacks: Iterable[Callback], sets: int) -> list[str]:
         own = own_hooks(callback)
         for name in own:
             _check_call(callback, name, sets)
+        if "state_dict" in own:
+            _check_state(callback)
         place = f"trainer.callbacks: {type(callback).__name__}"
         notes += [f"{place}.{name} {NEVER[name]}." for name in own if name in NEVER]
         for name in _unknown(callback):
@@ -72,6 +76,24 @@ def _check_call(callback: Callback, name: str, sets: int) -> None:
             f"{place}({', '.join(signature.parameters)}) cannot be called as Lightning calls it: "
             f"{name}({', '.join(shown)})."
         ) from None
+
+
+def _check_state(callback: Callback) -> None:
+    """Check that a checkpoint can be read back with the callback's state, as far as it is there before the run."""
+    try:
+        state = callback.state_dict()
+    except Exception:  # it may need what `setup` makes
+        return
+    file = BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"trainer.callbacks: {type(callback).__name__}.state_dict holds something else than tensors and plain "
+            "values (dict, list, str, int, float, bool, None), with which no checkpoint can be read back: convert it."
+        ) from error
 
 
 def _unknown(callback: Callback) -> list[str]:

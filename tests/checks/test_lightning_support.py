@@ -184,6 +184,16 @@ def test_the_index_of_a_set_is_given_where_there_are_several():
     )
 
 
+def test_a_state_that_no_checkpoint_can_be_read_back_with():
+    assert check_hooks([own.StateOfNumbers(), own.StateOfSetup()], 1) == []
+    with pytest.raises(UserError) as caught:
+        check_hooks([own.StateOfPaths()], 1)
+    assert str(caught.value) == (
+        "trainer.callbacks: StateOfPaths.state_dict holds something else than tensors and plain values (dict, list, "
+        "str, int, float, bool, None), with which no checkpoint can be read back: convert it."
+    )
+
+
 def test_hooks_that_never_run_are_told():
     place = "trainer.callbacks: OfOldTimes"
     assert check_hooks([own.OfOldTimes()], 1) == [

@@ -1,6 +1,7 @@
 """Callbacks as users write them, for tests of what is said of them."""
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,26 @@ class OfOldTimes(Callback):
     def on_epoch_end(self, trainer, pl_module) -> None: ...
     def on_before_zero_grad(self, trainer, pl_module, optimizer) -> None: ...
     def on_train_epoch_end(self, trainer, pl_module) -> None: ...
+
+
+class StateOfPaths(Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"path": Path("a")}
+
+
+class StateOfNumbers(Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": torch.tensor(0.5), "steps": [1, 2], "name": None}
+
+
+class StateOfSetup(Callback):
+    """Has a state once it is set up."""
+
+    def setup(self, trainer, pl_module, stage) -> None:
+        self.number = 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"number": self.number}
 
 
 def of_trainer(trainer: Any) -> None: ...
