@@ -17,6 +17,8 @@ from asymgrpo_app.errors import UserError, at_least_1
 from asymgrpo_app.rollout.vllm_engine import require_vllm
 from asymgrpo_app.update.trainer_settings import check_precision
 
+_LISTS = ("callbacks", "logger", "plugins")  # arguments that may be given several objects
+
 
 def check_options(section: Any) -> None:
     """Check the parsed config of a subcommand.
@@ -77,7 +79,8 @@ def refuse_class(argument: str, given: Any) -> None:
     if entry.hooks and all(getattr(given, hook) is not getattr(parent, hook) for hook in entry.hooks):
         return
     kind = "" if given is parent else f", a {parent.__name__},"
-    raise UserError(f"trainer.{argument}: {given.__name__}{kind} is not supported: {entry.text}.")
+    place = f"trainer.{argument}{':' if argument in _LISTS else ''}"
+    raise UserError(f"{place} {given.__name__}{kind} is not supported: {entry.text}.")
 
 
 def other_strategy(name: str) -> UserError:

@@ -54,7 +54,7 @@ OF_OPTIONS = (
         ),
         "a strategy by class": config(
             "trainer:\n  strategy: {class_path: ModelParallelStrategy}\n",
-            "trainer.strategy: ModelParallelStrategy is not supported",
+            "trainer.strategy ModelParallelStrategy is not supported",
         ),
         "a TPU": option("trainer.accelerator=tpu", "trainer.accelerator tpu is not supported"),
         "a profiler of TPUs": option(

@@ -97,10 +97,11 @@ REFUSED = [
 def test_a_refused_class_is_refused_and_so_is_a_subclass(argument, module, name):
     refused = getattr(module, name)
     text = support.CLASSES[argument][name].text
+    place = f"trainer.{argument}{':' * (argument in ('callbacks', 'plugins'))}"
     with pytest.raises(UserError) as caught:
         refuse_class(argument, refused)
-    assert str(caught.value) == f"trainer.{argument}: {name} is not supported: {text}."
-    with pytest.raises(UserError, match=f"trainer.{argument}: Mine, a {name}, is not supported: "):
+    assert str(caught.value) == f"{place} {name} is not supported: {text}."
+    with pytest.raises(UserError, match=f"{place} Mine, a {name}, is not supported: "):
         refuse_class(argument, type("Mine", (refused,), {}))
 
 
