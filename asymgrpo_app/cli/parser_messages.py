@@ -80,9 +80,8 @@ def plain(message: str, known: Iterable[str] = ()) -> str:
     if not keys or complaint is None:
         return one_line(f"{'.'.join(keys)}: {reason}" if keys else reason)
     seen = _value(text)
-    hint = _about_rewards(complaint.removeprefix("has no option "))
-    if kind == "Verifier" and complaint.startswith("must name a class"):
-        hint = f"; {REWARDS_HINT}"
+    is_verifier = kind == "Verifier" and complaint.startswith("must name a class")
+    hint = _about_rewards("reward" if is_verifier else complaint.removeprefix("has no option "))
     quotes = ": put it in quotes" if complaint.endswith("a text") and _NO_TEXT.fullmatch(seen or "") else ""
     return one_line(f"{'.'.join(keys)} {complaint}{'' if seen is None else f', got {seen}'}{hint}{quotes}.")
 

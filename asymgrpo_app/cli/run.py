@@ -129,14 +129,8 @@ def _start(made: Run) -> None:
         with _claim(made) if made.trainer.is_global_zero else nullcontext():
             getattr(made.trainer, made.command)(made.module, **options)
     except RuntimeError as error:
-        if (lost := lost_exchange(error)) is not None:
-            raise RunError(lost) from error
-        if str(error).startswith("Early stopping conditioned on metric"):  # one that a class of the user's own logs
-            tag = str(error).split("`")[1]
-            raise RunError(
-                f"trainer.callbacks: EarlyStopping.monitor {tag} was not there at a validation: log it in every step, "
-                "or set strict to false."
-            ) from error
+        if (sentence := lost_exchange(error) or _missing_monitor(error)) is not None:
+            raise RunError(sentence) from error
         if "loading state_dict" not in str(error):
             raise
         raise UserError(
@@ -157,6 +151,17 @@ def _start(made: Run) -> None:
             f"A file of the run in {section.run_dir} cannot be written: {one_line(str(error))}; make room or "
             "repair the folder, and continue with --ckpt_path last."
         ) from error
+
+
+def _missing_monitor(error: RuntimeError) -> str | None:
+    """What is wrong if `EarlyStopping` missed its metric, one that a class of the user's own logs."""
+    if not str(error).startswith("Early stopping conditioned on metric"):
+        return None
+    tag = str(error).split("`")[1]
+    return (
+        f"trainer.callbacks: EarlyStopping.monitor {tag} was not there at a validation: log it in every step, or set "
+        "strict to false."
+    )
 
 
 def _claim(made: Run) -> AbstractContextManager[None]:

@@ -340,11 +340,3 @@ def test_tags_of_what_is_chosen():
 
 def test_an_objective_that_fails_gives_no_tags():
     assert objective_tags(SimpleNamespace(prepare=lambda update: 1 / 0)) == []
-
-
-def test_a_default_that_yaml_cannot_write(monkeypatch, tmp_path, capsys):
-    said = refused(capsys, monkeypatch, tmp_path, f"--trainer.callbacks+={OWN}.WithKind")
-    assert (
-        said
-        == "asymgrpo: error: <Kind.PLAIN: 'plain'> in the config cannot be written to config.yaml: set it to a text."
-    )
