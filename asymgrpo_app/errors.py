@@ -11,6 +11,7 @@ class ExitCode(IntEnum):
     FAILURE = 1
     BAD_INPUT = 2
     TIME_LIMIT = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -5,11 +5,11 @@
 # end at once.
 set -uo pipefail
 
-trap : INT TERM # a signal goes to the whole group: the command has it, too, and decides when to end
+trap : INT TERM HUP USR1 USR2 # a signal goes to the whole group: the command has it, too, and decides when to end
 setpriv --pdeathsig KILL "$ASYMGRPO" "$@" # ends with this shell, however that ends
 code=$?
 echo "$code" >>"$ASYMGRPO_CODES"
 case $code in
-  75 | 130 | 143) exit 0 ;;
+  75 | 129 | 130 | 143) exit 0 ;;
   *) exit "$code" ;;
 esac

@@ -59,11 +59,14 @@ trap 'rm -f "$ASYMGRPO_CODES"' EXIT
 # What torchrun prints of a process that failed is a Python traceback of its own; the process has said why before.
 set -m # in a process group of its own, so that a Ctrl-C reaches it once, by the traps below
 setpriv --pdeathsig TERM torchrun "${meeting[@]}" --nnodes "$nodes" --nproc-per-node "$processes" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2 \
   --shutdown-timeout "${GRACE:-110}" --no-python "$here/process.sh" \
   fit "$@" --trainer.num_nodes "$nodes" --trainer.devices "$processes" --ckpt_path last & # the last word on each wins
 readonly torchrun=$!
-trap 'kill -TERM "$torchrun" 2>/dev/null' TERM
-trap 'kill -INT "$torchrun" 2>/dev/null' INT
+for name in TERM INT HUP USR1 USR2; do
+  # shellcheck disable=SC2064 # the name as it is now; one that was ignored from the start, as by nohup, stays ignored
+  trap "kill -$name $torchrun 2>/dev/null" "$name"
+done
 
 torchrun_code=0
 while :; do
@@ -72,7 +75,7 @@ while :; do
 done
 
 # The first failure says what happened; the processes that torchrun ended because of it come after. Then the first stop.
-for kind in '^(75|130|143|0)$' '^0$'; do
+for kind in '^(75|129|130|143|0)$' '^0$'; do
   code=$(grep -vE -m1 "$kind" "$ASYMGRPO_CODES") && exit "$code"
 done
 exit "$torchrun_code"

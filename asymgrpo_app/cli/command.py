@@ -25,8 +25,8 @@ _PARSERS = {"json", "yaml", "jsonargparse", "argparse", "copy"}
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; `args` replaces `sys.argv[1:]`.
 
-    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 75 stopped by the time limit, 130 and 143 stopped by
-    a signal.
+    Codes: 0 done, 1 stopped by a guard or a failure, 2 bad input, 75 stopped by the time limit, SIGUSR1 or SIGUSR2;
+    129, 130 and 143 stopped by SIGHUP, SIGINT and SIGTERM.
 
     Raises:
         SystemExit: `--help` of a command, with code 0.
@@ -47,12 +47,12 @@ def main(args: Sequence[str] | None = None) -> int:
         with switch.handling_signals():
             code = _run(arguments)
             # A failure during the stop has been reported already; the exit code tells a scheduler of the stop.
-            return switch.cause if code != ExitCode.OK and switch.cause is not None else code
+            return switch.cause.code if code != ExitCode.OK and switch.cause is not None else code
     except StopRun as stop:
         if is_started_rank():
             return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
         complain(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip())
-        return stop.cause
+        return stop.cause.code
 
 
 def _run(arguments: list[str]) -> int:

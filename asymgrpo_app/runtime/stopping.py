@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from enum import IntEnum
+from enum import Enum
 from types import FrameType
 from typing import Any
 
@@ -21,18 +21,31 @@ from asymgrpo_app.errors import ExitCode, UserError
 
 Gather = Callable[[Any], list[Any]]
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that ask a command to stop."""
+_IMPATIENT = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends the process at once
 _SAME_SIGNAL_S = 1.0  # a signal that is sent to a group and forwarded as well comes twice within milliseconds
 _PR_SET_PDEATHSIG = 1
 _DURATION = re.compile(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)")
 
 
-class Cause(IntEnum):
-    """The cause of a command's stop before its end: its name for the user, and the exit code of the command."""
+class Cause(Enum):
+    """The cause of a command's stop before its end: its name for the user, and the exit code of the command.
 
-    SIGINT = ExitCode.INTERRUPTED
-    SIGTERM = ExitCode.TERMINATED
-    time_limit = ExitCode.TIME_LIMIT
+    SIGUSR1 and SIGUSR2 come from schedulers shortly before the time is up, so their code is that of the time limit.
+    """
+
+    SIGINT = "SIGINT", ExitCode.INTERRUPTED
+    SIGTERM = "SIGTERM", ExitCode.TERMINATED
+    SIGHUP = "SIGHUP", ExitCode.HUNG_UP
+    SIGUSR1 = "SIGUSR1", ExitCode.TIME_LIMIT
+    SIGUSR2 = "SIGUSR2", ExitCode.TIME_LIMIT
+    time_limit = "time_limit", ExitCode.TIME_LIMIT
+
+    @property
+    def code(self) -> ExitCode:
+        """The exit code of a command that was stopped."""
+        return self.value[1]
 
 
 class StopRun(BaseException):
@@ -54,7 +67,8 @@ class StopSwitch:
     def __init__(self) -> None:
         self.cause: Cause | None = None
         self._at_once = False
-        self._noticed: float | None = None
+        self._noticed: float | None = None  # when the first SIGINT or SIGTERM came
+        self._waking = False  # whether the next SIGTERM is from `ask`
 
     # ---- called by the work ----
 
@@ -62,6 +76,7 @@ class StopSwitch:
         """Let a signal stop the work at once from here on; raises `StopRun` if one has come already."""
         self._at_once = True
         if self.cause is not None:
+            self._at_once = False
             raise StopRun(self.cause)
 
     def must_finish(self) -> None:
@@ -96,29 +111,37 @@ class StopSwitch:
             self.cause = cause
             if signal.getsignal(signal.SIGTERM) == self._on_signal:
                 # The handler runs in the main thread, and a system call that waits there is interrupted.
+                self._waking = True
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self._noticed is not None:
-            if now - self._noticed > _SAME_SIGNAL_S:
-                _tell(f"{signal.Signals(number).name} once more: ended.")
-                os._exit(128 + number)
+        name = signal.Signals(number).name
+        if self._waking:
+            self._waking = False
+        elif number in _IMPATIENT:
+            now, first = time.monotonic(), self._noticed
+            if first is not None:
+                if now - first > _SAME_SIGNAL_S:
+                    _tell(f"{name} once more: ended.")
+                    os._exit(Cause[name].code)
+                return
+            self._noticed = now
+        elif self.cause is not None:  # a shell and the kernel both announce a closed terminal
             return
-        self._noticed = now
-        self.cause = self.cause or Cause[signal.Signals(number).name]
+        self.cause = self.cause or Cause[name]
         _tell(
             f"{self.cause.name}: stopping. What is under way is given up; an update, a save or a file is finished "
-            "first. A second signal ends the process at once."
+            "first. A second SIGINT or SIGTERM ends the process at once."
         )
         if self._at_once:
+            self._at_once = False  # not once more while the first one is on its way
             raise StopRun(self.cause)
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
         """Handle the signals of this process; at first they stop it at once. Ignored signals stay ignored."""
-        self.cause, self._noticed, self._at_once = None, None, True
-        handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self.cause, self._noticed, self._waking, self._at_once = None, None, False, True
+        handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
             handled = []
         before = {number: signal.signal(number, self._on_signal) for number in handled}

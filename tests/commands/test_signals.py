@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import json
+import os
+import pty
 import signal
 import threading
 import time
@@ -18,7 +20,8 @@ from asymgrpo_app.cli import main
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.evaluation.predictions import PredictionWriter
 from asymgrpo_app.rollout.engine import EngineError
-from asymgrpo_app.runtime.stopping import StopRun, StopSwitch, StopWatch, seconds_of
+from asymgrpo_app.runtime import stopping
+from asymgrpo_app.runtime.stopping import STOP_SIGNALS, Cause, StopRun, StopSwitch, StopWatch, seconds_of
 from tests.support.events import repeated_scalars
 from tests.support.scripted_engine import ScriptedEngine, command
 from tests.support.states import assert_same, saved_steps, state
@@ -146,10 +149,10 @@ def test_time_that_passed_before_training_counts(tmp_path, scripted, monkeypatch
 def test_handlers_are_those_of_before(tmp_path, scripted):
     def mine(number, frame): ...
 
-    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, mine) for number in STOP_SIGNALS}
     try:
         assert main([*command(tmp_path), "--steps=1"]) == 0
-        assert [signal.getsignal(number) for number in before] == [mine, mine]
+        assert {signal.getsignal(number) for number in before} == {mine}
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -162,16 +165,69 @@ def test_a_signal_is_kept_for_the_next_work_that_may_be_given_up():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StopRun) as stopped:
             switch.may_stop()
-    assert stopped.value.cause == 143
+    assert stopped.value.cause.code == 143
 
 
-def test_an_ignored_signal_stays_ignored(tmp_path, scripted):
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what a shell does to a script's background jobs
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])  # a shell's background jobs, and nohup
+def test_an_ignored_signal_stays_ignored(signum, tmp_path, scripted):
+    handler = signal.signal(signum, signal.SIG_IGN)
     try:
-        scripted(interrupted(lambda generate: generate(), 2, "before", signal.SIGINT))
+        scripted(interrupted(lambda generate: generate(), 2, "before", signum))
         assert main([*command(tmp_path), "--steps=1"]) == 0
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(signum, handler)
+
+
+NOTICES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+@pytest.mark.parametrize("impatient", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_a_process_at_once(notice, impatient, monkeypatch, capfd):
+    """A terminal that is closed or a scheduler may be followed by SIGTERM: the save goes on until a second one."""
+    exits, now = [], [100.0]
+    monkeypatch.setattr(stopping.os, "_exit", exits.append)
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    switch = StopSwitch()
+    with switch.handling_signals():
+        switch.must_finish()
+        for number, after in [(notice, 0), *((other, 5) for other in NOTICES), (impatient, 5), (impatient, 0.5)]:
+            now[0] += after
+            signal.raise_signal(number)
+        assert exits == []
+        assert switch.cause is Cause[notice.name]
+        now[0] += 2
+        signal.raise_signal(impatient)
+    assert exits == [128 + impatient]
+    assert capfd.readouterr().err.count(f"asymgrpo: {notice.name}: stopping.") == 2
+
+
+def test_a_second_signal_does_not_raise_while_the_first_one_is_on_its_way():
+    switch = StopSwitch()
+    with switch.handling_signals():
+        switch.may_stop()
+        with pytest.raises(StopRun) as stopped:
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped.value.cause is Cause.SIGHUP
+        with pytest.raises(StopRun):
+            switch.may_stop()
+
+
+def test_the_time_limit_is_no_first_signal(monkeypatch):
+    exits = []
+    monkeypatch.setattr(stopping.os, "_exit", exits.append)
+    monkeypatch.setattr(stopping, "_SAME_SIGNAL_S", -1.0)
+    switch = StopSwitch()
+    with switch.handling_signals():
+        switch.must_finish()
+        switch.ask(Cause.time_limit)
+        signal.raise_signal(signal.SIGTERM)
+        assert exits == []
+        signal.raise_signal(signal.SIGTERM)
+    assert exits == [143]
+    assert switch.cause is Cause.time_limit
+    assert Cause.time_limit.code == 75
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path, scripted, undisturbed, monkeypatch):
@@ -204,12 +260,6 @@ def test_a_signal_after_all_work_is_done_changes_nothing(tmp_path, scripted, mon
     monkeypatch.setattr(ExportCallback, "on_train_end", interrupted(ExportCallback.on_train_end, 1, "before"))
     assert main([*command(tmp_path), "--steps=1"]) == 0
     assert (tmp_path / "run/export/model.safetensors").exists()
-
-
-def test_a_run_that_another_callback_ends_is_not_exported(tmp_path, scripted):
-    assert main([*command(tmp_path), "--trainer.callbacks=tests.support.recorder.AfterTheFirstStep"]) == 0
-    assert saved_steps(tmp_path / "run") == [1]
-    assert not (tmp_path / "run/export").exists()
 
 
 # ---- failures ----
@@ -268,7 +318,17 @@ def test_a_checkpoint_that_cannot_be_written_after_a_validation_is_tried_once(tm
 # ---- processes ----
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        *(
+            pytest.param(signum, code, marks=pytest.mark.long)
+            for signum, code in zip(NOTICES, (129, 75, 75), strict=True)
+        ),
+    ],
+)
 def test_a_signal_while_libraries_are_imported(signum, code, quickstart, tmp_path):
     run = Started(["-m", "asymgrpo_app", *quickstart, f"--run_dir={tmp_path / 'run'}"], tmp_path / "log")
     run.wait_for(lambda: run.catches(signal.SIGTERM))
@@ -292,6 +352,41 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert "asymgrpo: SIGINT once more: ended." in run.text
     assert run.left_behind() == []
     assert saved_steps(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("moment", ["sampling", "saving"])
+def test_a_closed_terminal_costs_nothing(moment, tmp_path, scripted, undisturbed):
+    """Every write to it fails from then on; `tee`, which the output often goes through, ends with it."""
+    ours, theirs = pty.openpty()
+    saved = ["--checkpoint.every_n_steps=2" if moment == "saving" else "--checkpoint.every_n_steps=100"]
+    times = {
+        "SAMPLING_S": "0 0 0 0 0 60" if moment == "sampling" else "0",
+        "SAVING_S": "1" if moment == "saving" else "0",
+    }
+    run = Started(["-m", STOPPED_RUN, *command(tmp_path), *RARELY, *saved], tmp_path / "log", terminal=theirs, **times)
+    os.close(theirs)
+    shown = ""
+    while shown.count(moment) < (6 if moment == "sampling" else 1):
+        shown += os.read(ours, 4096).decode(errors="replace")
+    os.close(ours)
+    assert run.process.wait(30) == 129
+    assert saved_steps(tmp_path / "run") == [2]
+    goes_on(tmp_path, undisturbed)
+
+
+@pytest.mark.long
+def test_a_run_under_nohup_outlasts_its_terminal(tmp_path, scripted, undisturbed):
+    """SIGHUP is ignored, and nobody reads what is printed: the run goes on to its end."""
+    ours, theirs = pty.openpty()
+    arguments = ["-m", STOPPED_RUN, *command(tmp_path), *RARELY]
+    run = Started(arguments, tmp_path / "log", terminal=theirs, ignored=signal.SIGHUP, SAMPLING_S="0.2")
+    os.close(theirs)
+    while "sampling" not in os.read(ours, 4096).decode(errors="replace"):
+        pass
+    os.close(ours)
+    assert run.process.wait(120) == 0
+    assert_same(state(tmp_path / "run", STEPS), state(undisturbed, STEPS))
+    assert (tmp_path / "run/export/model.safetensors").exists()
 
 
 def test_a_verifier_that_takes_long_is_given_up_with_its_processes(tmp_path):

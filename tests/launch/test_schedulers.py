@@ -1,7 +1,9 @@
 """The job scripts of SLURM and Kubernetes: by schema, and with stand-ins for the schedulers' commands."""
 
 import re
+import signal
 import subprocess
+import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from asymgrpo_app.errors import ExitCode
-from tests.support.launch_commands import REPOSITORY, SCONTROL, SRUN, TORCHRUN, environment, notes, place
+from tests.support.launch_commands import REPOSITORY, SCONTROL, SRUN, TORCHRUN, environment, notes, place, start
 
 SLURM = REPOSITORY / "launch/slurm.sbatch"
 IMAGE_FOLDER = PurePosixPath("/app")
@@ -83,6 +85,31 @@ def test_a_stopped_job_is_queued_again_and_no_other(code, tmp_path):
     assert len(nodes) == 2
     requeued = [line for line in notes(folder) if line.startswith("scontrol")]
     assert requeued == (["scontrol requeue 41234"] if code in (ExitCode.TIME_LIMIT, 143) else [])
+
+
+# srun, which passes signals on to its tasks, and they stop.
+WAITING_SRUN = r"""
+trap 'echo "srun: USR1" >>"$NOTES"; sleep 0.5; exit 75' USR1
+trap 'echo "srun: TERM" >>"$NOTES"; sleep 0.5; exit 143' TERM
+echo "ready" >>"$NOTES"
+while :; do sleep 0.1; done
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+def test_a_signal_to_the_job_script_alone_reaches_the_run(number, code, tmp_path):
+    folder = place(tmp_path / "bin", srun=WAITING_SRUN, scontrol=SCONTROL)
+    own = {"SLURM_JOB_ID": "41234", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "gpu07"}
+    env = environment(folder, SLURM_SUBMIT_DIR=str(REPOSITORY), **own)
+    process = start([str(SLURM), "--config=my.yaml"], env)
+    end = time.monotonic() + 60
+    while "ready" not in notes(folder):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert notes(folder) == ["ready", f"srun: {number.name.removeprefix('SIG')}", "scontrol requeue 41234"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--config=my.yaml"]])

@@ -55,7 +55,14 @@ def test_its_exit_code_is_that_of_the_processes(ends, code, commands):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.long)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.long),
+        (signal.SIGUSR1, 75),
+        pytest.param(signal.SIGUSR2, 75, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_to_the_script_stops_every_process_once_and_waits_for_it(number, code, commands):
     process = start([SCRIPT, *ARGUMENTS], environment(commands, PROCESSES="2", ENDS="wait wait", GRACE="20"))

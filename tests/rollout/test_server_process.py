@@ -115,7 +115,9 @@ def signals_as_usual():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 75)]
+)
 def test_a_signal_ends_the_server_and_all_that_came_of_it(number, code):
     run = Supervised()
     assert stat.S_IMODE(run.folder.stat().st_mode) == 0o700

@@ -14,7 +14,7 @@ RANK = r"""
 echo "rank $RANK of $WORLD_SIZE: $*" >>"$NOTES"
 ends=($ENDS)
 stop() {
-  trap 'echo "rank $RANK: a second signal" >>"$NOTES"; exit 99' TERM INT
+  trap 'echo "rank $RANK: a second signal" >>"$NOTES"; exit 99' TERM INT HUP USR1 USR2
   for tenth in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 0.1; done
   if [ "$RANK" = 0 ]; then for tenth in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done; fi
   echo "rank $RANK: saved" >>"$NOTES"
@@ -22,6 +22,8 @@ stop() {
 }
 trap 'stop 143' TERM
 trap 'stop 130' INT
+trap 'stop 129' HUP
+trap 'stop 75' USR1 USR2
 echo "rank $RANK: ready" >>"$NOTES"
 case ${ends[$RANK]} in
   wait) while :; do sleep 0.1; done ;;

@@ -6,7 +6,6 @@ save takes; POISONED, an RL step (from 1) and a rank whose loss is `nan`, and so
 """
 
 import os
-import sys
 import time
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.checkpoints.plugin import WholeCheckpointIO
-from asymgrpo_app.cli import main
+from asymgrpo_app.cli import entry_point
 from tests.support.poison import plus_infinity, poison, times_nan
 from tests.support.scripted_engine import ScriptedEngine
 
@@ -54,4 +53,4 @@ if __name__ == "__main__":
     from asymgrpo_app.callbacks import checkpoint
 
     checkpoint.WholeCheckpointIO = SlowCheckpointIO  # type: ignore[misc]
-    sys.exit(main())
+    entry_point()

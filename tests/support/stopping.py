@@ -1,10 +1,12 @@
 """Stopping a run at a chosen moment: from within its process, or from outside in a process of its own."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,20 +60,43 @@ def signal_at(monkeypatch: Any, moment: str, number: int) -> Any:
 
 
 class Started:
-    """A command in a process of its own, with all that it starts."""
+    """A command in a process of its own, with all that it starts.
 
-    def __init__(self, arguments: list[str], log: Path, **environment: str) -> None:
+    Args:
+        arguments: Those of Python.
+        log: The file that its output goes to.
+        terminal: A terminal that it controls and writes to instead; None: none.
+        ignored: A signal that it ignores from the start, as `nohup` does with SIGHUP.
+        environment: Further variables.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        *,
+        terminal: int | None = None,
+        ignored: signal.Signals | None = None,
+        **environment: str,
+    ) -> None:
+        def before() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and so would this one
+            if ignored is not None:
+                signal.signal(ignored, signal.SIG_IGN)
+            if terminal is not None:
+                fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=REPOSITORY,
                 env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **environment},
-                stdout=file,
-                stderr=file,
+                stdin=terminal,
+                stdout=file if terminal is None else terminal,
+                stderr=file if terminal is None else terminal,
                 start_new_session=True,
-                # A shell's background job ignores SIGINT, and so would this one.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=before,
             )
         self.known: set[psutil.Process] = set()
 

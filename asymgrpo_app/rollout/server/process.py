@@ -2,7 +2,7 @@
 
 This process starts vLLM in a fork and waits for it:
 
-- A signal ends the server within `_GRACE_S`, also while it starts. The exit code is that of every command, 143 or 130.
+- A signal ends the server within `_GRACE_S`, also while it starts. The exit code is that of every command.
 - Files and sockets of vLLM are for their owner alone, in a folder that is removed at the end.
 - vLLM's engine does not notice that its server was killed by SIGKILL. It keeps its memory, a GPU's included, and the
   server that a supervisor starts next finds none (vLLM issue 55510). So every process that this server makes asks the
@@ -24,7 +24,7 @@ from time import monotonic, sleep
 import psutil
 
 from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
-from asymgrpo_app.runtime.stopping import end_with_parent
+from asymgrpo_app.runtime.stopping import STOP_SIGNALS, Cause, end_with_parent
 
 _GRACE_S = 6.0  # for vLLM to end by itself
 _ORPHANS_S = 2.0
@@ -45,11 +45,11 @@ def supervise(work: Callable[[], None]) -> int:
     """Run `work` in a fork with a private folder, until it ends or this process is asked to stop.
 
     Returns:
-        The fork's exit code; if a signal asked to stop, 128 and its number.
+        The fork's exit code; if a signal asked to stop, the code of every command for it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # processes whose parent died become children of this one
-    stops = {number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) is not signal.SIG_IGN}
+    stops = {number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*stops, signal.SIGCHLD})  # they are waited for
     os.umask(0o077)
@@ -86,7 +86,7 @@ def _waited(child: int, stops: set[signal.Signals]) -> int:
                 limit = 0.0
     _end_orphans()
     if asked:
-        return 128 + asked
+        return Cause[signal.Signals(asked).name].code
     return code if code >= 0 else 128 - code
 
 
