@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.files import SourceFile
+from asymgrpo_app.runtime.whole_files import permit
 
 
 def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path:
@@ -18,7 +19,8 @@ def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path
 
     It lies in `$ASYMGRPO_CACHE`, or `~/.cache/asymgrpo`, under a name of the source's path, size and time of change, so
     a source that changed gets a new one. It appears at once and whole: several processes may make it at the same time.
-    Where the cache cannot be written, it lies in a temporary folder that ends with this process.
+    Whoever may read the source may read it, as far as the umask allows. Where the cache cannot be written, it lies in a
+    temporary folder that ends with this process.
 
     Args:
         source: The file it is made from.
@@ -32,11 +34,11 @@ def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path
     name = f"{blake2b(identity.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.{kind}"
     folder = Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
     try:
-        return _found_or_made(folder / name, build)
+        return _found_or_made(folder / name, source, build)
     except OSError:
         temporary = _temporary_folder()
     try:
-        return _found_or_made(temporary / name, build)
+        return _found_or_made(temporary / name, source, build)
     except OSError as error:
         raise UserError(
             f"Neither {str(folder)!r} nor {str(temporary)!r} takes the index of {source.path!r}: "
@@ -44,7 +46,7 @@ def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path
         ) from error
 
 
-def _found_or_made(path: Path, build: Callable[[Path], None]) -> Path:
+def _found_or_made(path: Path, source: SourceFile, build: Callable[[Path], None]) -> Path:
     if path.is_file() and os.access(path, os.R_OK):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,7 @@ def _found_or_made(path: Path, build: Callable[[Path], None]) -> Path:
     unfinished = Path(name)
     try:
         build(unfinished)
+        permit([unfinished], at_most=Path(source.path).stat().st_mode & 0o666)
         os.fsync(descriptor)  # a crash of the machine must not leave a file with its final name and half its content
         return unfinished.rename(path)
     finally:

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -65,7 +65,8 @@ def _lock(file: BinaryIO) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder of another name beside `path`, which takes its place at the end, of an older one too.
 
-    What else is in the older one moves along, but for weights. A link is replaced, not followed. If the body fails,
+    Its files get the permissions of any new file, whatever wrote them. What else is in the older one moves along, but
+    for weights. A link is replaced, not followed. If the body fails,
     nothing of the new one is left behind.
 
     Raises:
@@ -76,7 +77,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         part.mkdir(parents=True)
         yield part
-        for file in [*part.rglob("*"), part]:
+        files = [*part.rglob("*")]
+        permit([file for file in files if file.is_file()])
+        for file in [*files, part]:
             sync(file)
         for older in [*path.iterdir()] if path.is_dir() and not path.is_symlink() else []:
             if not (part / older.name).exists() and ".safetensors" not in older.name:
@@ -86,6 +89,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def permit(files: Sequence[Path], at_most: int = 0o666) -> None:
+    """Give files of one folder tree the permissions that any new file has there (0666 less the umask).
+
+    Some libraries, safetensors among them, write files for their owner alone, whatever the umask says.
+
+    Args:
+        files: The files.
+        at_most: Permissions beyond which they get none.
+
+    Raises:
+        OSError: Nothing can be written there.
+    """
+    if files:
+        probe = part_of(files[0])
+        with _fresh(probe) as new:
+            mode = os.fstat(new.fileno()).st_mode & at_most
+            probe.unlink()
+        for file in files:
+            file.chmod(mode)
 
 
 def _remove(path: Path) -> None:

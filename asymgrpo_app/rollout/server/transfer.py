@@ -19,6 +19,7 @@ from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.parallel.ranks import is_first_rank
 from asymgrpo_app.rollout.server.answers import ServerDownError
 from asymgrpo_app.rollout.server.client import SamplerServer
+from asymgrpo_app.runtime.whole_files import permit
 
 
 class FolderTransfer:
@@ -67,6 +68,7 @@ class FolderTransfer:
         partial = path.with_suffix(".partial")
         try:
             save_file(tensors, partial)
+            permit([partial])  # the servers may be another user's
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.rename(path)
