@@ -154,7 +154,7 @@ class AsymGRPOModule(PolicyModule):
 
     def on_train_start(self) -> None:
         """Run a pending validation first: that of the start, or one that was due when the run was stopped."""
-        self.trainer.should_stop = self.completed_steps >= self.total_steps  # a finished run that is resumed
+        self.trainer.should_stop |= self.completed_steps >= self.total_steps  # a finished run that is resumed
         if self.validation_pending:
             self.trainer.validating = True
             self.trainer.fit_loop.epoch_loop.val_loop.run()
@@ -207,7 +207,7 @@ class AsymGRPOModule(PolicyModule):
         self.completed_steps += 1
         self.validation_pending = self.validation_due(self.completed_steps)
         # Lightning counts optimizer updates; the run ends by RL steps, and Lightning validates once more when it stops.
-        self.trainer.should_stop = self.completed_steps >= self.total_steps
+        self.trainer.should_stop |= self.completed_steps >= self.total_steps
         values["timing_s/step"] = perf_counter() - batch.started
         values |= performance(
             self.policy,

@@ -40,6 +40,9 @@ class RunCheckpoint(Checkpoint):
     RL steps, and saves between steps, when the state is whole. A step that is validated is saved after its validation,
     so a resumed run neither repeats nor misses a validation.
 
+    If a callback stops the run early (`trainer.should_stop`) on any rank, all ranks stop after the same step, and that
+    step is saved.
+
     If a checkpoint cannot be written, the older ones stay as they are and training goes on; the run stops if that
     happens three times in a row, or with the last checkpoint.
 
@@ -68,6 +71,7 @@ class RunCheckpoint(Checkpoint):
         self.layout = layout
         self._saved: tuple[int, bool] | None = None  # the newest saved step, and whether its validation is due
         self._failures = 0  # in a row
+        self._validated = Label(0)  # the newest validation of this process
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Have all checkpoints of the trainer written by `WholeCheckpointIO`."""
@@ -87,19 +91,31 @@ class RunCheckpoint(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         """Tidy up after a process that was killed; newer checkpoints are set aside, newer events are replaced."""
         on_first_rank(trainer, lambda: _begin(trainer, pl_module.completed_steps))
+        _agree_on_stop(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        _agree_on_stop(trainer)
 
     # ---- when to save ----
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
-        if not pl_module.validation_due(pl_module.completed_steps) and self._due(pl_module):
+        _agree_on_stop(trainer)
+        # Lightning validates before it stops, too.
+        validated_next = pl_module.validation_due(pl_module.completed_steps) or (
+            trainer.should_stop and any(trainer.num_val_batches)
+        )
+        if not validated_next and (trainer.should_stop or self._due(pl_module)):
             self.save(trainer, pl_module, Label(pl_module.completed_steps))
 
     def on_validation_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or pl_module.completed_steps == 0:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        _agree_on_stop(trainer)
+        if pl_module.completed_steps == 0:
             return
         values = {tag: float(value) for tag, value in trainer.callback_metrics.items() if tag.startswith("val/")}
-        label = Label(pl_module.completed_steps, values)
-        if self._due(pl_module) or self._among_the_best(trainer, label):
+        label = self._validated = Label(pl_module.completed_steps, values)
+        if trainer.should_stop or self._due(pl_module) or self._among_the_best(trainer, label):
             self.save(trainer, pl_module, label)
 
     def _due(self, pl_module: AsymGRPOModule) -> bool:
@@ -113,6 +129,10 @@ class RunCheckpoint(Checkpoint):
         return bool(trainer.strategy.broadcast(takes))
 
     # ---- saving ----
+
+    def label(self, step: int) -> Label:
+        """The label of a step's checkpoint, with the values of its validation if it was validated."""
+        return self._validated if self._validated.step == step else Label(step)
 
     def save(self, trainer: Trainer, pl_module: AsymGRPOModule, label: Label, *, last: bool = False) -> None:
         """Save the state after the last completed step, unless it is saved already. Every rank takes part.
@@ -175,6 +195,11 @@ def _begin(trainer: Trainer, done: int) -> None:
         raise RunError(f"The folder {run_dir} of the run cannot be tidied up: {reason(error)}.") from error
     # After that: as long as newer checkpoints are there, a process that is killed now resumes from them.
     begin_at(trainer.loggers, done + 1 if trainer.ckpt_path else 0)
+
+
+def _agree_on_stop(trainer: Trainer) -> None:
+    """Stop every rank if a callback stops any of them: a rank that went on alone would wait for the others."""
+    trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop, all=False)
 
 
 def _written(trainer: Trainer, path: Path, label: Label) -> str | None:

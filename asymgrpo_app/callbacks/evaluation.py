@@ -115,7 +115,10 @@ class EvaluationReport(Callback):
 
 
 class FinalResults(Callback):
-    """Writes the validation after a run's last step to `<run_dir>/results.json`, as `validate` would."""
+    """Writes the validation after a run's last step to `<run_dir>/results.json`, as `validate` would.
+
+    The last step of a run that a callback stops is the one it ends with.
+    """
 
     def __init__(self) -> None:
         self._validated_at: int | None = None
@@ -124,8 +127,8 @@ class FinalResults(Callback):
         self._validated_at = pl_module.completed_steps
 
     def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        complete = pl_module.completed_steps == pl_module.total_steps == self._validated_at
-        if complete and pl_module.evaluations and trainer.is_global_zero:
+        validated = self._validated_at == pl_module.completed_steps > 0
+        if validated and pl_module.evaluations and trainer.is_global_zero:
             run_dir = Path(trainer.default_root_dir)
             checkpoint = str(checkpoint_path(run_dir, pl_module.completed_steps))
             # A run that is continued for more steps replaces what its earlier end left.

@@ -16,13 +16,13 @@ from asymgrpo_app.runtime.whole_files import whole_folder
 
 
 class ExportCallback(Callback):
-    """Writes `<run_dir>/export` when a run ends: weights, tokenizer, generation config and a model card.
+    """Writes `<run_dir>/export` when a run ends, early or not: weights, tokenizer, generation config and a model card.
 
     With adapters, `model.lora.export` says which weights are written.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        if pl_module.completed_steps < pl_module.total_steps:
+        if pl_module.completed_steps == 0:  # nothing was trained
             return
         # Sharded weights are gathered here, which every process takes part in.
         state = gathered_state(pl_module.policy, keep=trainer.is_global_zero) if is_sharded(pl_module.policy) else None
@@ -31,12 +31,14 @@ class ExportCallback(Callback):
 
 def _write(trainer: Trainer, module: AsymGRPOModule, state: dict[str, Tensor] | None) -> None:
     data = data_of(trainer)
+    done, total = module.completed_steps, module.total_steps
     card = ModelCard(
         base_model=module.policy_path,
         method=type(module.advantage).__name__,
-        settings=module.advantage.scalars(1.0),
+        settings=module.advantage.scalars((done - 1) / (total - 1) if 1 < done < total else 1.0),
         data=str(data.train_source),
-        steps=module.completed_steps,
+        steps=done,
+        total_steps=total,
         adapter=module.lora is not None and module.lora.export == "adapter",
         results={
             tag.removeprefix("val/"): f"{float(value):.3f}"
@@ -50,7 +52,7 @@ def _write(trainer: Trainer, module: AsymGRPOModule, state: dict[str, Tensor] | 
             write_export(part, module.policy, data.tokenizer, card, state)
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"The run is complete, but its model cannot be written to {folder} ({one_line(str(error))}): make "
+            f"The run is at its end, but its model cannot be written to {folder} ({one_line(str(error))}): make "
             "room, and run the command again with --ckpt_path last."
         ) from error
 

@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import run_checkpoint
-from asymgrpo_app.checkpoints.files import Label
 from asymgrpo_app.checkpoints.folder import checkpoint_path
 from asymgrpo_app.errors import RunError
 from asymgrpo_app.module import AsymGRPOModule
@@ -28,6 +27,8 @@ class SafeStop(Callback):
     Several ranks agree on a stop: after the rollouts, before the first update, before a validation and after each of
     its batches every rank learns whether any rank was asked to stop.
 
+    If a callback stops the run early, its last step is saved at the latest when training ends.
+
     If a run of one process fails where its state is whole, that state is saved as well.
 
     Args:
@@ -38,6 +39,7 @@ class SafeStop(Callback):
         self.time_limit_s = time_limit_s
         self._watch: StopWatch | None = None
         self._whole = False  # whether the state is that of a whole step
+        self._first = 0  # steps that were complete when training began
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         """Leave out Lightning's handlers: they wait for other ranks, or on SLURM save, in the middle of anything."""
@@ -54,7 +56,8 @@ class SafeStop(Callback):
     # ---- training ----
 
     def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        switch.must_finish()  # the config is written, checkpoints of another branch are set aside
+        switch.must_finish()  # checkpoints of another branch are set aside
+        self._first = pl_module.completed_steps
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: AsymGRPOModule, batch: Any, batch_idx: int) -> None:
         self._whole = True
@@ -65,6 +68,11 @@ class SafeStop(Callback):
             switch.check_together(gather_objects)
             switch.must_finish()
             self._whole = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        if pl_module.completed_steps > 0:
+            keeper = run_checkpoint(trainer)
+            keeper.save(trainer, pl_module, keeper.label(pl_module.completed_steps), last=True)
 
     # ---- validation ----
 
@@ -114,11 +122,14 @@ class SafeStop(Callback):
         step = pl_module.completed_steps
         if step == 0:
             return "No step was complete yet: with --ckpt_path last the run starts from its beginning."
+        path = checkpoint_path(trainer.default_root_dir, step)
+        if step == self._first and not path.exists():  # the folder stays free for the same command
+            return f"No step was complete yet: the same command starts again from {trainer.ckpt_path}."
         try:
-            run_checkpoint(trainer).save(trainer, pl_module, Label(step), last=True)
+            keeper = run_checkpoint(trainer)
+            keeper.save(trainer, pl_module, keeper.label(step), last=True)
         except RunError as error:
             return str(error)
-        path = checkpoint_path(trainer.default_root_dir, step)
         return f"RL step {step} of {pl_module.total_steps} is done and saved in {path}: go on with --ckpt_path last."
 
     def _may_stop(self, trainer: Trainer) -> None:

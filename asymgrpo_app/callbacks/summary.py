@@ -1,16 +1,18 @@
-"""The summary at the end of a run: accuracy before and after, time per phase, and the paths of its outputs."""
+"""The summary at the end of a run: how it ended, accuracy before and after, time per phase, and its outputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from asymgrpo_app.callbacks.checkpoint import RunCheckpoint, run_checkpoint
 from asymgrpo_app.callbacks.evaluation import RESULTS_NAME
 from asymgrpo_app.callbacks.export import export_folder
+from asymgrpo_app.callbacks.stop_reasons import StopReasons
 from asymgrpo_app.checkpoints.folder import list_checkpoints
-from asymgrpo_app.checkpoints.run_folder import tensorboard_folder
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.runtime.console import say
 
@@ -30,6 +32,10 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.seconds: list[dict[str, float]] = []
+        self._reasons = StopReasons([])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        self._reasons = StopReasons(trainer.callbacks)  # type: ignore[attr-defined]
 
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         if stage == "fit":
@@ -44,25 +50,21 @@ class RunSummary(Callback):
         timings = {tag: float(v) for tag, v in trainer.callback_metrics.items() if tag.startswith("timing_s/")}
         self.seconds.append({tag.removeprefix("timing_s/"): value for tag, value in timings.items()})
 
-    def on_train_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
-        say(self.text(Path(trainer.default_root_dir), pl_module.completed_steps, run_checkpoint(trainer)))
+    def on_fit_end(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
+        """Print it here, since `on_train_end` is not called if a callback stops the run before its training starts."""
+        run_dir = Path(trainer.default_root_dir)
+        lines = ["", *self._ending(pl_module.completed_steps, pl_module.total_steps, run_dir), ""]
+        lines += self._accuracy() + self._time() + _outputs(run_dir, trainer.loggers, run_checkpoint(trainer))
+        say("\n".join([*lines, ""]))
 
-    def text(self, run_dir: Path, steps: int, keeper: RunCheckpoint) -> str:
-        """The summary of a run of `steps` RL steps, with the best checkpoint if `keeper` has a metric for it."""
-        lines = ["", f"Run finished: {steps} RL steps, {run_dir}", ""]
-        lines += self._accuracy() + self._time()
-        checkpoints = list(list_checkpoints(run_dir).values())
-        lines += [
-            f"  TensorBoard   tensorboard --logdir {tensorboard_folder(run_dir)}",
-            f"  Checkpoint    {checkpoints[-1] if checkpoints else 'none was written'}",
-        ]
-        if keeper.best is not None and (best := keeper.best.best_of(run_dir)):
-            lines.append(f"  Best          {best[0]}  ({keeper.best.metric} {best[1]:.3f})")
-        if (run_dir / RESULTS_NAME).exists():
-            lines.append(f"  Results       {run_dir / RESULTS_NAME}  (for `asymgrpo compare`)")
-        if export_folder(run_dir).is_dir():
-            lines.append(f"  Model         {export_folder(run_dir)}  (Hugging Face format)")
-        return "\n".join([*lines, ""])
+    def _ending(self, steps: int, total: int, run_dir: Path) -> list[str]:
+        if steps >= total:
+            return [f"Run finished: {steps} RL steps, {run_dir}"]
+        if steps == 0:
+            then = "Nothing was trained, so nothing is saved or exported."
+        else:
+            then = f"The run goes on with --ckpt_path last, run_dir {run_dir}."
+        return [f"Run stopped early: RL step {steps} of {total}, by {self._reasons}", then]
 
     def _accuracy(self) -> list[str]:
         if not self.evaluations:
@@ -89,3 +91,26 @@ class RunSummary(Callback):
             if mean[name] > 0
         ]
         return [*lines, ""]
+
+
+def _outputs(run_dir: Path, loggers: Sequence[Logger], keeper: RunCheckpoint) -> list[str]:
+    """What there is of a run, with paths; the best checkpoint if `keeper` has a metric for it."""
+    checkpoints = list(list_checkpoints(run_dir).values())
+    lines = [line for logger in loggers if (line := _log(logger))]
+    lines.append(f"  Checkpoint    {checkpoints[-1] if checkpoints else 'none was written'}")
+    if keeper.best is not None and (best := keeper.best.best_of(run_dir)):
+        lines.append(f"  Best          {best[0]}  ({keeper.best.metric} {best[1]:.3f})")
+    if (run_dir / RESULTS_NAME).exists():
+        lines.append(f"  Results       {run_dir / RESULTS_NAME}  (for `asymgrpo compare`)")
+    if export_folder(run_dir).is_dir():
+        lines.append(f"  Model         {export_folder(run_dir)}  (Hugging Face format)")
+    return lines
+
+
+def _log(logger: Logger) -> str | None:
+    """The line about a logger's folder; None if it has none on this machine."""
+    folder = getattr(logger, "log_dir", None) or logger.save_dir
+    if folder is None or not Path(folder).is_dir():
+        return None
+    command = "tensorboard --logdir " if isinstance(logger, TensorBoardLogger) else ""
+    return f"  {type(logger).__name__.removesuffix('Logger'):<13} {command}{folder}"

@@ -118,6 +118,7 @@ def _card(settings: Mapping[str, Any], steps: int, results: Mapping[str, str], *
         },
         data=f"{source} ({origin})" if origin else source,
         steps=steps,
+        total_steps=settings.get("steps", 0),
         results=results,
         adapter=adapter,
     )

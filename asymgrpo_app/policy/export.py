@@ -28,9 +28,10 @@ class ModelCard:
         method: Class of the advantage estimator.
         settings: Its settings, e.g. the exponents.
         data: The training problems, in words.
-        steps: RL steps.
+        steps: RL steps that it was trained for.
         results: Evaluations, by name.
         adapter: Whether the folder holds an adapter of the base model, not a model.
+        total_steps: Length of the run in RL steps; 0 if it is not known.
     """
 
     base_model: str
@@ -40,6 +41,7 @@ class ModelCard:
     steps: int
     results: Mapping[str, str] = field(default_factory=dict)
     adapter: bool = False
+    total_steps: int = 0
 
     def text(self) -> str:
         """The card as Markdown, with the head that model hubs read."""
@@ -57,7 +59,7 @@ class ModelCard:
             f"- Base model: {_code(self.base_model)}",
             f"- Method: {_code(self.method)}{f' ({_code(settings)})' if settings else ''}, arXiv 2604.04894",
             f"- Training problems: {_code(self.data)}",
-            f"- RL steps: {self.steps}",
+            f"- RL steps: {self.steps}{f' of {self.total_steps}' if self.steps < self.total_steps else ''}",
             f"- Made with asymgrpo {__version__}",
         ]
         if self.results:

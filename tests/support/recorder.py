@@ -1,4 +1,4 @@
-"""Callbacks for tests: one writes down what was sampled, one ends a run."""
+"""A callback for tests that writes down what was sampled."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,6 @@ from lightning.pytorch import Callback
 
 from asymgrpo_app.parallel.sharding import whole_weights
 from asymgrpo_app.rollout.digest import policy_digest
-
-
-class AfterTheFirstStep(Callback):
-    """Ends training as EarlyStopping does."""
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        trainer.should_stop |= pl_module.completed_steps == 1
 
 
 class Recorder(Callback):
