@@ -30,7 +30,7 @@ def tensorboard_folder(run_dir: str | Path) -> Path:
 
 
 def is_used(run_dir: str | Path) -> bool:
-    """Whether the folder holds (part of) a run that began to train; a run that failed before that is ignored."""
+    """Whether the folder holds (part of) a run that has completed a step; one that ended before that is ignored."""
     return any((Path(run_dir) / name).exists() for name in (CONFIG_NAME, "checkpoints", "export"))
 
 
