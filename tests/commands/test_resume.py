@@ -4,7 +4,6 @@ The sampler answers by seed. With real vLLM a run goes on from the end of a step
 test_training.py, and from anywhere in test_kill_loop.py.
 """
 
-import json
 import signal
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from tests.support.events import repeated_scalars
+from tests.support.everything import GROUP, STEPS, everything
 from tests.support.paths import QUICKSTART
 from tests.support.seeded_engine import SeededEngine
 from tests.support.states import assert_same, saved_steps, state
@@ -21,9 +21,6 @@ from tests.support.stopping import signal_at
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 
-STEPS = 6
-ROWS = 20  # of 8 prompts a step: the first pass ends in the third step, the second in the fifth
-GROUP = 4
 IN_A_STEP, IN_A_VALIDATION = 8 * GROUP, 9 * 5
 """Requests of one call of the sampler; those of a refill are a multiple of four below 32."""
 
@@ -50,42 +47,7 @@ def _seeded(monkeypatch):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
-    """Everything that carries state from step to step: a source that ends, refills, two updates, schedules."""
-    folder = tmp_path_factory.mktemp("config")
-
-    def source(name: str, rows: int) -> dict:
-        path = folder / f"{name}.jsonl"
-        path.write_text("\n".join(json.dumps({"prompt": f"{number}>", "answer": "1"}) for number in range(rows)))
-        return {"class_path": "asymgrpo_app.prompts.JsonLines", "init_args": {"path": str(path)}}
-
-    settings = {
-        "steps": STEPS,
-        "model": {
-            "updates_per_step": 2,
-            "loss": {"adaptive_entropy": {"coef": 0.001, "target": 5.0, "delta": 0.001, "max_coef": 1.0}},
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "weight_decay": 0.1}},
-            "lr_scheduler": {
-                "class_path": "torch.optim.lr_scheduler.StepLR",
-                "init_args": {"step_size": 1, "gamma": 0.9},
-            },
-        },
-        "data": {
-            "train": source("problems", ROWS),
-            "prompts_per_step": 8,
-            "validation": {"held_out": {"source": source("held_out", 9), "samples": 5, "pass_at": [1, 4]}},
-        },
-        "rollout": {
-            "group_size": GROUP,
-            "dynamic_sampling": {"max_rounds": 1},
-            "canary": {"digest": False, "completions": 0},  # no policy gives these log-probabilities
-        },
-        "checkpoint": {"every_n_steps": 100},
-        "tensorboard": {"every_n_steps": 2, "change_completions": 8},
-        "trainer": {"val_check_interval": 2, "accelerator": "cpu"},
-    }
-    path = folder / "everything.yaml"
-    path.write_text(json.dumps(settings))
-    return path
+    return everything(tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture
