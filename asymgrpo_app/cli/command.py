@@ -35,12 +35,6 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["--version"], ["--help"], ["-h"]):
         print(f"asymgrpo {__version__}" if arguments[0] == "--version" else usage())
         return ExitCode.OK
-    try:
-        check_command(arguments)
-        check_launch()
-    except UserError as error:
-        complain(f"asymgrpo: error: {error}")
-        return ExitCode.BAD_INPUT
     if is_started_rank():
         end_with_parent()
     try:
@@ -58,8 +52,10 @@ def main(args: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     # torch and Lightning take seconds to import, so what needs neither comes first; the engine alone imports vllm.
     quiet_environment()
-    command, rest = arguments[0], arguments[1:]
     try:
+        check_command(arguments)
+        check_launch()
+        command, rest = arguments[0], arguments[1:]
         if command in OF_A_CONFIG:
             rest = expand_config_names(long_options(rest))
             check_options_of_config(rest)

@@ -19,7 +19,7 @@ SENTENCES = {
     ("train",): f"train is no command; did you mean fit? {EVERY}",
     ("fti",): f"fti is no command; did you mean fit? {EVERY}",
     ("FIT", "--steps=5"): f"FIT is no command; did you mean fit? {EVERY}",
-    ("vaildate",): f"vaildate is no command; did you mean validate? {EVERY}",
+    ("compar",): f"compar is no command; did you mean compare? {EVERY}",
     ("xyz",): f"xyz is no command. {EVERY}",
     ("--config", "x.yaml", "fit"): (
         f"the command comes first, as in asymgrpo fit --config configs/quickstart.yaml, got --config. {EVERY}"
