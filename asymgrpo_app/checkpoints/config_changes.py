@@ -119,8 +119,5 @@ def _same_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    try:
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-    except (TypeError, ValueError):  # keys of other kinds than JSON's
-        text = f"a value of the type {type(value).__name__}"
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} ..."

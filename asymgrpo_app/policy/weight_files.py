@@ -4,22 +4,25 @@ Only the heads of the files are read. transformers itself then says which of the
 device: it knows older names and layouts.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_utils import load_state_dict
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from asymgrpo_app.errors import UserError, one_line
 
-_NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)  # in transformers' order
+if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
+    from transformers import PreTrainedModel
+
+_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The names of a checkpoint's weights, in the order in which transformers looks for them."""
 _ROWS_AT_ONCE = 4096
 
 
@@ -147,7 +150,7 @@ def read_heads(key: str, path: str) -> WeightFiles | None:
         if not file.is_file():
             raise UserError(f"{key}: {file} is missing, which the index beside it names: copy the checkpoint again.")
         try:
-            read = load_state_dict(str(file), map_location="meta")
+            read = _state(file, "meta")
         except Exception as error:  # damaged files raise whatever their parser does
             if _is_pointer(file):
                 raise UserError(
@@ -179,7 +182,7 @@ def _weight_files(key: str, path: str) -> list[Path] | None:
         files = [first.with_name(str(part)) for part in named]
         return files if folder.is_dir() or all(map(Path.is_file, files)) else None  # still to be downloaded
     if folder.is_dir():
-        raise UserError(f"{key}: {path} has no weights ({SAFE_WEIGHTS_NAME}).")
+        raise UserError(f"{key}: {path} has no weights ({_NAMES[0]}).")
     return None
 
 
@@ -207,4 +210,12 @@ def _equal(first: Path, one: str, second: Path, other: str) -> bool:
 
 
 def _loaded(file: Path) -> dict[str, Tensor]:
-    return load_state_dict(str(file), map_location="cpu")
+    return _state(file, "cpu")
+
+
+def _state(file: Path, device: str) -> dict[str, Tensor]:
+    """The tensors of a file, as transformers reads it."""
+    from transformers.modeling_utils import load_state_dict
+
+    tensors: dict[str, Tensor] = load_state_dict(str(file), map_location=device)
+    return tensors

@@ -135,6 +135,6 @@ def test_a_key_that_another_version_has_says_nothing_where_it_is_null():
     assert changes == ["data.gone: 1 -> null", "data.kept: null -> 1"]
 
 
-def test_values_that_json_has_not_are_told_by_their_type():
-    (change,) = config_changes("a: {!!binary aGk=: 1}\n", "a: 1\n")
-    assert str(change) == "a: a value of the type dict -> 1"
+def test_keys_are_texts_and_values_that_json_has_not_are_written_out():
+    (change,) = config_changes("a: {!!binary aGk=: !!binary aGk=}\n", "a: 1\n")
+    assert str(change) == """a: {"aGk=": "b'hi'"} -> 1"""

@@ -139,20 +139,8 @@ def test_early_stopping_by_lightning_says_why_each_time(tmp_path, undisturbed, c
     second = summary(capsys.readouterr().out)[0]
     assert f"RL step 2 of {STEPS}, by EarlyStopping: " in second
     assert " did not improve in the last 2 records." in second
-    another = json.loads(stops.partition("=")[2])
-    another.append({"class_path": f"{STOPS}StopsIn", "init_args": {"hook": "on_train_batch_end", "steps": 3}})
-    listed = f"--trainer.callbacks={json.dumps(another)}"
-    assert main([*command, listed, *NEVER_VALIDATES, "--ckpt_path=last"]) == 0
-    third = summary(capsys.readouterr().out)[0]
-    assert third == f"Run stopped early: RL step 3 of {STEPS}, by StopsIn, without a reason."
     assert main([*command, "--ckpt_path=last"]) == 0
     assert_trained_alike(run, undisturbed, STEPS)
-
-
-def test_a_timer_is_a_reason(tmp_path, capsys):
-    command = [*scripted(tmp_path), *RARELY]
-    assert main([*command, callback(f"{STOPS}ShortTimer")]) == 0
-    assert summary(capsys.readouterr().out)[0].endswith(", by ShortTimer: its duration is over.")
 
 
 def test_a_stop_that_is_asked_for_before_training_is_said(tmp_path, capsys):

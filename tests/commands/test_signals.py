@@ -225,8 +225,8 @@ def test_the_time_limit_is_no_first_signal(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
         assert exits == []
         signal.raise_signal(signal.SIGTERM)
+        assert switch.cause is Cause.time_limit
     assert exits == [143]
-    assert switch.cause is Cause.time_limit
     assert Cause.time_limit.code == 75
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Checkpoint, Timer
+from lightning.pytorch.callbacks import Checkpoint
 
 
 class StopsIn(Callback):
@@ -31,10 +31,3 @@ class StopsIn(Callback):
 
 class StopsAfterCheckpoints(StopsIn, Checkpoint):
     """Comes after the run's own checkpoints, since Lightning orders such callbacks last."""
-
-
-class ShortTimer(Timer):
-    """Stops a run with its first step."""
-
-    def __init__(self) -> None:
-        super().__init__(duration={"microseconds": 1})
