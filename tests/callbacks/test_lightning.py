@@ -277,7 +277,8 @@ def test_an_evaluation_in_inference_mode_or_without(monkeypatch, tmp_path, infer
     monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", ScriptedEngine)
     option = f"--trainer.inference_mode={str(inference).lower()}"
     assert main(["validate", *command(tmp_path)[1:], f"--trainer.callbacks+={OWN}.Flags", option]) == 0
-    assert Flags.seen["inference"] is inference
+    # Lightning leaves it off where processes exchange by Gloo, as vLLM's do that an earlier test may have started.
+    assert Flags.seen["inference"] is (inference and not torch.distributed.is_initialized())
     results = json.loads((tmp_path / "run/evaluations/base/results.json").read_text())
     assert results["sets"]["held_out"]["metrics"]["avg@8"]["value"] == 0.5
 

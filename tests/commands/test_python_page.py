@@ -92,7 +92,7 @@ def test_the_page_runs(folder, capsys):
     assert [verdict.correct for verdict in verdicts] == [True, False]
 
     said = run_next()  # what the command adds
-    assert "The first prompts, as the policy sees them:" in said
+    assert "The first prompts, as the policy sees them (PlainTemplate; completions of at most 10 tokens):" in said
     assert "Run finished: 2 RL steps, runs/safe" in said
     assert Path("runs/safe/export/model.safetensors").exists()
     assert not psutil.Process().children(recursive=True)
