@@ -191,10 +191,10 @@ def _begin(trainer: Trainer, done: int) -> None:
     try:
         sweep(run_dir)
         set_aside(run_dir, after=done)
+        # After that: as long as newer checkpoints are there, a process that is killed now resumes from them.
+        begin_at(trainer.loggers, done + 1 if trainer.ckpt_path else 0)
     except OSError as error:
         raise RunError(f"The folder {run_dir} of the run cannot be tidied up: {reason(error)}.") from error
-    # After that: as long as newer checkpoints are there, a process that is killed now resumes from them.
-    begin_at(trainer.loggers, done + 1 if trainer.ckpt_path else 0)
 
 
 def _agree_on_stop(trainer: Trainer) -> None:

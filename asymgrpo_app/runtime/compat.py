@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
 from typing import Any
@@ -90,6 +91,14 @@ def looks_at_epochs(early_stopping: Any) -> bool:
     Lightning 2.6.6, `EarlyStopping._check_on_train_epoch_end`: the argument is kept nowhere else.
     """
     return bool(early_stopping._check_on_train_epoch_end)
+
+
+def event_file(writer: Any) -> Path:
+    """The file that a `SummaryWriter` of torch writes events to.
+
+    tensorboard 2.21, `EventFileWriter._file_name`: the folder is public, the name is not.
+    """
+    return Path(writer.file_writer.event_writer._file_name)
 
 
 def common_store() -> Any:

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel
 
 from asymgrpo_app.cli.parser import RunParser
@@ -48,6 +49,11 @@ def test_the_progress_bar_is_none_before_training():
 @pytest.mark.parametrize("given", [None, True, False])
 def test_early_stopping_says_whether_it_looks_at_epochs(given):
     assert compat.looks_at_epochs(EarlyStopping("loss", check_on_train_epoch_end=given)) is bool(given)
+
+
+def test_the_file_of_a_summary_writer(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        assert [compat.event_file(writer)] == list(tmp_path.iterdir())
 
 
 def test_the_common_store(tmp_path):
