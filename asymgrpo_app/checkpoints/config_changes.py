@@ -30,7 +30,7 @@ _KEYS = {
     },
     Effect.SHOWN: {
         # The file of the data may have moved; the number of its rows is compared.
-        "data.train.init_args.": ["path", "verifier", "prompt_field", "answer_field"],
+        "data.train.init_args.": ["path", "verifier", "prompt_field", "answer_field", "reading"],
         "rollout.": ["engine.dtype", "transformers.dtype"],
         "trainer.": ["precision"],
     },

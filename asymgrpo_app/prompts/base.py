@@ -14,6 +14,19 @@ class BadRow(UserError):  # noqa: N818 (said of a row)
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A message of a chat.
+
+    Attributes:
+        role: `system`, `user` or `assistant`.
+        content: Its text.
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One problem.
 
@@ -23,6 +36,7 @@ class Prompt:
         row: The row that the verifier gets beside the completion; has at least `answer`.
         verifier: Judges the completions.
         place: Its file and line or row, for messages, e.g. `data/mine.jsonl, line 17`; empty: the uid is shown.
+        turns: The turns of a chat before the problem, e.g. a system message or examples with their answers.
     """
 
     uid: str
@@ -30,6 +44,7 @@ class Prompt:
     row: Mapping[str, Any]
     verifier: Verifier = field(compare=False)
     place: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

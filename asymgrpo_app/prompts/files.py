@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.prompts.rows import Row, RowSource
+from asymgrpo_app.prompts.reading import Reading
+from asymgrpo_app.prompts.rows import RowSource
+from asymgrpo_app.prompts.values import Row
 from asymgrpo_app.rewards.base import Verifier
 
 _KEPT_OPEN = 128
@@ -26,10 +28,13 @@ class FileSource(RowSource):
 
     Args:
         path: The file, relative to the working directory, a pattern such as `data/*.jsonl`, or a list of both.
-        prompt_field: The field of the prompt, a string that is not empty (or a list with one chat message of the role
-            `user`); for a field within a field, names joined by dots, e.g. `extra_info.question`.
-        answer_field: The field of the right answer, a string that is not empty or a number; named likewise.
+        prompt_field: The field of the prompt, a string that is not empty, or a chat, whose last message of the user
+            is the problem; for a field within it, names joined by dots: `extra_info.question`, `messages.0.content`.
+        answer_field: The field of the right answer, a string that is not empty, a number or a date; named likewise.
+            Null: the verifier reads other fields.
         verifier: The verifier that judges the completions; exact match if left out.
+        reading: How a row becomes a problem, where these fields do not say it all: chats and choices, references
+            inside solutions, JSON in texts.
 
     Raises:
         UserError: A file cannot be read, or there is no row.
@@ -41,14 +46,18 @@ class FileSource(RowSource):
         self,
         path: str | list[str],
         prompt_field: str = "prompt",
-        answer_field: str = "answer",
+        answer_field: str | None = "answer",
         verifier: Verifier | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.path = path
         paths = expand(path)
-        self._tables = [self.table_class(file, name) for file, name in zip(paths, _unique_names(paths), strict=True)]
+        self._tables = [self._table(file, name) for file, name in zip(paths, _unique_names(paths), strict=True)]
         self._ends = list(accumulate(map(len, self._tables)))
-        super().__init__(self._ends[-1], prompt_field, answer_field, verifier)
+        super().__init__(self._ends[-1], prompt_field, answer_field, verifier, reading)
+
+    def _table(self, path: str, name: str) -> "FileTable":
+        return self.table_class(path, name)
 
     def row(self, index: int) -> Row:
         """The row `index`, from 0, of the files one after the other."""

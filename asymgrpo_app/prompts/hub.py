@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asymgrpo_app.errors import UserError, one_line
-from asymgrpo_app.prompts.rows import Row, RowSource
+from asymgrpo_app.prompts.arrow_rows import plain_row
+from asymgrpo_app.prompts.reading import Reading
+from asymgrpo_app.prompts.rows import RowSource
+from asymgrpo_app.prompts.values import Row
 from asymgrpo_app.rewards.base import Verifier
 from asymgrpo_app.runtime.hub import could_be_hub_id, no_folder, require_on_hub
 
@@ -25,10 +28,13 @@ class HubDataset(RowSource):
         split: The split, e.g. `train`; a part of one is written `train[:1000]` or `train[10%:]`.
         revision: Branch, tag or commit; the main branch if left out. Name a commit to get the same rows for ever.
         config: One of the data set's configurations; the default one if left out.
-        prompt_field: The column of the prompt, a string that is not empty (or a list with one chat message of the role
-            `user`); for a field within a column, names joined by dots, e.g. `extra_info.question`.
-        answer_field: The column of the right answer, a string that is not empty or a number; named likewise.
+        prompt_field: The column of the prompt, a string that is not empty, or a chat, whose last message of the user
+            is the problem; for a field within it, names joined by dots: `extra_info.question`, `messages.0.content`.
+        answer_field: The column of the right answer, a string that is not empty, a number or a date; named likewise.
+            Null: the verifier reads other fields.
         verifier: The verifier that judges the completions; exact match if left out.
+        reading: How a row becomes a problem, where these fields do not say it all: chats and choices, references
+            inside solutions, JSON in texts.
 
     Raises:
         UserError: The data set, split, revision or configuration is not there or cannot be reached.
@@ -41,19 +47,24 @@ class HubDataset(RowSource):
         revision: str | None = None,
         config: str | None = None,
         prompt_field: str = "prompt",
-        answer_field: str = "answer",
+        answer_field: str | None = "answer",
         verifier: Verifier | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.name = name
         self.split = split
         # As Arrow: pictures and the like are left undecoded.
         self._rows = _load(name, split, revision, config).with_format("arrow")
-        super().__init__(len(self._rows), prompt_field, answer_field, verifier)
+        super().__init__(len(self._rows), prompt_field, answer_field, verifier, reading)
 
     def row(self, index: int) -> Row:
-        """The row `index`, from 0."""
-        fields = self._rows[index].to_pylist()[0]
-        return Row(uid=f"{self.name}/{self.split}/{index + 1}", place=f"{self}, row {index + 1}", fields=fields)
+        """The row `index`, from 0.
+
+        Raises:
+            BadRow: It cannot be read.
+        """
+        place = f"{self}, row {index + 1}"
+        return Row(f"{self.name}/{self.split}/{index + 1}", place, plain_row(self._rows[index], place))
 
     def __str__(self) -> str:
         return f"{self.name} ({self.split})"

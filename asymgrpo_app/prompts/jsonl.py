@@ -1,103 +1,63 @@
 """Problems from JSON Lines: one JSON object with a prompt and an answer per line."""
 
 import json
-import struct
 from array import array
-from codecs import BOM_UTF8
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.base import BadRow
-from asymgrpo_app.prompts.cache import cached
-from asymgrpo_app.prompts.files import FileSource, FileTable, SourceFile
-from asymgrpo_app.prompts.rows import Row, shown_value
-
-_INDEXED_FROM = 2**20
-"""Size in bytes from which a file's index is kept on disk; below, it is made anew each time and stays in memory."""
-
-_LONGEST_LINE = 2**26
-_CHUNK = 2**21
-_TWO_PAIRS = struct.Struct("=4Q")
-_PAIR = 16  # bytes
-_INDEX_KIND = "lines1"
+from asymgrpo_app.prompts.files import FileSource
+from asymgrpo_app.prompts.indexed import CHUNK, IndexedTable, start_of_text
+from asymgrpo_app.prompts.reading import parsed_json
+from asymgrpo_app.prompts.values import shown_value
 
 
-class JsonTable(FileTable):
-    """The lines of a file that are not blank.
+class JsonTable(IndexedTable):
+    """The lines of a file that are not blank."""
 
-    Their index is pairs (first byte, line number from 1), the last of them (size of the file, 0): in memory, or in a
-    file that is read pair by pair. A mapped file would be simpler, but all of its pages would soon count as this
-    process's memory.
+    index_kind = "lines1"
+    one_row = "one JSON object per line"
+
+    def positions(self) -> "Iterator[array[int]]":
+        file = self.file
+        position = line = start_of_text(file)
+        number = 1
+        blank = True  # the line so far
+        while position < file.size:
+            pairs = array("Q")
+            *ended, rest = file.read(position, min(CHUNK, file.size - position)).split(b"\n")
+            for piece in ended:
+                if not blank or (piece and not piece.isspace()):
+                    pairs.extend((line, number))
+                position += len(piece) + 1
+                line = position
+                number += 1
+                blank = True
+            position += len(rest)
+            blank = blank and (not rest or rest.isspace())
+            yield pairs
+        if not blank:
+            yield array("Q", (line, number))
+        yield array("Q", (file.size, 0))
+
+    def parsed(self, text: str, place: str) -> dict[str, Any]:
+        hint = " (JsonFiles reads files that are one JSON array)" if text.startswith("[") else ""
+        return json_object(text.rstrip(), place, hint)
+
+
+def json_object(text: str, place: str, hint: str = "") -> dict[str, Any]:
+    """The JSON object that a text is.
+
+    Args:
+        text: The text.
+        place: Where it is, for messages.
+        hint: What a message may end in.
+
+    Raises:
+        BadRow: It is none.
     """
-
-    def __init__(self, path: str, name: str) -> None:
-        if path.endswith((".gz", ".bz2", ".xz", ".zst")):
-            raise UserError(f"{path} is compressed, and lines can be found in plain text only: unpack it first.")
-        super().__init__(path, name)
-        self._index: bytes | SourceFile
-        if self.file.size < _INDEXED_FROM:
-            self._index = b"".join(_positions(self.file))
-            size = len(self._index)
-        else:
-            self._index = SourceFile.find(str(cached(self.file, _INDEX_KIND, self._write_index)))
-            size = self._index.size
-        self.length = size // _PAIR - 1
-
-    def row(self, index: int) -> Row:
-        """The object of line `index`, from 0, blank lines left out.
-
-        Raises:
-            BadRow: The line is no JSON object.
-        """
-        first = index * _PAIR
-        if isinstance(self._index, SourceFile):
-            pairs = self._index.read(first, _TWO_PAIRS.size)
-        else:
-            pairs = self._index[first : first + _TWO_PAIRS.size]
-        start, number, end, _ = _TWO_PAIRS.unpack(pairs)  # white space and blank lines may follow before the end
-        place = f"{self.file.shown}, line {number}"
-        if end - start > _LONGEST_LINE:
-            limit = f"more than {_LONGEST_LINE:,}: write one JSON object per line"
-            raise BadRow(f"{place}: the line has {end - start:,} bytes, {limit}.")
-        fields = _parsed(self.file.read(start, end - start), place)
-        return Row(uid=f"{self.name}/{number}", place=place, fields=fields)
-
-    def _write_index(self, path: Path) -> None:
-        with path.open("wb") as index:
-            index.writelines(_positions(self.file))
-
-
-def _positions(file: SourceFile) -> "Iterator[array[int]]":
-    """Yield the pairs of a file's index, without parsing the lines."""
-    position = line = len(BOM_UTF8) if file.read(0, min(len(BOM_UTF8), file.size)) == BOM_UTF8 else 0
-    number = 1
-    blank = True  # the line so far
-    while position < file.size:
-        pairs = array("Q")
-        *ended, rest = file.read(position, min(_CHUNK, file.size - position)).split(b"\n")
-        for piece in ended:
-            if not blank or (piece and not piece.isspace()):
-                pairs.extend((line, number))
-            position += len(piece) + 1
-            line = position
-            number += 1
-            blank = True
-        position += len(rest)
-        blank = blank and (not rest or rest.isspace())
-        yield pairs
-    if not blank:
-        yield array("Q", (line, number))
-    yield array("Q", (file.size, 0))
-
-
-def _parsed(line: bytes, place: str) -> dict[str, Any]:
     try:
-        text = line.decode().rstrip()
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise BadRow(f"{place}: not UTF-8 text, seen the bytes {line[error.start : error.end]!r}.") from error
+        value = parsed_json(text)
     except json.JSONDecodeError as error:
         reason = f"{error.msg.lower()} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # NaN and the like, numerals of thousands of digits, deep nesting
@@ -105,16 +65,14 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
     else:
         if isinstance(value, dict):
             return value
-        raise BadRow(f"{place}: expected a JSON object, not {shown_value(text)}.")
-    raise BadRow(f"{place}: not JSON ({reason}), seen {shown_value(text)}.")
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")
+        raise BadRow(f"{place}: expected a JSON object, not {shown_value(text)}{hint}.")
+    raise BadRow(f"{place}: not JSON ({reason}), seen {shown_value(text)}{hint}.")
 
 
 class JsonLines(FileSource):
     """Problems from UTF-8 files with one JSON object per line, e.g. `{"prompt": "2 + 2 =", "answer": "4"}`.
+
+    Files whose names end in .gz, .bz2, .xz or .zst are unpacked once into the cache.
 
     Blank lines are skipped. The verifier finds every field of the line, and the answer as a string under `answer`. The
     uid is `<file name>/<line number>`; of several files with the same name, with the folders in which they differ.
@@ -124,10 +82,13 @@ class JsonLines(FileSource):
 
     Args:
         path: The file, relative to the working directory, a pattern such as `data/*.jsonl`, or a list of both.
-        prompt_field: The field of the prompt, a string that is not empty (or a list with one chat message of the role
-            `user`); for a field within a field, names joined by dots, e.g. `extra_info.question`.
-        answer_field: The field of the right answer, a string that is not empty or a number; named likewise.
+        prompt_field: The field of the prompt, a string that is not empty, or a chat, whose last message of the user
+            is the problem; for a field within it, names joined by dots: `extra_info.question`, `messages.0.content`.
+        answer_field: The field of the right answer, a string that is not empty, a number or a date; named likewise.
+            Null: the verifier reads other fields.
         verifier: The verifier that judges the completions; exact match if left out.
+        reading: How a row becomes a problem, where these fields do not say it all: chats and choices, references
+            inside solutions, JSON in texts.
 
     Raises:
         UserError: A file cannot be read, or there is no line.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asymgrpo_app.errors import UserError, one_line
-from asymgrpo_app.prompts.base import BadRow
+from asymgrpo_app.prompts.arrow_rows import plain_row
 from asymgrpo_app.prompts.cache import cached
 from asymgrpo_app.prompts.files import FileSource, FileTable, SourceFile
-from asymgrpo_app.prompts.rows import Row
+from asymgrpo_app.prompts.values import Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,15 +37,11 @@ class ParquetTable(FileTable):
         """Row `index`, from 0.
 
         Raises:
-            BadRow: The row's bytes are no valid text.
+            BadRow: It cannot be read.
         """
         place = f"{self.file.shown}, row {index + 1}"
         batch = self._batch(index // _ROWS_PER_BATCH)
-        try:
-            fields = batch.slice(index % _ROWS_PER_BATCH, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:  # Parquet does not check that strings are UTF-8
-            seen = error.object[error.start : error.end]
-            raise BadRow(f"{place}: not UTF-8 text, seen the bytes {seen!r}.") from error
+        fields = plain_row(batch.slice(index % _ROWS_PER_BATCH, 1), place)
         return Row(uid=f"{self.name}/{index + 1}", place=place, fields=fields)
 
     def _batch(self, number: int) -> "pa.RecordBatch":
@@ -126,10 +122,13 @@ class ParquetFiles(FileSource):
 
     Args:
         path: The file, relative to the working directory, a pattern such as `data/*.parquet`, or a list of both.
-        prompt_field: The column of the prompt, a string that is not empty (or a list with one chat message of the role
-            `user`); for a field within a column, names joined by dots, e.g. `extra_info.question`.
-        answer_field: The column of the right answer, a string that is not empty or a number; named likewise.
+        prompt_field: The column of the prompt, a string that is not empty, or a chat, whose last message of the user
+            is the problem; for a field within it, names joined by dots: `extra_info.question`, `messages.0.content`.
+        answer_field: The column of the right answer, a string that is not empty, a number or a date; named likewise.
+            Null: the verifier reads other fields.
         verifier: The verifier that judges the completions; exact match if left out.
+        reading: How a row becomes a problem, where these fields do not say it all: chats and choices, references
+            inside solutions, JSON in texts.
 
     Raises:
         UserError: A file cannot be read, or there is no row.

@@ -1,42 +1,24 @@
-"""Prompts made of rows: the fields of the problem and of the answer, and the order of the rows."""
+"""Prompts made of rows: what is read of each, and the order of the rows."""
 
-import json
-import math
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource
+from asymgrpo_app.prompts.base import BadRow, Prompt, PromptSource, Turn
+from asymgrpo_app.prompts.chats import read_chat, refuse_chat_as_text
+from asymgrpo_app.prompts.choices import Choices, read_choices, refuse_left_out, refuse_unknown_letters
 from asymgrpo_app.prompts.order import shuffled
+from asymgrpo_app.prompts.reading import Reading
+from asymgrpo_app.prompts.references import solution_kind
+from asymgrpo_app.prompts.values import Row, as_text, field_value, is_finite, is_text, shown_value
+from asymgrpo_app.rewards import ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch
 from asymgrpo_app.rewards.base import Verifier
-from asymgrpo_app.rewards.exact import ExactMatch
 from asymgrpo_app.rewards.functions import checked_verifier
 
-_SHOWN_CHARS = 60
-_SURROGATE = re.compile("[\ud800-\udfff]")
+__all__ = ["Row", "RowSource", "is_finite", "shown_value"]
 
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    Attributes:
-        uid: Stable name of the row, e.g. `mine.jsonl/17`.
-        place: Its file and line or row, for messages, e.g. `data/mine.jsonl, line 17`.
-        fields: Values by the name of the field.
-    """
-
-    uid: str
-    place: str
-    fields: Mapping[str, Any]
-
-
-def is_finite(value: int | float) -> bool:
-    """Whether a number is finite, also of an integer that no float can hold."""
-    return isinstance(value, int) or math.isfinite(value)
+_COMPARE_WITH_ANSWER = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch)
+_DEFAULT_PROMPT_FIELD = "prompt"
 
 
 class RowSource(PromptSource):
@@ -47,18 +29,29 @@ class RowSource(PromptSource):
     Args:
         size: Number of rows.
         prompt_field: The field of the problem; for a field within a field, names joined by dots, e.g. `extra.question`.
-            Its value is a string that is not empty, or a list with one chat message of the role `user`.
-        answer_field: The field of the right answer, named likewise; a string that is not empty or a number.
+            Its value is a string that is not empty, or a chat, whose last message of the role `user` is the problem.
+        answer_field: The field of the right answer, named likewise; a string that is not empty, a number or a date.
+            None: the verifier reads other fields.
         verifier: The verifier that judges the completions; exact match if left out.
+        reading: How a row becomes a problem, where these two fields do not say it all.
 
     Raises:
-        UserError: There is no row, a field has no name, or the verifier is none.
+        UserError: There is no row, a field has no name, settings exclude each other, or the verifier is none.
     """
 
-    def __init__(self, size: int, prompt_field: str, answer_field: str, verifier: Verifier | None) -> None:
+    def __init__(
+        self,
+        size: int,
+        prompt_field: str,
+        answer_field: str | None,
+        verifier: Verifier | None,
+        reading: Reading | None = None,
+    ) -> None:
         for argument, field in (("prompt_field", prompt_field), ("answer_field", answer_field)):
-            if not field:
+            if field is not None and not field:
                 raise UserError(f"{argument} is empty: name a field of the rows.")
+        self.reading = reading or Reading()
+        _check_together(self.reading, prompt_field, answer_field)
         if not size:
             raise UserError(f"{self} holds no prompts: there is no row in it.")
         self.size: int = size
@@ -81,9 +74,16 @@ class RowSource(PromptSource):
 
     def nth(self, index: int) -> Prompt:
         """The prompt of row `index`, from 0, in the order of the table."""
-        row = self.row(index)
-        text = self._prompt_text(row)
-        return Prompt(row.uid, text, {**row.fields, "answer": self._answer_text(row)}, self.verifier, row.place)
+        row = self.reading.decoded(self.row(index))
+        turns, text = self._chat(row)
+        choices = None if self.reading.choices is None else read_choices(row, self.reading.choices)
+        if choices is not None:
+            text = f"{text}\n{choices.lines(self.reading.choice_format)}"
+        self._check_choices(row, choices, text)
+        fields = dict(self.reading.renamed(row))
+        if self.answer_field is not None:
+            fields["answer"] = self._answer(row, self.answer_field, choices)
+        return Prompt(row.uid, text, fields, self.verifier, row.place, turns)
 
     def fixed(self, limit: int | None) -> Sequence[Prompt]:
         """The first `limit` prompts in the order of the table; all of them for None or if there are fewer.
@@ -94,59 +94,68 @@ class RowSource(PromptSource):
         count = self.size if limit is None else min(limit, self.size)
         return [self.nth(index) for index in range(count)]
 
-    def _prompt_text(self, row: Row) -> str:
-        text = value = _field(row, self.prompt_field)
-        match value:
-            case [{"role": "user", "content": content}]:
-                text = content
-        if _is_text(text):
-            return text
-        raise BadRow(
-            f"{row.place}: {self.prompt_field!r} must be a string (valid Unicode, not empty) or a chat of a single "
-            f"message of the role 'user' (the system prompt belongs to the template), not {shown_value(value)}."
-        )
+    def _chat(self, row: Row) -> tuple[tuple[Turn, ...], str]:
+        """The turns before the problem, and its text."""
+        if self.reading.prompt_format is not None:
+            return (), self.reading.formatted(row)
+        value = field_value(row, self.prompt_field)
+        if isinstance(value, list) and value and all(isinstance(message, Mapping) for message in value):
+            return read_chat(row, self.prompt_field, value)
+        if not is_text(value):
+            raise BadRow(
+                f"{row.place}: {self.prompt_field!r} must be a string (valid Unicode, not empty) or a chat (a list of "
+                f"messages with 'role' and 'content'), not {shown_value(value)}."
+            )
+        refuse_chat_as_text(row, self.prompt_field, value)
+        return (), value
 
-    def _answer_text(self, row: Row) -> str:
-        value = _field(row, self.answer_field)
+    def _check_choices(self, row: Row, choices: Choices | None, text: str) -> None:
+        if isinstance(self.verifier, MultipleChoice):
+            if choices is None:
+                refuse_left_out(row, text)
+            else:
+                refuse_unknown_letters(row, choices, self.verifier)
+
+    def _answer(self, row: Row, name: str, choices: Choices | None) -> str:
+        """The reference: what the answer field holds, or the part of it or the letter that is asked for."""
+        value = field_value(row, name)
         if isinstance(value, list) and len(value) == 1:  # some data sets keep a list of answers
             value = value[0]
-        if _is_text(value):
-            return value
-        if isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value):
-            return str(value)
-        raise BadRow(
-            f"{row.place}: {self.answer_field!r} must be a string (valid Unicode, not empty) or a number, not "
-            f"{shown_value(value)}."
+        text = as_text(value)
+        if text is None:
+            raise BadRow(
+                f"{row.place}: {name!r} must be a string (valid Unicode, not empty), a number or a date, not "
+                f"{shown_value(value)}."
+            )
+        reference = self.reading.reference(row, name, text)
+        if choices is None:
+            self._check_reference(row, name, reference)
+            return reference
+        kind = self.reading.answer_is
+        letter = choices.letter(value if self.reading.extract is None else reference, kind)
+        if letter is None:
+            known = ", ".join(choices.known(kind))
+            raise BadRow(
+                f"{row.place}: {name!r} must be the {kind} of one of the choices (reading.answer_is), which are "
+                f"{shown_value(known)}, not {shown_value(reference)}."
+            )
+        return letter
+
+    def _check_reference(self, row: Row, name: str, reference: str) -> None:
+        """Refuse a whole solution where the verifier compares with an answer."""
+        if isinstance(self.verifier, _COMPARE_WITH_ANSWER) and (kind := solution_kind(reference)) is not None:
+            raise BadRow(
+                f"{row.place}: {name!r} holds a whole solution, which no answer equals for "
+                f"{type(self.verifier).__name__}: set reading.extract: {kind}, seen the end "
+                f"{shown_value(reference[-40:])}."
+            )
+
+
+def _check_together(reading: Reading, prompt_field: str, answer_field: str | None) -> None:
+    if reading.prompt_format is not None and prompt_field != _DEFAULT_PROMPT_FIELD:
+        raise UserError(
+            f"reading.prompt_format takes the place of prompt_field: leave out one of them, got prompt_field "
+            f"{prompt_field!r}."
         )
-
-
-def shown_value(value: object) -> str:
-    """The value as text for an error message: one short line of printable characters."""
-    if isinstance(value, str | bytes):
-        text = ascii(value[: _SHOWN_CHARS + 1])
-    else:
-        try:
-            text = json.dumps(value, default=repr)
-        except (RecursionError, ValueError, TypeError):  # deeply nested, or keys that are no strings
-            text = f"a value of the type {type(value).__name__}"
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 3] + "..."
-
-
-def _field(row: Row, field: str) -> object:
-    """The value of a field, or of a field within a field."""
-    if field in row.fields:  # a name with a dot in it goes before a field within a field
-        return row.fields[field]
-    value: object = row.fields
-    holder = "the row"
-    for name in field.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            seen = f"has {shown_value(list(value))}" if isinstance(value, Mapping) else f"is {shown_value(value)}"
-            raise BadRow(f"{row.place}: the field {field!r} is missing, {holder} {seen}.")
-        value = value[name]
-        holder = repr(name)
-    return value
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether the value is a string that is not blank and has no half of a surrogate pair, which cannot be encoded."""
-    return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
+    if answer_field is None and (reading.extract is not None or reading.answer_is != Reading.answer_is):
+        raise UserError("answer_field is null, and reading.extract and reading.answer_is are about the answer.")

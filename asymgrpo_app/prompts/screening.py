@@ -107,7 +107,7 @@ class Screening:
 
     def _encoded(self, prompt: Prompt) -> EncodedPrompt | Rejected:
         try:
-            rendered = self.template.render(prompt.text, self.tokenizer)
+            rendered = self.template.render_chat(prompt.turns, prompt.text, self.tokenizer)
             # A chat template writes its own special tokens; a base model's tokenizer may add one at the front.
             token_ids = self.tokenizer.encode(rendered, add_special_tokens=self.template.adds_special_tokens)
         except Exception as error:  # templates and the tokenizers library raise nothing more specific
@@ -150,7 +150,8 @@ class Screening:
         """What is odd about the tokens that stand around a problem, one sentence each."""
         ids, path = encoded.token_ids, self.tokenizer.name_or_path
         written = self.tokenizer.encode(
-            self.template.render(encoded.prompt.text, self.tokenizer), add_special_tokens=False
+            self.template.render_chat(encoded.prompt.turns, encoded.prompt.text, self.tokenizer),
+            add_special_tokens=False,
         )
         found = []
         if len(ids) > 1 and ids[:2] == [self.tokenizer.bos_token_id] * 2:

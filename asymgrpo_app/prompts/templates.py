@@ -1,9 +1,11 @@
 """Templates of prompts: the tokenizer's chat template, or plain text for a base model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from asymgrpo_app.errors import UserError
+from asymgrpo_app.prompts.base import Turn
 from asymgrpo_app.prompts.template_probe import SECONDS, takes_too_much
 
 if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
@@ -22,6 +24,19 @@ class Template(ABC):
     @abstractmethod
     def render(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
         """Render a problem's text into the text that is tokenized and completed."""
+
+    def render_chat(self, turns: Sequence[Turn], text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Render a problem with the turns of a chat before it.
+
+        Raises:
+            ValueError: There are turns, and the template has no place for them.
+        """
+        if turns:
+            raise ValueError(
+                f"{type(self).__name__} has no place for the turns before the last message ({turns[0].role}, ...): use "
+                "ChatTemplate, or read that message alone (prompt_field: messages.-1.content)"
+            )
+        return self.render(text, tokenizer)
 
     def check(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Raise `UserError` if this tokenizer cannot render the template."""
@@ -66,12 +81,22 @@ class ChatTemplate(Template):
         if reserved := sorted({"conversation", "tokenize", "add_generation_prompt"} & set(self.chat_template_kwargs)):
             raise UserError(f"chat_template_kwargs of a template must leave {', '.join(reserved)} to this program.")
 
-    def _messages(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> list[dict[str, str]]:
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, {"role": "user", "content": self.message.render(text, tokenizer)}]
+    def _messages(
+        self, text: str, tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn] = ()
+    ) -> list[dict[str, str]]:
+        if self.system is not None and turns and turns[0].role == "system":
+            raise ValueError(
+                "it has a system message, and data.template has another: set system of the template to null"
+            )
+        own = [] if self.system is None else [Turn("system", self.system)]
+        asked = Turn("user", self.message.render(text, tokenizer))
+        return [{"role": turn.role, "content": turn.content} for turn in (*own, *turns, asked)]
 
     def render(self, text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-        messages = self._messages(text, tokenizer)
+        return self.render_chat((), text, tokenizer)
+
+    def render_chat(self, turns: Sequence[Turn], text: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+        messages = self._messages(text, tokenizer, turns)
         return str(
             tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs

@@ -118,8 +118,8 @@ _DATA = {
     "a field without a name": BadInput(
         (*SOURCE, "--data.train.prompt_field="), ("data.train", "prompt_field"), {"mine.jsonl": GOOD}
     ),
-    "a packed file": BadInput(
-        ("--data.train=JsonLines", "--data.train.path=mine.jsonl.gz"), ("mine.jsonl.gz",), {"mine.jsonl.gz": "x"}
+    "a packed file that is none": BadInput(
+        ("--data.train=JsonLines", "--data.train.path=mine.jsonl.gz"), ("mine.jsonl.gz", "zip"), {"mine.jsonl.gz": "x"}
     ),
     "a Parquet file that is none": BadInput(
         ("--data.train=ParquetFiles", "--data.train.path=mine.parquet"), ("mine.parquet",), {"mine.parquet": "PAR1"}

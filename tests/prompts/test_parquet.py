@@ -90,9 +90,10 @@ def test_several_files_may_have_different_columns(write: Write, tmp_path: Path) 
 
 
 PROMPT = (
-    "'prompt' must be a string (valid Unicode, not empty) or a chat of a single message of the role 'user' (the system "
-    "prompt belongs to the template), not "
+    "'prompt' must be a string (valid Unicode, not empty) or a chat (a list of messages with 'role' and 'content'), "
+    "not "
 )
+ANSWER = "'answer' must be a string (valid Unicode, not empty), a number or a date, not "
 
 
 @pytest.mark.parametrize(
@@ -101,18 +102,9 @@ PROMPT = (
         ({"prompt": ["p"]}, "the field 'answer' is missing, the row has [\"prompt\"]"),
         ({"prompt": [None], "answer": ["a"]}, PROMPT + "null"),
         ({"prompt": [b"p"], "answer": ["a"]}, PROMPT + "b'p'"),
-        (
-            {"prompt": ["p"], "answer": [True]},
-            "'answer' must be a string (valid Unicode, not empty) or a number, not true",
-        ),
-        (
-            {"prompt": ["p"], "answer": [float("nan")]},
-            "'answer' must be a string (valid Unicode, not empty) or a number, not NaN",
-        ),
-        (
-            {"prompt": ["p"], "answer": pa.array([0], pa.date32())},
-            "'answer' must be a string (valid Unicode, not empty) or a number, not \"datetime.date(1970, 1, 1)\"",
-        ),
+        ({"prompt": ["p"], "answer": [True]}, ANSWER + "true"),
+        ({"prompt": ["p"], "answer": [float("nan")]}, ANSWER + "NaN"),
+        ({"prompt": ["p"], "answer": pa.array([1], pa.duration("s"))}, ANSWER + '"datetime.timedelta(seconds=1)"'),
         (
             {"prompt": pa.array([b"\xff"]).cast(pa.string(), safe=False), "answer": ["a"]},
             "not UTF-8 text, seen the bytes b'\\xff'",
