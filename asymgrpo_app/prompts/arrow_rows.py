@@ -1,5 +1,6 @@
 """Rows of Arrow tables as plain values, the same that a JSON file of these rows gives."""
 
+import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,16 @@ def plain_row(row: "pa.RecordBatch | pa.Table", place: str) -> dict[str, Any]:
     """The fields of a table of one row.
 
     Columns of mixed types, which the libraries of the hub keep as JSON, are decoded; numbers of less than 64 bits get
-    the digits that they were written with, 0.1 and not 0.10000000149011612.
+    the digits that they were written with, 0.1 and not 0.10000000149011612. Those libraries store a text as it is,
+    without quotes, if it could be JSON (`1.50`, `007`, `NaN`): what no number is written as stays a text. A text that
+    is the JSON of an array, an object, a truth value or null cannot be told from that.
 
     Args:
         row: The row.
         place: Where it is, for messages.
 
     Raises:
-        BadRow: Its bytes are no valid text, or no JSON.
+        BadRow: Its bytes are no valid text, or its JSON is nested too deeply.
     """
     try:
         fields: dict[str, Any] = row.to_pylist()[0]
@@ -35,9 +38,9 @@ def plain_row(row: "pa.RecordBatch | pa.Table", place: str) -> dict[str, Any]:
         if _changes(column.type):
             try:
                 fields[column.name] = _plain(fields[column.name], column.type)
-            except (ValueError, RecursionError) as error:
+            except RecursionError as error:
                 raise BadRow(
-                    f"{place}: {column.name!r} is no JSON ({str(error).lower()}), seen "
+                    f"{place}: the JSON in {column.name!r} is nested too deeply, seen "
                     f"{shown_value(fields[column.name])}."
                 ) from error
     return fields
@@ -58,7 +61,7 @@ def _plain(value: Any, kind: "pa.DataType") -> Any:
     if value is None or not _changes(kind):
         return value
     if _is_json(kind):
-        return parsed_json(value)
+        return _decoded(value)
     if pa.types.is_float16(kind):
         return float(str(np.float16(value)))
     if pa.types.is_float32(kind):
@@ -68,6 +71,16 @@ def _plain(value: Any, kind: "pa.DataType") -> Any:
     if pa.types.is_map(kind):
         return [(_plain(key, kind.key_type), _plain(element, kind.item_type)) for key, element in value]
     return [_plain(element, kind.value_type) for element in value]  # a list of any kind
+
+
+def _decoded(text: str) -> Any:
+    """What a cell of a column of mixed types holds."""
+    try:
+        value = parsed_json(text)
+    except ValueError:
+        return text
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return text if is_number and json.dumps(value) != text else value
 
 
 def _is_json(kind: "pa.DataType") -> bool:

@@ -32,9 +32,16 @@ BY_HAND = {
     "Make 16 from [4, 2, 2, 1], each used once:": "4*2*2*1",
 }
 WRONG = "I do not know."
+SEEN = {
+    "TRL": "<user>What is 1 + 1?<assistant>\\boxed{2}<user>What is 2 + 3?<assistant>",
+    "verl": "<system>Put the final answer within \\boxed{}.<user>Tom has 3 bags of 5 apples. How many apples has he?",
+    "MMLU": "Question: Which planet is the largest?\n    | A. Mars\n",
+}
+"""What of the preview shows how turns and template stand around a problem."""
+
 SMALL = {
     "steps": 2,
-    "data": {"prompts_per_step": 2, "max_prompt_tokens": 600, "validation": {}},
+    "data": {"prompts_per_step": 2, "max_prompt_tokens": 600, "validation": {}, "verifiers": {"workers": 1}},
     "rollout": {"group_size": 4, "max_completion_tokens": 32, "canary": {"digest": False, "completions": 0}},
     "checkpoint": {"every_n_steps": 100},
     "tensorboard": {"every_n_steps": 100},
@@ -132,6 +139,7 @@ def test_an_example_is_read_as_it_says_passes_check_and_trains(
     out = capsys.readouterr().out
     assert out.endswith("Nothing stands in the way of this run.\n")
     assert "WARNING: data.train" not in out
+    assert SEEN.get(layout, "") in out
     monkeypatch.setattr("asymgrpo_app.callbacks.rollout.VLLMEngine", HalfRight)
     monkeypatch.setattr(HalfRight, "prompts", prompts)
     assert main(["fit", *QUICKSTART, *configs]) == 0
@@ -147,13 +155,6 @@ def test_every_layout_has_an_example() -> None:
 def test_every_setting_is_on_the_page() -> None:
     named = " ".join(re.findall(r"^\| (`.+?) \|", SECTIONS["reading"], re.MULTILINE))
     assert set(re.findall(r"`(\w+)`", named)) == {field.name for field in fields(Reading)}
-
-
-def test_turns_before_the_problem_go_with_it(folder: Path, policy: str, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts_of("TRL")
-    configs = ["--config=small.yaml", "--config=example.yaml", f"--model.policy={policy}"]
-    assert main(["check", *QUICKSTART, *configs]) == 0
-    assert "    | <user>What is 1 + 1?<assistant>\\boxed{2}<user>What is 2 + 3?<assistant>\n" in capsys.readouterr().out
 
 
 def test_a_csv_file_of_mmlu(folder: Path) -> None:
