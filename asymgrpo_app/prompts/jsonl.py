@@ -3,7 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from asymgrpo_app.prompts.base import BadRow
 from asymgrpo_app.prompts.files import FileSource
@@ -17,6 +17,8 @@ class JsonTable(IndexedTable):
 
     index_kind = "lines1"
     one_row = "one JSON object per line"
+    array_hint: ClassVar[str] = ""
+    """What the message about a line that begins an array ends in."""
 
     def positions(self) -> "Iterator[array[int]]":
         file = self.file
@@ -41,8 +43,7 @@ class JsonTable(IndexedTable):
         yield array("Q", (file.size, 0))
 
     def parsed(self, text: str, place: str) -> dict[str, Any]:
-        hint = " (JsonFiles reads files that are one JSON array)" if text.startswith("[") else ""
-        return json_object(text.rstrip(), place, hint)
+        return json_object(text.rstrip(), place, self.array_hint if text.startswith("[") else "")
 
 
 def json_object(text: str, place: str, hint: str = "") -> dict[str, Any]:
@@ -67,6 +68,10 @@ def json_object(text: str, place: str, hint: str = "") -> dict[str, Any]:
             return value
         raise BadRow(f"{place}: expected a JSON object, not {shown_value(text)}{hint}.")
     raise BadRow(f"{place}: not JSON ({reason}), seen {shown_value(text)}{hint}.")
+
+
+class _PromptTable(JsonTable):
+    array_hint = " (JsonFiles reads files that are one JSON array)"
 
 
 class JsonLines(FileSource):
@@ -94,4 +99,4 @@ class JsonLines(FileSource):
         UserError: A file cannot be read, or there is no line.
     """
 
-    table_class = JsonTable
+    table_class = _PromptTable

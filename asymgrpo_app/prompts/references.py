@@ -2,11 +2,14 @@ r"""The reference inside a solution: its last box, what stands after `####`, or 
 
 import re
 
+from asymgrpo_app.rewards import ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch
+from asymgrpo_app.rewards.base import Verifier
 from asymgrpo_app.rewards.extraction import TAIL_CHARS, last_boxed
 from asymgrpo_app.rewards.numbers import last_match
 
 EXTRACTIONS = ("box", "hashes", "pattern")
 
+_COMPARE_WITH_ANSWER = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch)
 _OPEN_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*(?P<brace>\{)?")
 _END_OF_OPEN_BOX = re.compile(r"\$|\\\)|\\\]|\n")
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
@@ -45,6 +48,14 @@ def by_pattern(pattern: re.Pattern[str], solution: str) -> str | None:
         return None
     group: str | int = "answer" if "answer" in pattern.groupindex else min(1, pattern.groups)
     return (last[group] or "").strip() or None
+
+
+def unread_solution(answer: str, verifier: Verifier) -> str | None:
+    """The `solution_kind` of an answer that a verifier compares with answers as a whole, so that none is right; or None.
+
+    A class derived from one of this program's may read solutions, and is trusted.
+    """
+    return solution_kind(answer) if type(verifier) in _COMPARE_WITH_ANSWER else None
 
 
 def solution_kind(answer: str) -> str | None:

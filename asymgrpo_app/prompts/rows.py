@@ -9,15 +9,14 @@ from asymgrpo_app.prompts.chats import read_chat, refuse_chat_as_text
 from asymgrpo_app.prompts.choices import Choices, read_choices, refuse_left_out, refuse_unknown_letters
 from asymgrpo_app.prompts.order import shuffled
 from asymgrpo_app.prompts.reading import Reading
-from asymgrpo_app.prompts.references import solution_kind
-from asymgrpo_app.prompts.values import Row, as_text, field_value, is_finite, is_text, shown_value
-from asymgrpo_app.rewards import ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch
+from asymgrpo_app.prompts.references import unread_solution
+from asymgrpo_app.prompts.values import Row, as_text, field_value, is_finite, is_text, only_element, shown_value
+from asymgrpo_app.rewards import ExactMatch, MultipleChoice
 from asymgrpo_app.rewards.base import Verifier
 from asymgrpo_app.rewards.functions import checked_verifier
 
 __all__ = ["Row", "RowSource", "is_finite", "shown_value"]
 
-_COMPARE_WITH_ANSWER = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch, RegexMatch)
 _DEFAULT_PROMPT_FIELD = "prompt"
 
 
@@ -118,9 +117,7 @@ class RowSource(PromptSource):
 
     def _answer(self, row: Row, name: str, choices: Choices | None) -> str:
         """The reference: what the answer field holds, or the part of it or the letter that is asked for."""
-        value = field_value(row, name)
-        if isinstance(value, list) and len(value) == 1:  # some data sets keep a list of answers
-            value = value[0]
+        value = only_element(field_value(row, name))
         text = as_text(value)
         if text is None:
             raise BadRow(
@@ -143,7 +140,7 @@ class RowSource(PromptSource):
 
     def _check_reference(self, row: Row, name: str, reference: str) -> None:
         """Refuse a whole solution where the verifier compares with an answer."""
-        if isinstance(self.verifier, _COMPARE_WITH_ANSWER) and (kind := solution_kind(reference)) is not None:
+        if (kind := unread_solution(reference, self.verifier)) is not None:
             raise BadRow(
                 f"{row.place}: {name!r} holds a whole solution, which no answer equals for "
                 f"{type(self.verifier).__name__}: set reading.extract: {kind}, seen the end "

@@ -54,6 +54,11 @@ def is_text(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value.strip()) and not _SURROGATE.search(value)
 
 
+def only_element(value: Any) -> Any:
+    """The element of a list of one, as some data sets keep their answers; anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
 def as_text(value: object) -> str | None:
     """A string that is not blank, a number, a decimal, a date or a time as text; None for anything else.
 

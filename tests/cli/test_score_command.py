@@ -81,6 +81,31 @@ def test_fields_have_any_name_and_answers_may_be_numbers(folder):
     ]
 
 
+def test_names_of_fields_reach_into_objects_and_lists(folder):
+    lines = [
+        {"messages": [{"content": "q"}, {"content": text}], "a.b": "1", "truth": {"of": [answer]}}
+        for text, answer in (("1", "1"), ("1", 2))
+    ]
+    _write(folder / "in.jsonl", lines)
+    fields = ["--completion_field=messages.-1.content", "--output=out.jsonl"]
+    assert _score(*fields, "--answer_field=truth.of.0") == 0
+    assert _read(folder / "out.jsonl") == [
+        {**line, "correct": correct, "status": "ok", "detail": ""}
+        for line, correct in zip(lines, (True, False), strict=True)
+    ]
+    (folder / "out.jsonl").unlink()
+    assert _score(*fields, "--answer_field=truth.of") == 0  # a list of one answer
+    assert [line["correct"] for line in _read(folder / "out.jsonl")] == [True, False]
+    (folder / "out.jsonl").unlink()
+    assert _score(*fields, "--answer_field=a.b") == 0  # a name of its own goes first
+    assert [line["correct"] for line in _read(folder / "out.jsonl")] == [True, True]
+    with pytest.raises(UserError) as raised:
+        _score(fields[0], "--answer_field=truth.answer")
+    assert str(raised.value) == (
+        "in.jsonl, line 1: the field 'truth.answer' is missing, 'truth' has [\"of\"] (see --answer_field)."
+    )
+
+
 def test_a_verifier_that_reads_other_fields(folder):
     _write(folder / "in.jsonl", [{"completion": "1+2", "numbers": [2, 1], "target": 3}])
     arguments = ["--verifier=CountdownVerifier", "--input=in.jsonl", "--answer_field=null", "--output=out.jsonl"]
@@ -163,11 +188,11 @@ GOOD = '{"completion": "a", "answer": "a"}\n'
         (GOOD + "[1]\n", "in.jsonl, line 2: expected a JSON object, not '[1]'."),
         (
             '{"answer": "a"}\n',
-            "in.jsonl, line 1: the field 'completion' is missing, the line has [\"answer\"] (see --completion_field).",
+            "in.jsonl, line 1: the field 'completion' is missing, the row has [\"answer\"] (see --completion_field).",
         ),
         (
             GOOD + '{"completion": "a"}\n',
-            "in.jsonl, line 2: the field 'answer' is missing, the line has [\"completion\"] (see --answer_field).",
+            "in.jsonl, line 2: the field 'answer' is missing, the row has [\"completion\"] (see --answer_field).",
         ),
         ('{"completion": 3, "answer": "a"}\n', "in.jsonl, line 1: 'completion' must be a string, not 3."),
         ('{"completion": null, "answer": "a"}\n', "in.jsonl, line 1: 'completion' must be a string, not null."),
@@ -176,7 +201,12 @@ GOOD = '{"completion": "a", "answer": "a"}\n'
                 f'{{"completion": "a", "answer": {answer}}}\n',
                 f"in.jsonl, line 1: 'answer' must be a string that is not empty or a number, not {shown}.",
             )
-            for answer, shown in (('" "', "' '"), ("null", "null"), ("true", "true"), ("[1]", "[1]"))
+            for answer, shown in (('" "', "' '"), ("null", "null"), ("true", "true"), ("[1, 2]", "[1, 2]"))
+        ),
+        (
+            '{"completion": "72", "answer": "It is 72.\\n#### 72"}\n',
+            "in.jsonl, line 1: 'answer' holds a whole solution, which no answer equals for ExactMatch: name a field with "
+            "the answer alone, seen the end 'It is 72.\\n#### 72'.",
         ),
         ('{"completion": "\xff"}\n', "in.jsonl, line 1: not UTF-8 text, seen the bytes b'\\xff'."),
     ],
@@ -225,6 +255,53 @@ def test_a_row_that_cannot_be_judged_against_is_named_and_nothing_remains(folder
         run(["--verifier=own.Own", "--input=in.jsonl", "--output=out.jsonl"])
     assert str(raised.value) == "in.jsonl, line 1501: Own cannot judge against it: the answer is a question."
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"in.jsonl", "own.py"}
+
+
+BAD_LINES = (
+    '{"completion": "12", "answer": "?"}\n'
+    '{"completion": "1", "answer"\n'
+    '{"completion": 3, "answer": "a"}\n'
+    '{"completion": "1"}\n'
+    '{"completion": "123", "answer": "?"}\n'
+)
+NAMED = (
+    '    in.jsonl, line 2: not JSON (expecting \':\' delimiter at column 29), seen \'{"completion": "1", "answer"\'.',
+    "    in.jsonl, line 3: 'completion' must be a string, not 3.",
+    "    in.jsonl, line 4: the field 'answer' is missing, the row has [\"completion\"] (see --answer_field).",
+)
+
+
+def test_bad_rows_may_be_left_out(folder, capsys):
+    (folder / "own.py").write_text(OWN)
+    good = '{"completion": "123", "answer": "a"}\n{"completion": "1", "answer": "a"}\n'
+    (folder / "in.jsonl").write_text(BAD_LINES + good * 600)
+    arguments = ["--verifier=own.Own", "--input=in.jsonl", "--output=out.jsonl", "--bad_rows=skip"]
+    assert run([*arguments, "--pool.workers=1"]) == 0
+    assert [line["correct"] for line in _read(folder / "out.jsonl")] == [True, False] * 600
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first.startswith("1,200 verdicts in ")
+    assert table[0].split() == ["ok", "1,200", "100.00%"]
+    assert table[4].split() == ["correct", "600", "50.00%"]
+    assert table[5] == "  5 left out, among them:"
+    assert tuple(table[6:]) == NAMED
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"completion": "1"}\n[1]\n', "line 1: the field 'answer' is missing, the row has [\"completion\"] (see "),
+        ('{"completion": "1", "answer": "?"}\n' * 2, "line 1: Own cannot judge against it: the answer is a question."),
+    ],
+)
+def test_none_is_left(folder, content, reason):
+    (folder / "own.py").write_text(OWN)
+    (folder / "in.jsonl").write_text(content)
+    with pytest.raises(UserError) as raised:
+        run(["--verifier=own.Own", "--input=in.jsonl", "--output=out.jsonl", "--bad_rows=skip", "--pool.workers=1"])
+    assert str(raised.value).startswith(
+        f"--input in.jsonl: none of its 2 lines can be judged, the first: in.jsonl, {reason}"
+    )
+    assert not (folder / "out.jsonl").exists()
 
 
 def test_a_full_disk_leaves_nothing(folder, monkeypatch):

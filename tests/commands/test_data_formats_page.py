@@ -27,12 +27,14 @@ from tests.support.paths import QUICKSTART, REPOSITORY
 PAGE = (REPOSITORY / "docs/data_formats.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 LAYOUTS = [name for name, section in SECTIONS.items() if "```yaml" in section]
+QUICK = ("OpenRLHF", "MMLU")  # no worker of theirs imports a library of mathematics
 BY_HAND = {
     "Make 8 from [3, 5, 1, 1], each used once:": "3+5*1*1",
     "Make 16 from [4, 2, 2, 1], each used once:": "4*2*2*1",
 }
 WRONG = "I do not know."
 SEEN = {
+    "OpenRLHF": "<system>Be brief.<user>What is 8 - 3?<assistant>",
     "TRL": "<user>What is 1 + 1?<assistant>\\boxed{2}<user>What is 2 + 3?<assistant>",
     "verl": "<system>Put the final answer within \\boxed{}.<user>Tom has 3 bags of 5 apples. How many apples has he?",
     "MMLU": "Question: Which planet is the largest?\n    | A. Mars\n",
@@ -127,13 +129,20 @@ def prompts_of(layout: str) -> Sequence[Prompt]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_example_is_read_as_it_says_passes_check_and_trains(
-    layout: str, folder: Path, policy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_example_is_read_as_it_says(layout: str, folder: Path) -> None:
     prompts = prompts_of(layout)
     text, _, reference = block(layout, "text").removesuffix("\n").partition("\nreference: ")
     assert prompts[0].text == text
     assert prompts[0].row.get("answer", "") == reference
+
+
+@pytest.mark.parametrize(
+    "layout", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in LAYOUTS]
+)
+def test_an_example_passes_check_and_trains(
+    layout: str, folder: Path, policy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = prompts_of(layout)
     configs = ["--config=small.yaml", "--config=example.yaml", f"--model.policy={policy}", "--run_dir=run"]
     assert main(["check", *QUICKSTART, *configs]) == 0
     out = capsys.readouterr().out
