@@ -16,6 +16,9 @@ _AMONG_ELEMENTS = re.compile(rb'["\[\]{},]')
 _IN_ELEMENT = re.compile(rb'["\[\]{}]')
 _IN_STRING = re.compile(rb'["\\]')
 _FIRST_BYTES = 2**16
+_OPEN_OBJECT = re.compile(
+    rb'\{[ \t]*(?:"[^"\\\n]*"[ \t]*:[ \t]*[\[{]?[ \t]*)?\r?\n'
+)  # a line that ends before any value
 
 
 class JsonArrayTable(IndexedTable):
@@ -126,7 +129,7 @@ class JsonFiles(FileSource):
             inside solutions, JSON in texts.
 
     Raises:
-        UserError: A file cannot be read, is cut off, or there is no object.
+        UserError: A file cannot be read, is cut off, is one object over several lines, or there is no object.
     """
 
     table_class = JsonArrayTable
@@ -134,4 +137,11 @@ class JsonFiles(FileSource):
     def _table(self, path: str, name: str) -> FileTable:
         file = unpacked(SourceFile.find(path))
         start = file.read(0, min(_FIRST_BYTES, file.size))[start_of_text(file) :].lstrip()
-        return JsonArrayTable(path, name) if start.startswith(b"[") else JsonTable(path, name)
+        if start.startswith(b"["):
+            return JsonArrayTable(path, name)
+        if _OPEN_OBJECT.match(start):
+            raise UserError(
+                f"{file.shown} is one JSON object over several lines, and JsonFiles reads an array of objects, or one "
+                "object per line: write the list of rows that it holds to a file of its own."
+            )
+        return JsonTable(path, name)

@@ -1,5 +1,7 @@
 """Configs, data, models and folders that are missing, broken or used."""
 
+import gzip
+
 from tests.bad_inputs.case import BadInput, config, option, setting
 
 GOOD = '{"prompt": "1 1 1 1 4>", "answer": "1+1+1+1"}\n'
@@ -8,6 +10,15 @@ SOURCE = ("--data.train=JsonLines", "--data.train.path=mine.jsonl")
 
 def _rows(content: str | bytes, *told: str, more: tuple[str, ...] = ()) -> BadInput:
     return BadInput((*SOURCE, *more), ("mine.jsonl", *told), {"mine.jsonl": content})
+
+
+def _other(source: str, path: str, content: str | bytes, *told: str, more: tuple[str, ...] = ()) -> BadInput:
+    arguments = (f"--data.train={source}", f"--data.train.path={path}", *more)
+    return BadInput(arguments, ("data.train", *told), {path: content})
+
+
+def _reading(settings: str, *told: str) -> BadInput:
+    return BadInput((*SOURCE, f"--data.train.reading={settings}"), ("data.train", *told), {"mine.jsonl": GOOD})
 
 
 def _verifier(name: str, *told: str, **settings: str) -> BadInput:
@@ -117,6 +128,44 @@ _DATA = {
     "the wrong answer field": _rows(GOOD, "line 1", "a.b", more=("--data.train.answer_field=a.b",)),
     "a field without a name": BadInput(
         (*SOURCE, "--data.train.prompt_field="), ("data.train", "prompt_field"), {"mine.jsonl": GOOD}
+    ),
+    "a whole solution as the answer": _rows(
+        '{"prompt": "1>", "answer": "It is 1.\\n#### 1"}\n', "line 1", "'answer'", "reading.extract: hashes"
+    ),
+    "a solution without a box": _rows(
+        GOOD, "line 1", "reading.extract: box", more=("--data.train.reading.extract=box",)
+    ),
+    "a chat as text": _rows(
+        '{"prompt": "[{\\"role\\": \\"user\\"}]", "answer": "1"}\n', "line 1", "'prompt'", "reading.json_fields"
+    ),
+    "choices that do not reach the prompt": _rows(
+        '{"prompt": "Which?", "choices": ["one", "two"], "answer": "A"}\n',
+        "line 1",
+        "reading.choices: choices",
+        more=("--data.train.verifier=MultipleChoice",),
+    ),
+    "an extraction that is none": _reading("{extract: boxes}", "reading.extract", "boxes"),
+    "an unknown key of reading": _reading("{extrakt: box}", "reading", "extrakt"),
+    "a reading that is a number": _reading("5", "reading", "5"),
+    "a pattern for the reference that is none": _reading(
+        "{extract: pattern, extract_pattern: '('}", "reading.extract_pattern", "'('"
+    ),
+    "a field as JSON that is no list": _reading("{json_fields: prompt}", "reading.json_fields", "prompt"),
+    "an index as answer without choices": _reading("{answer_is: index}", "reading.answer_is", "reading.choices"),
+    "a prompt of no fields": _reading("{prompt_format: Why?}", "reading.prompt_format", "'Why?'"),
+    "a JSON array as JSON Lines": _rows(f"[{GOOD.strip()}]\n", "line 1", "JsonFiles"),
+    "a JSON object as an array": _other("JsonFiles", "mine.json", '{\n"rows": [\n]}\n', "one JSON object"),
+    "a JSON array that is cut off": _other("JsonFiles", "mine.json", f"[{GOOD},", "line 2", "cut off"),
+    "a CSV file with a column twice": _other("CsvFiles", "mine.csv", "prompt,prompt\n1,2\n", "line 1", "header"),
+    "a CSV file with a quote that stays open": _other(
+        "CsvFiles", "mine.csv", 'prompt,answer\r\n"1 1\r\n,4\r\n', "line 2", "unexpected end"
+    ),
+    "a CSV file in UTF-16": _other("CsvFiles", "mine.csv", "prompt,answer\n".encode("utf-16"), "line 1", "UTF-8"),
+    "a delimiter of two characters": _other(
+        "CsvFiles", "mine.csv", "a,b\n", "delimiter", "', '", more=("--data.train.delimiter=, ",)
+    ),
+    "a packed file that is cut off": _other(
+        "JsonLines", "mine.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-9], "mine.jsonl.gz", "ended before"
     ),
     "a packed file that is none": BadInput(
         ("--data.train=JsonLines", "--data.train.path=mine.jsonl.gz"), ("mine.jsonl.gz", "zip"), {"mine.jsonl.gz": "x"}

@@ -12,7 +12,6 @@ import random
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -80,6 +79,13 @@ class TestJsonFiles:
         content = '\n{"prompt": "p", "answer": 1}\n{"prompt": "q", "answer": 2}\n'
         name = write("mine.json", content)
         assert [prompt.uid for prompt in JsonFiles(name).fixed(None)] == ["mine.json/2", "mine.json/3"]
+
+    @pytest.mark.parametrize("start", ['{\n"version": 1,', '\ufeff {"data": [\r\n', '{"data":\n[', '{ "data" : {\n'])
+    def test_an_object_over_several_lines_is_refused(self, write: Write, refusal: Refusal, start: str) -> None:
+        assert refusal(JsonFiles, write("mine.json", start + '{"prompt": "p", "answer": 1}]\n}\n')) == (
+            "mine.json is one JSON object over several lines, and JsonFiles reads an array of objects, or one object per "
+            "line: write the list of rows that it holds to a file of its own."
+        )
 
     @pytest.mark.parametrize("content", ["[]", " [ \n ] ", "", "  \n"])
     def test_no_rows(self, write: Write, refusal: Refusal, content: str) -> None:

@@ -519,7 +519,8 @@ def test_settings_that_make_no_sense(refusal: Refusal, settings: dict[str, Any],
     [
         (
             {"prompt_field": "question", "prompt_format": "{question}"},
-            "reading.prompt_format takes the place of prompt_field: leave out one of them, got prompt_field 'question'.",
+            "reading.prompt_format takes the place of prompt_field: leave out one of them, got prompt_field "
+            "'question'.",
         ),
         (
             {"answer_field": None, "extract": "box"},
