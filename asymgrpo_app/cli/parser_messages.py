@@ -39,6 +39,7 @@ _KINDS = {
     "list": "a list",
     "dict": "keys with values",
 }
+_OF_KEYS = ("Reading",)  # settings alone, which the parser takes for a class to choose
 
 
 def known_keys(parser: Any) -> list[str]:
@@ -120,6 +121,8 @@ def _complaint(text: str, kind: str) -> str | None:
     if found := re.match(r"the following arguments are required: (.+)", text):
         return f"lacks {found[1]}"
     if text.startswith(("Expected a dot import path", "Import path", "Not a valid subclass", "Type typing.Callable")):
+        if kind in _OF_KEYS:
+            return "must be keys with values"
         return f"must name a class of the kind {kind}, by its module and name" if kind else "must name a class"
     return "must be keys with values" if text.startswith("Unable to load config") else None
 

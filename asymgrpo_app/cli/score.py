@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -97,6 +97,23 @@ def score(
             and write nothing, or skip it, count it, and name the first few.
         pool: The processes that judge.
     """
+    table = _table(input, output)
+
+    def items(left_out: LeftOut | None) -> Iterator[Item]:
+        return _items(table, lambda line: _item(line, completion_field, answer_field, verifier), left_out)
+
+    unread, left_out = (LeftOut(), LeftOut()) if bad_rows == "skip" else (None, None)
+    for _ in items(unread):  # judging may take hours, so a bad line has to show before
+        pass
+    _refuse_if_none_is_left(unread, len(table), input)
+    file = contextlib.nullcontext() if output is None else whole_file(output, option="--output")
+    with VerifierPool(pool) as started, file as opened:
+        summary = _judge(items(left_out), len(table), verifier, started, opened, left_out)
+        _refuse_if_none_is_left(left_out, len(table), input)
+    summary.tell(left_out)
+
+
+def _table(input: Path, output: Path | None) -> JsonTable:  # noqa: A002
     if not input.is_file():
         raise UserError(f"--input {input}: there is no such file.")
     if output is not None:
@@ -106,34 +123,23 @@ def score(
     table = JsonTable(str(input), input.name)
     if not len(table):
         raise UserError(f"--input {input}: the file is empty.")
+    return table
 
-    def items(left_out: LeftOut | None) -> Iterator[Item]:
-        for index in range(len(table)):
-            try:
-                item = _item(table.row(index), completion_field, answer_field, verifier)
-            except BadRow as error:
-                if left_out is None:
-                    raise
-                left_out.add(error)
-                continue
+
+def _items(table: JsonTable, made: Callable[[Row], Item], left_out: LeftOut | None) -> Iterator[Item]:
+    for index in range(len(table)):
+        try:
+            item = made(table.row(index))
+        except BadRow as error:
+            if left_out is None:
+                raise
+            left_out.add(error)
+        else:
             yield item
 
-    unread = LeftOut() if bad_rows == "skip" else None
-    for _ in items(unread):  # judging may take hours, so a bad line has to show before
-        pass
-    if unread is not None:
-        _refuse_if_none_is_left(unread, len(table), input)
-    left_out = LeftOut() if bad_rows == "skip" else None
-    file = contextlib.nullcontext() if output is None else whole_file(output, option="--output")
-    with VerifierPool(pool) as started, file as opened:
-        summary = _judge(items(left_out), len(table), verifier, started, opened, left_out)
-        if left_out is not None:
-            _refuse_if_none_is_left(left_out, len(table), input)
-    summary.tell(left_out)
 
-
-def _refuse_if_none_is_left(left_out: LeftOut, total: int, input: Path) -> None:  # noqa: A002
-    if left_out.count == total:
+def _refuse_if_none_is_left(left_out: LeftOut | None, total: int, input: Path) -> None:  # noqa: A002
+    if left_out is not None and left_out.count == total:
         raise UserError(f"--input {input}: none of its {total:,} lines can be judged, the first: {left_out.first[0]}")
 
 

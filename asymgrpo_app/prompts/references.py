@@ -51,7 +51,7 @@ def by_pattern(pattern: re.Pattern[str], solution: str) -> str | None:
 
 
 def unread_solution(answer: str, verifier: Verifier) -> str | None:
-    """The `solution_kind` of an answer that a verifier compares with answers as a whole, so that none is right; or None.
+    """The `solution_kind` of an answer that a verifier compares as a whole, so that no answer is right; or None.
 
     A class derived from one of this program's may read solutions, and is trusted.
     """

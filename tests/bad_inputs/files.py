@@ -146,13 +146,13 @@ _DATA = {
     ),
     "an extraction that is none": _reading("{extract: boxes}", "reading.extract", "boxes"),
     "an unknown key of reading": _reading("{extrakt: box}", "reading", "extrakt"),
-    "a reading that is a number": _reading("5", "reading", "5"),
+    "a reading that is a number": _reading("5", "reading must be keys", "5"),
     "a pattern for the reference that is none": _reading(
         "{extract: pattern, extract_pattern: '('}", "reading.extract_pattern", "'('"
     ),
     "a field as JSON that is no list": _reading("{json_fields: prompt}", "reading.json_fields", "prompt"),
     "an index as answer without choices": _reading("{answer_is: index}", "reading.answer_is", "reading.choices"),
-    "a prompt of no fields": _reading("{prompt_format: Why?}", "reading.prompt_format", "'Why?'"),
+    "a prompt of no fields": _reading("{prompt_format: 'Why?'}", "reading.prompt_format", "'Why?'"),
     "a JSON array as JSON Lines": _rows(f"[{GOOD.strip()}]\n", "line 1", "JsonFiles"),
     "a JSON object as an array": _other("JsonFiles", "mine.json", '{\n"rows": [\n]}\n', "one JSON object"),
     "a JSON array that is cut off": _other("JsonFiles", "mine.json", f"[{GOOD},", "line 2", "cut off"),

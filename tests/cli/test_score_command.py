@@ -205,8 +205,8 @@ GOOD = '{"completion": "a", "answer": "a"}\n'
         ),
         (
             '{"completion": "72", "answer": "It is 72.\\n#### 72"}\n',
-            "in.jsonl, line 1: 'answer' holds a whole solution, which no answer equals for ExactMatch: name a field with "
-            "the answer alone, seen the end 'It is 72.\\n#### 72'.",
+            "in.jsonl, line 1: 'answer' holds a whole solution, which no answer equals for ExactMatch: name a field "
+            "with the answer alone, seen the end 'It is 72.\\n#### 72'.",
         ),
         ('{"completion": "\xff"}\n', "in.jsonl, line 1: not UTF-8 text, seen the bytes b'\\xff'."),
     ],

@@ -83,8 +83,8 @@ class TestJsonFiles:
     @pytest.mark.parametrize("start", ['{\n"version": 1,', '\ufeff {"data": [\r\n', '{"data":\n[', '{ "data" : {\n'])
     def test_an_object_over_several_lines_is_refused(self, write: Write, refusal: Refusal, start: str) -> None:
         assert refusal(JsonFiles, write("mine.json", start + '{"prompt": "p", "answer": 1}]\n}\n')) == (
-            "mine.json is one JSON object over several lines, and JsonFiles reads an array of objects, or one object per "
-            "line: write the list of rows that it holds to a file of its own."
+            "mine.json is one JSON object over several lines, and JsonFiles reads an array of objects, or one object "
+            "per line: write the list of rows that it holds to a file of its own."
         )
 
     @pytest.mark.parametrize("content", ["[]", " [ \n ] ", "", "  \n"])
