@@ -4,8 +4,6 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from asymgrpo_app.prompts.base import BadRow
 from asymgrpo_app.prompts.reading import parsed_json
 from asymgrpo_app.prompts.values import shown_value
@@ -56,6 +54,7 @@ def _changes(kind: "pa.DataType") -> bool:
 
 
 def _plain(value: Any, kind: "pa.DataType") -> Any:
+    import numpy as np
     import pyarrow as pa
 
     if value is None or not _changes(kind):
