@@ -1,6 +1,6 @@
 """Runs a table of cases in this one process, which must never import vLLM, and prints what each did as JSON.
 
-python -m tests.bad_inputs.run_all TABLE... with the tables options, files and commands
+python -m tests.bad_inputs.run_all TABLE... with the tables options, files, checked_files and commands
 """
 
 import contextlib
@@ -36,9 +36,12 @@ def cases(table: str) -> dict[str, tuple[list[str], BadInput]]:
             given = [part for own in case.arguments for part in (HERE if own == commands.QUICKSTART else [own])]
             found[name] = given, case
         return found
-    fitted, checked = files.CASES, files.CASES
-    if table == "options":  # those that are not checked end in the parser, which is the same
-        fitted, checked = options.CASES, options.CONFLICTS | options.OTHER_CLASSES
+    fitted, checked = {
+        "files": (files.CASES, {}),
+        "checked_files": ({}, files.CASES),
+        # Those that are not checked end in the parser, which is the same.
+        "options": (options.CASES, options.CONFLICTS | options.OTHER_CLASSES),
+    }[table]
     for verb, chosen in (("fit", fitted), ("check", checked)):
         for name, case in chosen.items():
             found[f"{verb}: {name}"] = [verb, *HERE, *case.arguments], case

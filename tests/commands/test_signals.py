@@ -354,7 +354,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     assert saved_steps(tmp_path / "run") == []
 
 
-@pytest.mark.parametrize("moment", ["sampling", "saving"])
+@pytest.mark.parametrize("moment", ["sampling", pytest.param("saving", marks=pytest.mark.long)])
 def test_a_closed_terminal_costs_nothing(moment, tmp_path, scripted, undisturbed):
     """Every write to it fails from then on; `tee`, which the output often goes through, ends with it."""
     ours, theirs = pty.openpty()

@@ -93,10 +93,14 @@ def mixture(folder):
 
 
 SOURCES = {make.__name__: make for make in (json_lines, parquet_files, hub_dataset, reasoning_gym, countdown, mixture)}
+QUICK = ("json_lines", "hub_dataset", "countdown")
 
 
 @pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in SOURCES],
+)
 def test_two_steps(name, quickstart, policy, options, tmp_path):
     source = SOURCES[name](tmp_path)
     settings = {
