@@ -17,10 +17,12 @@ from asymgrpo_app.prompts.screening import attempt
 from asymgrpo_app.rewards import ExactMatch, MathVerifier, MultipleChoice, NumericMatch
 from asymgrpo_app.rewards.base import Verdict
 from asymgrpo_app.rewards.pool.pool import VerifierPool
+from asymgrpo_app.rewards.pool.time_limit import TimeLimit
 
 _ROWS = 4  # of each verifier
 _READ = 512  # prompts of a set, among which verifiers are looked for
 _MOST_VERIFIERS = 16  # of a source that makes them row by row
+_SOON_S = 0.001  # a timer that is set to 0 never rings
 _LONG_S = 5.0  # for one call of each, the start of the workers included
 _EMPTY, _WRONG = "", "I do not know."
 _TAKE_REFERENCE = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch)
@@ -131,9 +133,8 @@ def _in_time(trials: Sequence[Trial], pool: VerifierPool) -> list[Verdict]:
         try:
             with _alarm(pool.config.timeout_s if _is_unbounded(trial) else 0):
                 verdicts += judged([trial])
-        except _LateError:
-            late = Verdict(correct=False, detail=f"ran longer than {pool.config.timeout_s:g} s")
-            raise UserError(_failure(trial, late)) from None
+        except _LateError as late:
+            raise UserError(_failure(trial, Verdict(correct=False, detail=str(late)))) from None
     return verdicts
 
 
@@ -144,10 +145,17 @@ def _is_unbounded(trial: Trial) -> bool:
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `_LateError` after so many seconds; never for 0, or where no signal can be handled."""
+    """Raise `_LateError` after so many CPU seconds, or several times as many by the clock, as the pool's `TimeLimit`.
+
+    Never for 0, or where no signal can be handled.
+    """
+    limit = TimeLimit(seconds, time.thread_time(), time.monotonic())
 
     def ring(*_: object) -> None:
-        raise _LateError
+        cpu, now = time.thread_time(), time.monotonic()
+        if late := limit.overrun(cpu, now):
+            raise _LateError(late)
+        signal.setitimer(signal.ITIMER_REAL, max(limit.next_look(cpu, now) - now, _SOON_S))
 
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield

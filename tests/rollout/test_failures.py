@@ -11,7 +11,7 @@ from asymgrpo_app.rollout.types import Completion, JudgedCompletion
 
 
 def group(*statuses: Status) -> list[JudgedCompletion]:
-    detail = {Status.TIMEOUT: "ran longer than 10 s"}
+    detail = {Status.TIMEOUT: "ran longer than 10 CPU seconds"}
     return [
         JudgedCompletion(Completion([1], [0.0], False), f"text {n}", Verdict(False, status, detail.get(status, "")))
         for n, status in enumerate(statuses)
@@ -37,7 +37,7 @@ def test_at_the_limit_a_run_goes_on_and_above_it_stops_with_an_example():
     prompt = Countdown().at(0, 0)
     assert str(stopped.value) == (
         "the verifier failed on 2 of 4 completions, more than rollout.max_verifier_failures (0.49) allows, for "
-        f"instance: CountdownVerifier timeout (ran longer than 10 s) at {prompt.uid}, reference "
+        f"instance: CountdownVerifier timeout (ran longer than 10 CPU seconds) at {prompt.uid}, reference "
         f"{prompt.row['answer']!r}, completion 'text 2'"
     )
 

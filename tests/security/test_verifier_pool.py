@@ -87,8 +87,9 @@ def test_no_message_changes_the_verdict_of_another_item(pool, attack, detail):
 
 
 def test_half_a_reply_does_not_keep_the_pool_waiting():
-    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.5)) as pool:
-        late = Verdict(correct=False, status=Status.TIMEOUT, detail="ran longer than 0.5 s")
+    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.2)) as pool:
+        detail = "took longer than 1 s, 5 times its 0.2 CPU seconds"
+        late = Verdict(correct=False, status=Status.TIMEOUT, detail=detail)
         assert _attack(pool, "half a reply") == late
 
 

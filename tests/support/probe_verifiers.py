@@ -95,6 +95,14 @@ class LeavesChild(Verifier):
         return Verdict(correct=bool(child.wait()))
 
 
+class StopsItself(Verifier):
+    """Stops its own process, as a machine without a free core would; is right once something lets it go on."""
+
+    def verify(self, completion: str, row: Mapping[str, Any]) -> Verdict:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return Verdict(correct=completion == row["answer"])
+
+
 class Isolated(Verifier):
     """Another verifier, in a worker under the time limit."""
 
@@ -156,6 +164,13 @@ def _catch_signals() -> None:
         pass
 
 
+def _spin() -> Verdict:
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end:
+        pass
+    return Verdict(correct=True)
+
+
 def _noise() -> Verdict:
     print("noise on stdout", flush=True)
     print("noise on stderr", file=sys.stderr, flush=True)
@@ -193,6 +208,7 @@ MISDEEDS: dict[str, Callable[[], Any]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda: ctypes.string_at(0),
     "close everything": lambda: os.closerange(0, 100),
+    "spin": _spin,
     "noise": _noise,
     "alarm": _alarm,
 }

@@ -26,7 +26,7 @@ class Crew:
     other worker waits for something that it held.
 
     Args:
-        timeout_s: Seconds an item may take.
+        timeout_s: CPU seconds an item may take (see `TimeLimit`).
         memory_bytes: Address space a worker may use.
         sandboxed: Whether workers run in the sandbox; None: where this machine offers it.
 
@@ -110,19 +110,23 @@ class Crew:
 
     # ---- replies from workers ----
 
-    def _heard_or_late(self) -> list[tuple[Worker, bool]]:
-        """Wait for workers that have replied or died (False), or taken too long (True)."""
+    def _heard_or_late(self) -> list[tuple[Worker, str]]:
+        """Wait for workers that have replied or died (""), or taken too long (what took too long)."""
         busy = [worker for worker in self._workers if worker.job is not None]
         allowed = min(worker.deadline for worker in busy) - time.monotonic()
         incoming = select.poll()  # `multiprocessing.connection.wait` takes several times as long
         for worker in busy:
             incoming.register(worker.connection, select.POLLIN)
         heard = {descriptor for descriptor, _ in incoming.poll(max(0.0, 1_000 * allowed))}
-        now = time.monotonic()
         told = [(worker, worker.connection.fileno() in heard and worker.listen()) for worker in busy]
-        return [(worker, not replied) for worker, replied in told if replied or worker.deadline <= now]
+        now, found = time.monotonic(), []
+        for worker, replied in told:
+            late = worker.overrun(now) if not replied and worker.deadline <= now else ""
+            if replied or late:
+                found.append((worker, late))
+        return found
 
-    def _outcome(self, worker: Worker, late: bool) -> Iterator[tuple[int, Reply]]:
+    def _outcome(self, worker: Worker, late: str) -> Iterator[tuple[int, Reply]]:
         """Process a worker that replied, died or took too long; yields its item's reply if there is one."""
         job = worker.job
         assert job is not None
@@ -133,7 +137,7 @@ class Crew:
             self._end(worker)
         elif late:
             self._end(worker)
-            yield job.position, failure(f"ran longer than {self._timeout_s:g} s", Status.TIMEOUT)
+            yield job.position, failure(late, Status.TIMEOUT)
         elif answer is None:
             if self._end(worker, job):  # otherwise it died because the launcher did
                 job.deaths += 1

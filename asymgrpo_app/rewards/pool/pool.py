@@ -34,7 +34,8 @@ class VerifierPoolConfig:
 
     Args:
         workers: Number of worker processes; null: one per core, at most 16.
-        timeout_s: Seconds an answer may take; then its worker is killed and the verdict has the status `timeout`.
+        timeout_s: CPU seconds an answer may take, or five times as many by the clock; then its worker is killed and the
+            verdict has the status `timeout`.
         memory_gib: Memory a worker may use, in GiB; beyond it the verdict has the status `error`.
         sandbox: Whether workers run without network, without secrets of the environment, and without files but those
             of modules and a temporary folder; null: where the machine offers it. False for verifiers that need those.
@@ -65,10 +66,10 @@ class VerifierPoolConfig:
 class VerifierPool:
     """Runs verifiers: those with `isolated = False` in this process, all others in worker processes.
 
-    An isolated item has `timeout_s` seconds; then its worker is killed with all that it started, and replaced. Each
-    worker has one item and its own connection, so a worker's death, at whatever moment, concerns its own item alone:
-    the item is tried again, and fails once three workers died over it. What an item started ends with it, and a reply
-    counts for its own request alone.
+    An isolated item has `timeout_s` CPU seconds, and five times as many by the clock (`TimeLimit`); then its worker is
+    killed with all that it started, and replaced. Each worker has one item and its own connection, so a worker's death,
+    at whatever moment, concerns its own item alone: the item is tried again, and fails once three workers died over it.
+    What an item started ends with it, and a reply counts for its own request alone.
 
     Workers start at the first isolated item. They hold the libraries of our verifiers, not the main script's; classes
     that the main script or a notebook defines travel by value.

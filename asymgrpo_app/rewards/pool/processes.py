@@ -20,6 +20,7 @@ from asymgrpo_app.rewards.pool import sandbox
 from asymgrpo_app.rewards.pool.limits import allowed_variables
 from asymgrpo_app.rewards.pool.messages import MAX_REPLY_BYTES, Reply, decoded
 from asymgrpo_app.rewards.pool.readable import loaded_modules
+from asymgrpo_app.rewards.pool.time_limit import TimeLimit, cpu_seconds
 from asymgrpo_app.rewards.pool.worker import HEAD
 
 START_S = 120.0
@@ -156,7 +157,10 @@ class Worker:
         connection: The connection to it.
         job: The item it judges, or will judge once it has loaded the verifier.
         judging: Whether it was sent the item.
-        deadline: Time at which its answer is overdue, on the clock of `time.monotonic`.
+        timeout_s: CPU seconds that judging its item may take.
+        cpu_began: CPU time of the process when it was sent the item.
+        began: When it was sent its request, on the clock of `time.monotonic`.
+        deadline: When its clocks are looked at next, or loading is overdue, on the clock of `time.monotonic`.
         known: Keys of the verifiers that it was sent.
         number: The number of its request.
         heard: What came from it since the request.
@@ -166,6 +170,9 @@ class Worker:
     connection: socket.socket
     job: Job | None = None
     judging: bool = False
+    timeout_s: float = 0.0
+    cpu_began: float = 0.0
+    began: float = 0.0
     deadline: float = 0.0
     known: set[bytes] = field(default_factory=set)
     number: str = ""
@@ -180,7 +187,12 @@ class Worker:
         return not self._incoming.poll(0)
 
     def advance(self, job: Job, timeout_s: float) -> None:
-        """Send the next request for its item: the verifier if it is new here, else the item."""
+        """Send the next request for its item: the verifier if it is new here, else the item.
+
+        Args:
+            job: The item.
+            timeout_s: CPU seconds that judging it may take.
+        """
         loaded = job.key in self.known
         self.known.add(job.key)
         self.number, self.heard = secrets.token_hex(8), b""
@@ -190,7 +202,20 @@ class Worker:
         with contextlib.suppress(OSError):  # it died while idle: the next look at it finds that out
             self.connection.sendall(head + pickled)
             self.judging = loaded
-        self.deadline = time.monotonic() + (timeout_s if loaded else START_S)
+        self.timeout_s, self.cpu_began, self.began = timeout_s, cpu_seconds(self.pid), time.monotonic()
+        self.deadline = self.began + (timeout_s if loaded else START_S)
+
+    def overrun(self, now: float) -> str:
+        """What took too long, as the end of a sentence about the verifier; if nothing did, "" and a later deadline.
+
+        Args:
+            now: The time, after the deadline.
+        """
+        if not self.judging:
+            return f"took longer than {START_S:g} s to load"
+        limit, cpu = TimeLimit(self.timeout_s, self.cpu_began, self.began), cpu_seconds(self.pid)
+        self.deadline = limit.next_look(cpu, now)
+        return limit.overrun(cpu, now)
 
     def listen(self) -> bool:
         """Take what has come; returns whether that is a message, the end of the connection or too much to go on."""
