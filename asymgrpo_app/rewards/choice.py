@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import AnswerVerifier, Verdict
-from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, after_thinking, last_boxed
 
 _PHRASE = re.compile(
     r"\b(?:answer|option|choice)\b[ \t]{0,4}(?:is\b|:|=)?[ \t]{0,4}(?:\*\*|:|[ \t]){0,4}", re.IGNORECASE
@@ -62,7 +62,7 @@ class MultipleChoice(AnswerVerifier):
         box = last_boxed(completion)
         if box is not None:
             return self._named(_TEXT_COMMAND.sub(r"\1", box[-FORMULA_TAIL_CHARS:]), any_case=True)
-        text = completion[-FORMULA_TAIL_CHARS:]
+        text = after_thinking(completion)[-FORMULA_TAIL_CHARS:]
         said = [text[phrase.end() :].partition("\n")[0] for phrase in _PHRASE.finditer(text)]
         lines = [line for line in said if self._standing().match(line)] or text.strip().splitlines()
         return self._named(lines[-1]) if lines else set()

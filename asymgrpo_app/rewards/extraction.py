@@ -17,13 +17,22 @@ _BETWEEN_BOXES = re.compile(r"[\s$,;.]*(?:and|or)?[\s$,;]*")
 _MAX_GAP = 20
 
 
+def after_thinking(text: str) -> str:
+    """What follows the thinking of a completion: a box or a letter in it is not the answer.
+
+    Thinking ends at the last `</think>`; its `<think>` may stand in the prompt. What an unclosed `<think>` begins is
+    thinking to the end.
+    """
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last complete `\boxed{...}` (or `\fbox{...}`) in the tail, or None.
 
     Boxes with only white space, commas, `and` or `or` between them are one answer, joined by commas: `\boxed{1}` and
     `\boxed{2}` give `1, 2`. A box that never closes is not an answer.
     """
-    text = text[-TAIL_CHARS:]
+    text = after_thinking(text)[-TAIL_CHARS:]
     boxes = _outer_boxes(text)
     if not boxes:
         return None
@@ -57,7 +66,7 @@ def last_formula(text: str) -> str | None:
 
     A formula without digits after the last number is taken only if the word "answer" stands shortly before it.
     """
-    text = text[-FORMULA_TAIL_CHARS:]
+    text = after_thinking(text)[-FORMULA_TAIL_CHARS:]
     number, formula = last_match(NUMBER, text), last_match(_FORMULA, text)
     if formula is not None:
         holds_number = number is not None and formula.start() <= number.start() < formula.end()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import AnswerVerifier, Verdict
-from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, last_boxed
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, after_thinking, last_boxed
 from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number, parse_number
 
 # Text allowed around the number in a box: a currency sign, `x =`, a unit of at least two letters.
@@ -58,7 +58,7 @@ class NumericMatch(AnswerVerifier):
         box = None if self.extract == "last" else last_boxed(completion)
         if box is not None:
             return _only_number(box)
-        return None if self.extract == "boxed" else last_number(completion[-FORMULA_TAIL_CHARS:])
+        return None if self.extract == "boxed" else last_number(after_thinking(completion)[-FORMULA_TAIL_CHARS:])
 
     def equal_answers(self, first: str, second: str) -> bool:
         return first == second or self._equal(parse_number(first), parse_number(second))
