@@ -12,6 +12,7 @@ _PHRASE = re.compile(
     r"\b(?:answer|option|choice)\b[ \t]{0,4}(?:is\b|:|=)?[ \t]{0,4}(?:\*\*|:|[ \t]){0,4}", re.IGNORECASE
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_DENIAL = re.compile(r"\b(?:not|never|neither|cannot|except)\b|n['\u2019]t\b", re.IGNORECASE)
 
 
 class MultipleChoice(AnswerVerifier):
@@ -75,7 +76,10 @@ class MultipleChoice(AnswerVerifier):
         start = re.match(rf"\(?([{self.choices}])(?:\)|[.:](?=\s|$))", line)
         if start and not re.match(r"\s*(?:,|or\b|and\b|/)", line[start.end() :]):
             return {start[1]}
-        return {(match[1] or match[2]).upper() for match in self._standing().finditer(line)}
+        matches = list(self._standing().finditer(line))
+        if matches and _DENIAL.search(line[: matches[0].start()]):
+            return set()  # "not C" rules C out and chooses nothing
+        return {(match[1] or match[2]).upper() for match in matches}
 
     def _standing(self) -> re.Pattern[str]:
         """Pattern of a letter alone: in brackets, or a capital that is neither part of a word nor the word A or I."""

@@ -113,3 +113,11 @@ def test_bad_choices(choices: str) -> None:
 def test_runs_in_the_training_process_and_travels() -> None:
     assert not MultipleChoice.isolated
     assert pickle.loads(pickle.dumps(MultipleChoice("AB"))).choices == "AB"  # noqa: S301 (our own bytes)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["The answer is not C.", "The answer isn't C.", "It cannot be C", r"\boxed{\text{not C}}", "Neither C", "Not (C)"],
+)
+def test_a_letter_that_is_ruled_out_is_not_chosen(completion: str) -> None:
+    assert MultipleChoice().find_answer(completion, {"answer": "C"}) is None
