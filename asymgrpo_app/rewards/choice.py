@@ -12,7 +12,17 @@ _PHRASE = re.compile(
     r"\b(?:answer|option|choice)\b[ \t]{0,4}(?:is\b|:|=)?[ \t]{0,4}(?:\*\*|:|[ \t]){0,4}", re.IGNORECASE
 )
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
-_DENIAL = re.compile(r"\b(?:not|never|neither|cannot|except)\b|n['\u2019]t\b", re.IGNORECASE)
+_DENIAL = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|except)\b|n['\u2019]t\b)"
+    r"(?:\s+(?:be|equal|the|an?|option|choice|answer|letter|right|correct|actually|definitely|simply|just))*[^\w]*$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\W*\s(?:(?:is|was|seems|can|could)\s+)?(?:not\b|wrong|"
+    r"incorrect|false|ruled out|impossible|never|cannot|\w+n['\u2019]t\b)",
+    re.IGNORECASE,
+)
+_SMALL = re.compile(r"\(?[a-z]\)?\.?|[a-z][.)]\s.*")
 
 
 class MultipleChoice(AnswerVerifier):
@@ -65,20 +75,22 @@ class MultipleChoice(AnswerVerifier):
             return self._named(_TEXT_COMMAND.sub(r"\1", box[-FORMULA_TAIL_CHARS:]), any_case=True)
         text = after_thinking(completion)[-FORMULA_TAIL_CHARS:]
         said = [text[phrase.end() :].partition("\n")[0] for phrase in _PHRASE.finditer(text)]
-        lines = [line for line in said if self._standing().match(line)] or text.strip().splitlines()
+        lines = [
+            line for line in said if self._standing().match(line) or _SMALL.fullmatch(line.strip("*$ "))
+        ] or text.strip().splitlines()
         return self._named(lines[-1]) if lines else set()
 
     def _named(self, line: str, *, any_case: bool = False) -> set[str]:
         """The different letters that a line names; after `C.` or `C:` at its start, the rest is an explanation."""
         line = line.strip().strip("*$ ")
-        if any_case and len(line.strip("().")) == 1:
-            line = line.upper()
+        if len(line.strip("().")) == 1 if any_case else _SMALL.fullmatch(line):
+            line = line[:4].upper()
         start = re.match(rf"\(?([{self.choices}])(?:\)|[.:](?=\s|$))", line)
         if start and not re.match(r"\s*(?:,|or\b|and\b|/)", line[start.end() :]):
             return {start[1]}
         matches = list(self._standing().finditer(line))
-        if matches and _DENIAL.search(line[: matches[0].start()]):
-            return set()  # "not C" rules C out and chooses nothing
+        if any(_DENIAL.search(line[: match.start()]) or _DENIED.match(line[match.end() :]) for match in matches[:1]):
+            return set()  # "not C" and "C is wrong" rule C out and choose nothing
         return {(match[1] or match[2]).upper() for match in matches}
 
     def _standing(self) -> re.Pattern[str]:

@@ -1,156 +1,254 @@
-"""Formulas as objects of sympy: read by math-verify, bounded in the work they cause, and compared.
+"""Values of formulas: read by the library's grammar of LaTeX, bounded in the work they cause, and compared exactly.
 
 Importing sympy takes its time: import this module on first use.
 """
 
-import logging
+import hashlib
+import math
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
-import math_verify
-from latex2sympy2_extended import NormalizationConfig
-from sympy import Add, E, Eq, Expr, Pow, Rational, exp, factorial, log
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from sympy import (
+    Abs,
+    Add,
+    E,
+    Expr,
+    Function,
+    Integer,
+    MatrixBase,
+    MatrixExpr,
+    Mul,
+    Pow,
+    Rational,
+    Symbol,
+    binomial,
+    ceiling,
+    exp,
+    factorial,
+    floor,
+    log,
+    nan,
+    oo,
+    zoo,
+)
 
-from asymgrpo_app.rewards.latex import Answer, parser_spelling
-from asymgrpo_app.rewards.numbers import parse_number
+from asymgrpo_app.rewards.latex import parser_spelling, refusal
+from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
 
 MAX_VALUE_DIGITS: Final = 5_000
 """Powers and factorials of more digits (9^9^9) are never worked out."""
 
-MAX_EXPANDED_POWER: Final = 40
-"""Sums of variables to higher powers are not multiplied out."""
+MAX_PRECISION: Final = 8_000
+"""Digits to which two values are compared at most; what would need more is different."""
 
-MAX_SOLVED_POWER: Final = 4
-MAX_SOLVED_OPERATIONS: Final = 60
-"""Equations beyond this are not solved: they are right only as a multiple of the reference."""
+MAX_NODES: Final = 400
+_POINTS: Final = 4
+_MAX_POINT_DIGITS: Final = 2_000
 
-_AS_IT_IS = NormalizationConfig(basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="last")
-_BOXED = math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=_AS_IT_IS)
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time limit is off
-
-
-def equal_formulas(reference: Answer, given: Answer) -> bool:
-    """Whether two formulas that passed `refusal` have the same value."""
-    left, right = parse_formula(reference.text), parse_formula(given.text)
-    if left is None or right is None:
-        return False
-    if isinstance(left, Eq) and isinstance(right, Eq) and left.lhs == right.lhs:
-        left, right = left.rhs, right.rhs
-    elif isinstance(left, Eq) and isinstance(right, Expr) and (left.lhs.is_Symbol or left.lhs.is_Function):
-        left = left.rhs
-    elif isinstance(left, Expr) and isinstance(right, Eq):
-        right = right.rhs
-    if isinstance(left, Expr) and isinstance(right, Expr):
-        if not left.free_symbols and not right.free_symbols:
-            return _equal_values(reference, left, given, right)
-        # Working out a difference can take for ever; most wrong answers show it at one point.
-        if _close(*_at_a_point(left, right)) is False:
-            return False
-    if isinstance(left, Eq) and isinstance(right, Eq) and (_is_costly(left) or _is_costly(right)):
-        return _are_multiples(left, right)
-    return _library_verdict(left, right)
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=2048)
 def parse_formula(text: str) -> Any | None:
-    """The formula as an object of sympy, or None if the library cannot read it or should not work with it.
-
-    The text must have passed `refusal`.
-    """
+    """The formula as an object of sympy, or None if it is not read as a whole, or is too large to work with."""
     number = parse_number(text)
     if number is not None and not number.percent:
         return Rational(number.value.numerator, number.value.denominator)
-    boxed = rf"\boxed{{{parser_spelling(text)}}}"
-    found = math_verify.parse(boxed, [_BOXED], fallback_mode="no_fallback", parsing_timeout=None)
-    try:
-        if not found or _digits(found[0]) > MAX_VALUE_DIGITS:
-            return None
-    except OverflowError:
+    spelled = None if refusal(text) else parser_spelling(text)
+    if spelled is None:
         return None
-    if r"\log" not in text:
-        return found[0]
-    # Quotients of natural logarithms: sympy forgets the base of a logarithm that it has not worked out.
-    return found[0].replace(log, lambda value, base=E: log(value) / log(base))
+    try:
+        # Its grammar ends with the end of the text: nothing is left over.
+        found = latex2sympy(spelled, normalization_config=None, conversion_config=_CONVERSION)
+    except Exception:
+        return None
+    if not isinstance(found, Expr | MatrixBase | MatrixExpr):
+        return None
+    try:
+        if _digits(found) > MAX_VALUE_DIGITS or _size(found) > MAX_NODES:
+            return None
+        found = _with_bases(found)
+    except _FAILURES:
+        return None
+    return None if found.has(nan, zoo) else found
 
 
-def _digits(expression: Any) -> float:
+def _with_bases(found: Any) -> Any:
+    """Quotients of natural logarithms: sympy forgets the base of a logarithm that it has not worked out."""
+    if isinstance(found, Expr) and found.has(log):
+        return found.replace(log, lambda value, base=E: log(value) / log(base))
+    return found
+
+
+def _size(found: Any) -> int:
+    return 1 + sum(_size(part) for part in _parts(found))
+
+
+def _parts(found: Any) -> tuple[Any, ...]:
+    return tuple(found) if isinstance(found, MatrixBase) else tuple(getattr(found, "args", ()))
+
+
+def _digits(found: Any) -> float:
     """Upper bound on the digits of the value of the expression and of any part of it; large for a huge expansion.
 
     Raises:
         OverflowError: There are far too many.
     """
-    if isinstance(expression, Rational):
-        return float(len(str(abs(expression.p))) + len(str(expression.q)) - 1)
-    parts = [_digits(part) for part in getattr(expression, "args", ())]
-    if isinstance(expression, Pow | exp | factorial):
-        power = expression.args[-1]
-        size = abs(float(power)) if power.is_Number else 10.0 ** parts[-1]
-        if isinstance(expression, factorial):
-            return size * parts[-1]
-        is_sum = isinstance(expression.args[0], Add) and bool(expression.free_symbols)
-        base = parts[0] if isinstance(expression, Pow) else 1.0
-        return max(size * (MAX_VALUE_DIGITS / MAX_EXPANDED_POWER if is_sum else base), *parts)
-    if isinstance(expression, Expr):
-        return max(sum(parts), 1.0)
-    return max(parts, default=1.0)  # sets, tuples, matrices, relations
+    if isinstance(found, Rational):
+        return float(len(str(abs(found.p))) + len(str(found.q)) - 1)
+    parts = [_digits(part) for part in _parts(found)]
+    if isinstance(found, Pow | exp | factorial) and not found.free_symbols:
+        power = found.args[-1]
+        size = abs(float(power)) if power.is_Number else 10.0 ** min(parts[-1], 300.0)
+        if isinstance(found, factorial):
+            return max(size * parts[-1], *parts)
+        base = parts[0] if isinstance(found, Pow) else 1.0
+        return max(size * base, *parts)
+    if isinstance(found, Pow) and found.exp.is_Number:
+        return max(abs(float(found.exp)) * 0.5, *parts)
+    return max(sum(parts), 1.0) if isinstance(found, Expr) else max(parts, default=1.0)
 
 
-def _equal_values(reference: Answer, left: Any, given: Answer, right: Any) -> bool:
-    """Whether two numbers are equal, or one is a decimal to which the other is rounded."""
-    for decimal, other in ((reference.number, right), (given.number, left)):
-        if decimal and decimal.decimals is not None and not decimal.percent:
-            value = other.evalf(40)
-            if not (value.is_Float or value.is_Rational):  # not real, or not finite
-                return False
-            return decimal.value == Fraction(str(value)) or decimal.rounds(Fraction(str(value)))
-    close = _close(left, right)
-    return _library_verdict(left, right) if close is None else close
-
-
-def _close(left: Any, right: Any) -> bool | None:
-    """Whether two numbers agree to 30 digits; None if that cannot be told (not finite, or both next to 0)."""
-    a, b = left.evalf(50), right.evalf(50)
-    if not (a.is_finite and b.is_finite and a.is_number and b.is_number):
-        return None
-    size = max(abs(a), abs(b))
-    return None if size < 1e-40 else bool(abs(a - b) <= 1e-30 * size)
-
-
-def _at_a_point(left: Any, right: Any, shift: int = 0) -> tuple[Any, Any]:
-    """The values of two formulas at an arbitrary point of their variables."""
-    names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
-    point = {name: Rational(1009 + 211 * i + 97 * shift, 757 + 13 * i) for i, name in enumerate(names)}
-    first, second = (side.subs({symbol: point[symbol.name] for symbol in side.free_symbols}) for side in (left, right))
-    return first.evalf(50), second.evalf(50)
-
-
-def _is_costly(equation: Any) -> bool:
-    """Whether an equation is too costly for the library to solve: all but small polynomials are."""
-    if not (isinstance(equation.lhs, Expr) and isinstance(equation.rhs, Expr)):
+def equal_values(left: Any, right: Any) -> bool:
+    """Whether two formulas have the same value, at every point if they hold variables."""
+    try:
+        if isinstance(left, MatrixBase | MatrixExpr) or isinstance(right, MatrixBase | MatrixExpr):
+            return _equal_matrices(left, right)
+        left, right = _one_case(left, right)
+        if left == right:
+            return not left.has(nan, zoo)
+        if not left.free_symbols and not right.free_symbols:
+            return _equal_numbers(left, right)
+        return all(_equal_at(left, right, number) for number in range(_POINTS))
+    except _FAILURES:
         return False
-    sides = equation.lhs - equation.rhs
-    if not sides.free_symbols:
-        return False
-    small = all(power.exp.is_Integer and abs(power.exp) <= MAX_SOLVED_POWER for power in sides.atoms(Pow))
-    return not small or not sides.is_rational_function(*sides.free_symbols) or sides.count_ops() > MAX_SOLVED_OPERATIONS
 
 
-def _are_multiples(left: Any, right: Any) -> bool:
-    """Whether one equation is a multiple of the other, judged at three points."""
-    one, other = left.lhs - left.rhs, right.lhs - right.rhs
-    if {symbol.name for symbol in one.free_symbols} != {symbol.name for symbol in other.free_symbols}:
-        return False
-    ratios = []
-    for shift in (1, 2, 3):
-        above, below = _at_a_point(one, other, shift)
-        if not (above.is_number and below.is_number and below.is_finite and abs(below) > 1e-40):
+def is_rounded(decimal: WrittenNumber, exact: Any) -> bool:
+    """Whether a decimal is the value of a formula, rounded."""
+    try:
+        if decimal.decimals is None or decimal.percent or exact.free_symbols:
             return False
-        ratios.append(above / below)
-    return all(bool(abs(ratio - ratios[0]) <= 1e-30 * abs(ratios[0])) for ratio in ratios)
+        value = exact.evalf(40)
+        if not (value.is_Float or value.is_Rational):  # not real, or not finite
+            return False
+        return decimal.rounds(Fraction(str(value)))
+    except _FAILURES:
+        return False
 
 
-def _library_verdict(reference: Any, given: Any) -> bool:
-    # No time limit of its own: it would use SIGALRM, which works in a main thread only and cannot stop sympy anyway.
-    return bool(math_verify.verify(reference, given, allow_set_relation_comp=True, timeout_seconds=None))
+def _equal_matrices(left: Any, right: Any) -> bool:
+    left, right = left.doit(), right.doit()
+    if not (isinstance(left, MatrixBase) and isinstance(right, MatrixBase)) or left.shape != right.shape:
+        return False
+    return all(equal_values(one, other) for one, other in zip(left.flat(), right.flat(), strict=True))
+
+
+def _one_case(left: Any, right: Any) -> tuple[Any, Any]:
+    """Both without capital letters, unless a letter occurs in both cases, where R and r are different."""
+    names = {symbol.name for symbol in left.free_symbols | right.free_symbols}
+    for side in (left, right):
+        own = {symbol.name for symbol in side.free_symbols}
+        if len({name.casefold() for name in own}) < len(own):
+            return left, right
+    if len({name.casefold() for name in names}) == len(names):
+        return left, right
+    lower = {symbol: Symbol(symbol.name.casefold()) for symbol in left.free_symbols | right.free_symbols}
+    return left.xreplace(lower), right.xreplace(lower)
+
+
+def _equal_numbers(left: Any, right: Any) -> bool:
+    """Whether two numbers are equal: exactly if they are rational, otherwise to more digits than their size tells."""
+    left, right = _worked_out(left), _worked_out(right)
+    if isinstance(left, Rational) and isinstance(right, Rational):
+        return bool(left == right)
+    if left in (oo, -oo) or right in (oo, -oo):
+        return bool(left == right)
+    first = _close(left, right, 50)
+    if not first:
+        return False
+    digits = 30 + 4 * int(_digits(left) + _digits(right))
+    depth = max(_depth(left), _depth(right))
+    digits *= 2 ** max(0, depth - 1)
+    return digits <= MAX_PRECISION and _close(left, right, max(digits, 60))
+
+
+def _depth(found: Any) -> int:
+    """How deep functions stand in functions: each may make a small number smaller."""
+    inner = max((_depth(part) for part in _parts(found)), default=0)
+    return inner + (isinstance(found, Function | exp | log) and not isinstance(found, Abs))
+
+
+def _worked_out(found: Any) -> Any:
+    """A number with its rational parts worked out."""
+    if not getattr(found, "args", ()):
+        return found
+    parts = [_worked_out(part) for part in found.args]
+    if all(isinstance(part, Rational) for part in parts):
+        return _rational(found, parts)
+    if isinstance(found, Pow) and isinstance(parts[1], Rational) and not isinstance(parts[0], Rational):
+        return found.func(*parts, evaluate=False)
+    if isinstance(found, Add | Mul):
+        rational = [part for part in parts if isinstance(part, Rational)]
+        rest = [part for part in parts if not isinstance(part, Rational)]
+        together = _rational(found, rational) if rational else None
+        if isinstance(found, Mul) and together == 0 and not any(part.has(oo, -oo, zoo, nan) for part in rest):
+            return Integer(0)
+        return found.func(*([] if together is None else [together]), *rest, evaluate=False)
+    return found.func(*parts, evaluate=False) if isinstance(found, Function) else found.func(*parts)
+
+
+def _rational(found: Any, parts: list[Any]) -> Any:
+    if isinstance(found, Add):
+        return Rational(0) + sum(parts, Integer(0))
+    if isinstance(found, Mul):
+        return math.prod(parts, start=Integer(1))
+    if isinstance(found, Pow):
+        if parts[0] == 0 and parts[1] <= 0:
+            return nan if parts[1] == 0 else zoo
+        return Pow(parts[0], parts[1])
+    if isinstance(found, factorial | binomial | floor | ceiling | Abs):
+        return found.func(*parts)
+    return found.func(*parts, evaluate=False) if isinstance(found, Function) else found.func(*parts)
+
+
+def _close(left: Any, right: Any, digits: int) -> bool:
+    a, b = left.evalf(digits), right.evalf(digits)
+    if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
+        return False
+    size = max(abs(a), abs(b))
+    tiny = Rational(1, 10 ** (digits - 20))
+    return bool(abs(a - b) <= tiny * size) or bool(size <= tiny)
+
+
+def _equal_at(left: Any, right: Any, number: int) -> bool:
+    """Whether two formulas are equal at a point that depends on both, so that no formula is made for it."""
+    a, b = at_point(left, right, number)
+    return _equal_numbers(a, b)
+
+
+def at_point(left: Any, right: Any, number: int) -> tuple[Any, Any]:
+    """Two formulas with the same numbers put for their variables."""
+    symbols = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
+    seed = hashlib.sha256(f"{number}|{left}|{right}".encode(errors="replace")).digest()
+    point = {}
+    for position, name in enumerate(symbols):
+        draw = int.from_bytes(hashlib.sha256(seed + name.encode()).digest()[:4], "big")
+        value = Rational(100 + draw % 397, 101 + (draw // 397) % 89)
+        point[name] = -value if number % 2 and (position + number // 2) % 2 == 0 else value
+    both = tuple(side.xreplace({symbol: point[symbol.name] for symbol in side.free_symbols}) for side in (left, right))
+    if any(_digits(side) > _MAX_POINT_DIGITS for side in both):
+        raise OverflowError("too large to work out")
+    return both

@@ -5,12 +5,9 @@ Everything here works on text, evaluates nothing and takes time linear (or close
 """
 
 import re
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
-
-from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
 
 MAX_ANSWER_CHARS: Final = 1_000
 """Longer answers are not read."""
@@ -18,18 +15,50 @@ MAX_ANSWER_CHARS: Final = 1_000
 MAX_FORMULA_CHARS: Final = 400
 """Longer formulas are not given to a parser, which takes seconds for some of them."""
 
+DEGREE: Final = r"\degree "
+"""How a degree sign is spelled; it is a unit, or in a function a factor."""
+
 _SIGNS = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ",
+    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "∞": r"\infty ",
     "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "\u222a": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ",
-    "√": r"\sqrt ", "≈": r"\approx ", "°": r"^\circ ", "θ": r"\theta ", "²": "^{2}", "³": "^{3}", "½": r"\frac{1}{2}",
-    "∅": r"\emptyset ", "€": "$", "£": "$", "¥": "$", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    "≈": r"\approx ", "°": r"^\circ ", "∅": r"\emptyset ", "\u2223": "|", "…": r"\ldots ", "≡": r"\equiv ",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u2032": "'", "\u2019": "'", "℃": r"\text{celsius}", "∠": r"\angle ",
+    "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
+    "⅛": r"\frac{1}{8}", "⟨": r"\langle ", "⟩": r"\rangle ", "\u211d": r"\mathbb{R}", "\u2124": r"\mathbb{Z}",
+    "\u2115": r"\mathbb{N}", "\u211a": r"\mathbb{Q}", "\u2102": r"\mathbb{C}", "ϕ": r"\varphi ",
+    "ϵ": r"\epsilon ", "。": ".", "、": ",",
 }  # fmt: skip
-_SIGNS_TABLE = str.maketrans(_SIGNS)
+_SMALL_GREEK = """
+    alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho varsigma sigma
+    tau upsilon varphi chi psi omega
+"""
+_CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+_GREEK = _SMALL_GREEK.split()
+_SIGNS_TABLE = (
+    {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full width
+    | {0x3B1 + i: rf"\{name} " for i, name in enumerate(_GREEK)}
+    | {ord(sign): rf"\{name} " for sign, name in zip("ΓΔΘΛΞΠΣΦΨΩ", _CAPITALS.split(), strict=True)}
+    | str.maketrans(_SIGNS)
+)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _ALIASES = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "le": "leq", "ge": "geq",
-    "leqslant": "leq", "geqslant": "geq", "ne": "neq", "lbrace": "{", "rbrace": "}", "varnothing": "emptyset",
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "le": r"\leq",
+    "ge": r"\geq", "leqslant": r"\leq", "geqslant": r"\geq", "ne": r"\neq", "lbrace": r"\{", "rbrace": r"\}",
+    "varnothing": r"\emptyset", "dots": r"\ldots", "cdots": r"\ldots", "dotsc": r"\ldots", "backslash": r"\setminus",
+    "mid": "|", "ast": r"\cdot", "lt": "<", "gt": ">", "lvert": "|", "rvert": "|", "vert": "|", "varphi": r"\phi",
+    "varepsilon": r"\epsilon", "vartheta": r"\theta", "colon": ":", "pounds": "£", "euro": "€", "textdollar": "$",
+    "mathdollar": "$", "land": r"\text{ and }", "lor": r"\text{ or }", "wedge": r"\text{ and }",
+    "vee": r"\text{ or }", "lnot": r"\neg", "imath": " i ", "displaystyle": "", "textstyle": "",
+    "overrightarrow": r"\vec",
 }  # fmt: skip
 _NAME = re.compile(r"\\([A-Za-z]+)")
+_FUNCTION_NAMES = """
+    arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh sinh cosh tanh sin cos tan sec csc cot exp
+    log ln
+"""
+FUNCTIONS: Final = tuple(_FUNCTION_NAMES.split())
+_FUNCTION = "|".join(FUNCTIONS)
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -39,6 +68,8 @@ def _repeating(match: re.Match[str]) -> str:
     return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(match[2])}}}"
 
 
+_GROUP = r"(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*"
+
 # Applied in this order. Each replacement keeps the value of the answer.
 _SPELLINGS: Final = tuple(
     (re.compile(pattern), replacement)
@@ -46,105 +77,98 @@ _SPELLINGS: Final = tuple(
         (r"(?<!\\)\\!\s*", ""),
         (r"\{,\}(?=[0-9]{3})", ","),
         (r"\\(?:left|right)(?![A-Za-z])\s*\.?", ""),
-        (r"\\(?:[bB]igg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])", ""),
-        (r"(?<=[0-9])\\[,;: ](?=[0-9]{3}(?![0-9]))", ","),  # 1\,234
-        (r"(?<![0-9\\])\\[,;: ]|(?<!\\)\\[,;: ](?![0-9])|(?<!\\)\\q?quad(?![A-Za-z])|(?<!\\)~", " "),
+        (r"\\(?:[bB]igg?[lrm]?|displaystyle|textstyle|limits|middle|boldsymbol|bm)(?![A-Za-z])", ""),
+        (r"(?<=[0-9])\\[,;: ](?=[0-9]{3}(?![0-9/]))", ","),  # 1\,234
+        (r"(?<!\\)\\[,;: ]|(?<!\\)\\q?quad(?![A-Za-z])|(?<!\\)~|\\hspace\{[^{}]*\}", " "),
         (r"\\(?:math(?:rm|bf|it|sf)|text(?:rm|bf|it|sf|normal)?|[mh]box|operatorname)\s*(?=\{)", r"\\text"),
-        (r"\\text\{([^A-Za-z{}\\]*)\}", r"\1"),
+        (r"\\text\{\s*\\?\$\s*\}|US\s*\\?\$", r"\\$"),
+        (r"\\text\{([^A-Za-z{}\\$]*)\}", r"\1"),
+        (r"(\\(?:circ|degree)\s*\}?|\^\\circ)\s*(?:\\text\{\s*)?([CF])(?![A-Za-z])\}?", r"\\text{\2degree}"),
+        (r"\\text\{\s*([eiI])\s*\}", lambda match: f" {match[1].lower()} "),
+        (r"\\in\s*\\text\{\s*([NZQRC])\s*\}", r"\\in\\mathbb{\1}"),
+        (rf"\\text\{{\s*({_FUNCTION})\s*\}}", r"\\\1 "),
         (r"\\log\s*_\s*([0-9A-Za-z])\s*", r"\\log_{\1}"),
-        (r"\\(begin|end)\{[bpB]?matrix\}", r"\\\1{pmatrix}"),
+        (r"\\begin\{(?:array)\}\s*\{[^{}]*\}", r"\\begin{pmatrix}"),
+        (r"\\(begin|end)\{(?:[bpB]?matrix|smallmatrix|array)\}", r"\\\1{pmatrix}"),
+        (
+            r"[\[(]\s*\\begin\{pmatrix\}((?:(?!\\(?:begin|end)).)*)\\end\{pmatrix\}\s*[\])]",
+            r"\\begin{pmatrix}\1\\end{pmatrix}",
+        ),
         (r"\\phantom\s*(?:\{[^{}]*\}|[^\\{])", ""),
-        (r"\s*\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])", ""),
-        (r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|,?\s+(?:and|or)\s+", ", "),
+        (
+            r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![A-Za-z]))|\\degree(?![A-Za-z])",
+            lambda _: DEGREE,
+        ),
+        (r"\\text\{\s*([A-Za-z ]{1,40}?)\s+(?:and|or)\s*\}", r"\\text{\1}, "),
+        (r",?\s*\\text\{\s*,?\s*(?:and|or)\s*\}|,?(?:\s+|(?<=[)\]}]))(?:and|or)(?:\s+|(?=[(\[{]))", ", "),
         (r",(?:\s*,)+", ","),
         (r"(?<!\\)%", r"\\%"),
         (r"(?<![0-9])([0-9]*)\.([0-9]*)\\overline\{([0-9]{1,40})\}", _repeating),
+        (r"(?<![0-9])([0-9]*)\.([0-9]*)\\dot\s*\{?([0-9])\}?(?!\s*[0-9]*\\dot)", _repeating),
+        (
+            r"(?<![0-9])([0-9]*)\.([0-9]*)\\dot\s*\{?([0-9])\}?([0-9]*)\\dot\s*\{?([0-9])\}?",
+            lambda m: _repeating_span(m),
+        ),
+        (r"(?<![0-9])([0-9]*)\.([0-9]*?)([0-9]{1,12}?)\3{2,}(?:\.\.\.|\\ldots)", _repeating),
+        (r"(?<=[0-9])\.(?=\s*/)", ""),  # -1./3
+        (rf"\{{({_GROUP})\\over(?![A-Za-z])({_GROUP})\}}", r"\\frac{\1}{\2}"),
+        (r"(?<![0-9.,/^_])([0-9]{1,9})\s+([0-9]{1,9})/([0-9]{1,9})(?![0-9])", lambda match: _mixed(match)),
+        (rf"\\({_FUNCTION})\s*\^\s*([0-9])", r"\\\1^{\2}"),
+        (r"√\s*([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}"),
+        (r"√", r"\\sqrt "),
+        (r"(?<![A-Za-z\\])(sqrt|pi)(?![A-Za-z])", r"\\\1 "),
+        (rf"(?<![A-Za-z\\])({_FUNCTION})(?=\s*[({{^_\\]|\s+[0-9A-Za-z](?![A-Za-z])|[a-zA-Z0-9](?![A-Za-z]))", r"\\\1 "),
     )
 )
 
-_CURRENCY = re.compile(r"\\?\$")
-_UNITS = """
-    mm millimeter millimeters millimetre millimetres, cm centimeter centimeters centimetre centimetres,
-    m meter meters metre metres, km kilometer kilometers kilometre kilometres, in inch inches, ft foot feet,
-    yd yard yards, mi mile miles, s sec second seconds, min mins minute minutes, h hr hour hrs hours, day days,
-    week weeks, month months, year years yr yrs, cent cents, dollar dollars usd, g gram grams, kg kilogram kilograms,
-    lb lbs pound pounds, degree degrees deg, radian radians rad
-"""
-_UNIT_WORDS: Final = {word: words.split()[0] for words in _UNITS.split(",") for word in words.split()}
-_TEXT_UNIT = re.compile(r"\s*\\text\{\s*([A-Za-z][A-Za-z ./-]*)\}\s*(\^\s?(?:[0-9]|\{[0-9]\}))?[\s.]*$")
-_BARE_UNIT = re.compile(r"(?<=[0-9}])\s*([A-Za-z]{2,})(\^\s?(?:[0-9]|\{[0-9]\}))?[\s.]*$")
 
-_TIME = re.compile(r"([0-9]{1,2})((?::[0-9]{2}){1,2})\s*([ap]m)?")
-_BASED = re.compile(r"([-+]?)((?=[A-Za-z]*[0-9])[0-9A-Za-z]+)_(?:([0-9])|\{([0-9]{1,2})\})")
-_TEXT_GROUP = re.compile(r"\\text\{([^{}\\]*)\}")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z .'-]*(?:,\s?\(?[A-Z]\)?)*")
-_PHRASE = re.compile(r"\(?[A-Za-z][A-Za-z0-9 .,'()-]*")
+def _repeating_span(match: re.Match[str]) -> str:
+    r"""The fraction of 0.\dot{1}4\dot{2}, whose period stands between the dots."""
+    period = match[3] + match[4] + match[5]
+    fixed = match[1] + match[2] or "0"
+    top = int(fixed + period) - int(fixed)
+    return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(match[2])}}}"
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An answer in one spelling.
-
-    Attributes:
-        text: LaTeX without outer dollars, unit, currency and percent sign; spaces only where they matter.
-        kind: `words` (a name, a choice), `time` (2:30), `based` (a number with its base, 4210_5), `formula` (all else,
-            numbers included). The first three are right if and only if they are spelled like the reference.
-        unit: The unit in one spelling (with its power); empty if there is none or it is not known.
-        percent: Whether a percent sign follows.
-    """
-
-    text: str
-    kind: str
-    unit: str = ""
-    percent: bool = False
-
-    @cached_property
-    def number(self) -> WrittenNumber | None:
-        """The answer as one number, with its percent sign; None if it is something else."""
-        return parse_number(self.text + (r"\%" if self.percent else ""))
+def _mixed(match: re.Match[str]) -> str:
+    """The mixed number 11 5/6; 4 10/3 is none."""
+    return rf"{match[1]}\frac{{{match[2]}}}{{{match[3]}}}" if int(match[2]) < int(match[3]) else match[0]
 
 
-@lru_cache(maxsize=4096)  # the completions of a group share one reference
-def read_answer(text: str) -> Answer:
-    r"""Normalize an answer of at most `MAX_ANSWER_CHARS` characters to one spelling."""
-    text = _unwrap(text.translate(_SIGNS_TABLE))
-    text = _NAME.sub(lambda name: "\\" + _ALIASES.get(name[1], name[1]), text)
+@lru_cache(maxsize=4096)
+def spell(text: str) -> str:
+    r"""One spelling of LaTeX of at most `MAX_ANSWER_CHARS` characters, without what encloses the whole."""
+    text = re.sub("[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹ⁿ]+", lambda match: f"^{{{match[0].translate(_RAISED)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: f"_{{{match[0].translate(_LOWERED)}}}", text)
+    text = re.sub(r"(?<=[0-9])\.{3,}", r"\\ldots ", text)  # before a full stop at the end is left out
+    text = unwrap(text.translate(_SIGNS_TABLE))
+    text = _NAME.sub(lambda name: _ALIASES.get(name[1], name[0]), text)
+    text = _inline(text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
-    time = _TIME.fullmatch(re.sub(r"\\text|[\s{}.]", "", text.casefold()))
-    if time:
-        return Answer(f"{int(time[1])}{time[2]}{time[3] or ''}", "time")
-    text, unit = _split_unit(_unwrap(text))
-    if _CURRENCY.match(text) and not unit:
-        unit = "dollar"
-    text = _unwrap(_approximated(_CURRENCY.sub("", text)))
-    percent = text.endswith(r"\%")
-    text = _spaces(_braced_arguments(_unwrap(text.removesuffix(r"\%"))))
-    plain = _TEXT_GROUP.sub(r"\1", text).strip()
-    based = _BASED.fullmatch(plain)
-    if based:
-        base = based[3] or based[4]
-        digits = f"{based[1].replace('+', '')}{based[2].upper()}"
-        return Answer(digits, "formula") if base == "10" else Answer(f"{digits}_{base}", "based")
-    words = _as_words(text)
-    if words is not None:
-        return Answer(words, "words")
-    return Answer(text, "formula", unit, percent)
+    return unwrap(_braced_roots(text))
 
 
 _ENCLOSING = (("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), (r"\boxed{", "}"), (r"\fbox{", "}"), ("{", "}"))
+_INLINE = re.compile(r"(?<!\\)\$([^$]*)(?<!\\)\$")
 
 
-def _unwrap(text: str) -> str:
+def _inline(text: str) -> str:
+    r"""The text without the dollars around formulas in it, as in `$5$ cm`; a currency sign stands alone."""
+    dollars = len(re.findall(r"(?<!\\)\$", text))
+    return _INLINE.sub(r" \1 ", text) if dollars and dollars % 2 == 0 else text
+
+
+def unwrap(text: str) -> str:
     r"""Strip what encloses the whole: white space, dollars, braces, `\(`, `\[`, `\boxed`, a final full stop."""
     while True:
-        text = text.strip()
-        if not text.endswith("\\"):
-            text = text.rstrip(".,;").strip()
+        before = text
+        text = re.sub(r"(?:(?<!\\)[.,;\s]|\\[\\,;:! ]|\\q?quad|\\$)+$", "", text)
+        text = re.sub(r"^(?:\s|\\[,;:! ]|\\q?quad(?![A-Za-z]))+", "", text)
         inner = next((inner for pair in _ENCLOSING if (inner := _inside(text, *pair)) is not None), None)
-        if inner is None:
+        text = text if inner is None else inner
+        if text == before:
             return text
-        text = inner
 
 
 def _inside(text: str, opening: str, closing: str) -> str | None:
@@ -152,39 +176,35 @@ def _inside(text: str, opening: str, closing: str) -> str | None:
     inner = text[len(opening) : len(text) - len(closing)]
     if text != opening + inner + closing or inner.endswith("\\"):
         return None
-    alone = _balanced(inner) if closing == "}" else closing not in inner
+    alone = balanced(inner) if closing == "}" else closing not in inner.replace(r"\$", "")
     return inner if alone else None
 
 
-def _balanced(text: str) -> bool:
+def balanced(text: str) -> bool:
     """Whether all braces are matched."""
     return _group_end(f"{{{text}}}") == len(text) + 2
 
 
-def _split_unit(text: str) -> tuple[str, str]:
-    """Split off the unit; returns the rest, and the unit in one spelling if it is known."""
-    match = _TEXT_UNIT.search(text)
-    if not match:
-        match = _BARE_UNIT.search(text)
-        if not match or match[1].casefold() not in _UNIT_WORDS:
-            return text, ""
-    rest = text[: match.start()].rstrip()
-    if not re.search(r"[0-9]", rest) or rest[-1] in "+-*/^_=,(":
-        return text, ""
-    words = match[1].casefold().replace(".", " ").split()
-    power = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}.get(words[0], "") if words else ""
-    name = _UNIT_WORDS.get(" ".join(words[1:] if power else words), "")
-    power = power or re.sub(r"[\s{}]", "", match[2] or "")
-    return rest, f"{name}{power}" if name else ""
+def _braced_roots(text: str) -> str:
+    r"""Spell `\sqrt(x+1)` as `\sqrt{x+1}`."""
+    head, *parts = re.split(r"\\sqrt\s*(?=\()", text)
+    for part in parts:
+        end = closing(part)
+        head += rf"\sqrt{{{part[1 : end - 1]}}}{part[end:]}" if end else rf"\sqrt{part}"
+    return head
 
 
-def _approximated(text: str) -> str:
-    r"""The exact side of `a \approx b`, or the text after a leading `\approx`."""
-    left, sign, right = text.partition(r"\approx")
-    return left if left.strip() or not sign else right
+def closing(text: str) -> int:
+    """End of the round brackets that a text begins with; 0 if they are not closed."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return position + 1
+    return 0
 
 
-def _braced_arguments(text: str) -> str:
+def braced_arguments(text: str) -> str:
     r"""Put braces around the arguments that TeX reads for `\frac` and `\sqrt`, as in `\frac 59` and `\sqrt3`."""
     for command, arguments in ((r"\frac", 2), (r"\sqrt", 1)):
         head, *parts = re.split(rf"{re.escape(command)}(?![A-Za-z])", text)
@@ -221,30 +241,17 @@ def _group_end(text: str) -> int:
     return 0
 
 
-def _spaces(text: str) -> str:
-    """Remove spaces, except between two letters or digits, and where they tell the list 1, 234 from 1,234."""
-    text = re.sub(r"(?<=[0-9]),\s+(?=[0-9]{3}(?![0-9]))", ", ", text.strip())
-    return re.sub(r"(?<![A-Za-z0-9,])\s+|(?<=,)\s+(?![0-9]{3}(?![0-9]))|\s+(?![A-Za-z0-9])", "", " ".join(text.split()))
-
-
-def _as_words(text: str) -> str | None:
-    r"""The words of a name or choice (\text{...}, (A), CD, Monday); None for others, such as products of variables."""
-    plain = _TEXT_GROUP.sub(r"\1", text).strip("() .,")
-    if not (_PHRASE if r"\text" in text else _WORDS).fullmatch(plain):
-        return None
-    letters = sum(character.isalpha() for character in plain)
-    if r"\text" not in text and letters < 4 and plain == plain.lower():
-        return None
-    parts = [" ".join(part.strip("() .").casefold().split()) for part in plain.split(",")]
-    # Several choices are a set; several names may be an order.
-    return ",".join(sorted(parts) if all(len(part) == 1 for part in parts) else parts)
+def compact(text: str) -> str:
+    """The text without spaces, except between two letters or digits."""
+    return re.sub(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])", "", " ".join(text.split()))
 
 
 # The commands the parser may be given. Letters are variables; no command here computes, loops or names a function.
 _COMMAND_NAMES = r"""
-    { } \ | frac sqrt binom cdot times div pm leq geq neq lt gt in cup cap emptyset mathbb begin end
-    lfloor rfloor lceil rceil lvert rvert vert sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp
-    pi infty theta alpha beta delta epsilon lambda mu omega phi psi rho sigma tau
+    { } \ | frac sqrt binom cdot times div pmatrix begin end infty lfloor rfloor lceil rceil sin cos tan sec csc cot
+    arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh sinh cosh tanh log ln exp pi theta alpha beta
+    delta epsilon zeta eta iota kappa lambda mu nu xi phi psi rho sigma tau upsilon chi omega gamma Gamma Delta Theta
+    Lambda Xi Sigma Phi Psi Omega degree ldots vec overline
 """
 _COMMANDS: Final = frozenset(_COMMAND_NAMES.split())
 _COMMAND = re.compile(r"\\([A-Za-z]+|.|$)", re.DOTALL)
@@ -258,7 +265,7 @@ _UNREAD: Final = tuple(
             "it holds an environment, a root or an index that is not read",
         ),
         (
-            r"[0-9] [0-9]|[0-9]{301}|[0-9]\.[0-9]+\.|!\s*!|\^\s*\{?[^{}^]*[0-9]{7}",
+            r"[0-9] [0-9]|[0-9]{1001}|[0-9]\.[0-9]+\.|!\s*!|\^\s*\{?[^{}^]*[0-9]{7}",
             "it holds a number that is not read",
         ),
     )
@@ -267,8 +274,6 @@ _NESTED_EXPONENT = re.compile(r"(?<![0-9])[0-9A-Za-z]\^(?:[0-9A-Za-z](?![0-9])|\
 _MAX_DEPTH = 12
 _CELL_END = re.compile(r"&|\\\\")
 _MAX_CELLS = 64
-_CONNECTIVE = re.compile(r"[=<>|]|\\(?:cup|cap|leq|geq|neq|lt|gt|pm|in)(?![A-Za-z])")
-_MAX_CONNECTIVES = 12
 
 
 def refusal(text: str) -> str | None:
@@ -281,10 +286,9 @@ def refusal(text: str) -> str | None:
             return reason
     if r"\binom" in text and re.search(r"[0-9]{5}|[\^!]", text):
         return "it holds a binomial coefficient of large numbers"
-    connectives, cells = len(_CONNECTIVE.findall(text)), len(_CELL_END.findall(text))
-    if len(text) > MAX_FORMULA_CHARS or connectives > _MAX_CONNECTIVES or cells > _MAX_CELLS:
+    if len(text) > MAX_FORMULA_CHARS or len(_CELL_END.findall(text)) > _MAX_CELLS:
         return "it is too long a formula"
-    if not _balanced(text):
+    if not balanced(text):
         return "its braces are not balanced"
     if max(accumulate((char in "{([") - (char in "})]") for char in text), default=0) > _MAX_DEPTH:
         return f"it is nested deeper than {_MAX_DEPTH}"
@@ -304,19 +308,43 @@ def _is_tower(text: str) -> bool:
 _DECIMAL = re.compile(r"(\^?)(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9.])")
 _JUXTAPOSED = re.compile(r"(?<=[0-9)])(?=\()|(?<=[0-9])(?=\\binom|\{|e\^)|(?<=\))(?=[0-9])")
 _MIXED = re.compile(r"(?<=[0-9])(?=\\frac\{([0-9]+)\}\{([0-9]+)\})")
-_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+_INDEXED = re.compile(r"\\[A-Za-z]+|([A-Za-z])_(?:\{([0-9A-Za-z,]{1,8})\}|([0-9A-Za-z]))")
+_RESERVED = re.compile(r"\\(gamma|Gamma|ldots)(?![A-Za-z])")
+_PRIME = re.compile(r"([A-Za-z])('{1,3})")
+_ANGLE = re.compile(
+    r"([0-9]+(?:\.[0-9]+)?|\\frac\{[0-9]+\}\{[0-9]+\}|(?<![A-Za-z])\\?[A-Za-z]+)\s*\\degree(?![A-Za-z])"
+)
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
 
-def parser_spelling(text: str) -> str:
-    r"""The formula in a spelling that the parser reads without mistakes.
+def parser_spelling(text: str) -> str | None:
+    r"""The formula in a spelling that the parser reads without mistakes; None if there is none.
 
     Otherwise the parser rounds decimals, adds where `2(3)`, `2\binom{3}{1}` or `2\frac{7}{3}` multiply (only
-    `2\frac{1}{3}` is a mixed number), and takes i for a variable.
+    `2\frac{1}{3}` is a mixed number), takes i for a variable, `\gamma` for a constant, and leaves out primes and
+    degree signs. It does not read indices of e, E and i.
     """
+    if _TRIGONOMETRIC.search(text):
+        text = _ANGLE.sub(r"{(\1\\cdot\\frac{\\pi}{180})}", text)
+    text = text.replace(r"\degree", "") if not _TRIGONOMETRIC.search(text) else text
+    if r"\degree" in text:
+        return None
+    text = _INDEXED.sub(_indexed, text)
+    text = _PRIME.sub(lambda match: rf"\xi_{{{match[1]}p{len(match[2])}}}", text)
+    text = _RESERVED.sub(r"\\xi_{\1}", text)
+    text = re.sub(r"\\overline\{([A-Za-z]{1,3})\}|\\vec\{?([A-Za-z]{1,2})\}?", r"\\xi_{v\1\2}", text)
+    if "'" in text:
+        return None
     text = _DECIMAL.sub(_as_fraction, text)
     text = _MIXED.sub(lambda match: "" if int(match[1]) < int(match[2]) else r"\cdot ", text)
     text = _JUXTAPOSED.sub(r"\\cdot ", text)
-    return _IMAGINARY.sub("I", text)
+    return re.sub(r"(?<![A-Za-z\\_])(?<!_\{)i(?![A-Za-z_])", "I", text)
+
+
+def _indexed(match: re.Match[str]) -> str:
+    """A letter with an index as one symbol; a command as it is."""
+    index = (match[2] or match[3] or "").replace(",", "v")
+    return rf"\xi_{{{match[1]}u{index}}}" if index else match[0]
 
 
 def _as_fraction(match: re.Match[str]) -> str:

@@ -2,30 +2,43 @@
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any, Literal
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import AnswerVerifier, Verdict, visible_answer
-from asymgrpo_app.rewards.extraction import last_boxed, last_formula
-from asymgrpo_app.rewards.latex import MAX_ANSWER_CHARS, Answer, read_answer, refusal
-from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
+from asymgrpo_app.rewards.extraction import has_box, last_boxed, last_formula
+from asymgrpo_app.rewards.latex import MAX_ANSWER_CHARS, refusal
+from asymgrpo_app.rewards.structure import (
+    Answer,
+    Congruence,
+    Items,
+    Leaf,
+    Node,
+    Operation,
+    Relation,
+    is_name,
+    read_answer,
+    read_choice,
+    read_ratio,
+)
 
-_SEVERAL = re.compile(r",|;|\\cup|\\infty|\\begin|\\leq|\\geq|[<>]")
+_WHOLE_SETS = frozenset(rf"\mathbb{{{name}}}" for name in "NZQRC") | {r"\emptyset"}
+_DIGITS = re.compile(r"[0-9]{1,100}")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class MathVerifier(AnswerVerifier):
     r"""Accepts an answer that equals `row["answer"]` in value, whatever its form; both may be LaTeX.
 
-    Numbers, times, numbers with a base, names and choices are compared by rules of our own, everything else (roots,
-    sets, intervals, tuples, matrices, equations, formulas) by the library math-verify. The answer is looked for at the
-    end of the completion; without one the status is `no_answer`. An answer that is too long, nested too deeply, too
-    large to work out, or that holds anything but mathematics is never given to the library: it is right only if it is
+    Numbers, units, lists, intervals, equations, names and choices are compared by rules of our own, formulas by their
+    values. The answer is looked for at the end of the completion; without one the status is `no_answer`. An answer that
+    is too long, nested too deeply, too large to work out, or that holds anything but mathematics is right only if it is
     spelled like the reference, otherwise wrong, with the status `ok`.
 
     Args:
-        extract: Where the answer stands: `boxed`, the last complete \boxed{}; `boxed_or_last`, or if there is none the
-            last number or formula.
+        extract: Where the answer stands: `boxed`, the last complete \boxed{}, the strict choice for training;
+            `boxed_or_last`, or if there is none the last number or formula.
     """
 
     def __init__(self, extract: Literal["boxed", "boxed_or_last"] = "boxed_or_last") -> None:
@@ -44,7 +57,7 @@ class MathVerifier(AnswerVerifier):
 
     def find_answer(self, completion: str, row: Mapping[str, Any]) -> str | None:
         given = last_boxed(completion)
-        if given is None and self.extract == "boxed_or_last":
+        if not given and self.extract == "boxed_or_last" and not has_box(completion):
             given = last_formula(completion)
         return None if given is None else given.strip() or None
 
@@ -54,7 +67,22 @@ class MathVerifier(AnswerVerifier):
             return True
         if any(len(answer) > MAX_ANSWER_CHARS or _UNPRINTABLE.search(answer) for answer in (first, second)):
             return False
-        return _equal(read_answer(first), read_answer(second))
+        reference, given = read_answer(first), read_answer(second)
+        if (
+            reference.kind == "words"
+            and re.fullmatch("[a-z]", reference.text)
+            and read_choice(second) == reference.text
+        ):
+            return True
+        ratio = read_ratio(first) if ":" in first and reference.kind != "time" else None
+        if ratio is not None:
+            terms = read_ratio(second) or ()
+            if len(ratio) == 2 and not terms:
+                return bool(ratio[1]) and _equal(_formula_of(ratio[0] / ratio[1]), given)
+            return len(terms) == len(ratio) and all(
+                a * terms[0] == b * ratio[0] for a, b in zip(ratio, terms, strict=True)
+            )
+        return _equal(reference, given)
 
     def check_row(self, row: Mapping[str, Any]) -> None:
         """Check that the reference can be read.
@@ -70,51 +98,68 @@ class MathVerifier(AnswerVerifier):
         read = read_answer(answer)
         if not read.text:
             raise ValueError(f'"answer" is {answer!r}, which holds no answer')
-        if read.kind != "formula" or parse_number(read.text):
-            return
-        from asymgrpo_app.rewards.formulas import parse_formula
-
-        reason = refusal(read.text)
-        if reason or parse_formula(read.text) is None:
-            why = f": {reason}" if reason else ""
+        if read.kind == "formula" and not read_ratio(answer) and (read.node is None or not _can_be_read(read.node)):
+            why = f": {reason}" if (reason := refusal(read.text)) else ""
             raise ValueError(f'"answer" is {answer!r}, which cannot be read as mathematics or as words{why}')
+        self._check_tells_apart(answer)
+
+    def _check_tells_apart(self, answer: str) -> None:
+        """Check that the reference is right when given back, written plainly and in a box, and others are not.
+
+        Raises:
+            ValueError: It is not, or the same answer with other numbers in it is right, too.
+        """
+        if not (self.equal_answers(answer, rf"\boxed{{{answer}}}") and self.equal_answers(answer, f"{answer}\n")):
+            raise ValueError(f'"answer" is {answer!r}, which is not right when it is given back')
+        misses = {answer[: n.start()] + str(int(n[0]) + 1) + answer[n.end() :] for n in _DIGITS.finditer(answer[:200])}
+        if misses and all(self.equal_answers(answer, miss) for miss in sorted(misses)[:8]):
+            raise ValueError(f'"answer" is {answer!r}, which is not told from {min(misses)!r}')
 
 
 def _equal(reference: Answer, given: Answer) -> bool:
+    if reference.condition and given.condition and reference.condition != given.condition:
+        return False
+    if reference.kind == "words" and reference.node is not None and len(set(reference.text)) == len(reference.text):
+        return _equal_letters(reference, given)
+    if reference.node is None or given.node is None or "words" in (reference.kind, given.kind):
+        return _equal_spelled(reference, given)
+    if reference.text == given.text:
+        return True
+    from asymgrpo_app.rewards.compare import equal_nodes  # sympy takes its time, and most verifiers do without it
+
+    return equal_nodes(reference.node, given.node)
+
+
+def _formula_of(value: Fraction) -> Answer:
+    return read_answer(f"{value.numerator}/{value.denominator}")
+
+
+def _equal_letters(reference: Answer, given: Answer) -> bool:
+    r"""Whether the given answer is the product or the choices that two or three capital letters may be: RC, AC."""
+    if given.kind == "words" and given.node is None and " " not in given.text:
+        return given.text in (reference.text, ",".join(sorted(reference.text)))
+    return sorted(reference.text) == sorted(given.text.casefold().replace(r"\cdot", "").replace(" ", ""))
+
+
+def _equal_spelled(reference: Answer, given: Answer) -> bool:
     if "words" in (reference.kind, given.kind):
         return bool(given.text) and reference.text.casefold() == given.text.casefold()
     if reference.kind != given.kind:
         return False
-    if reference.kind != "formula":
-        # 2:30 pm answers a question whose reference is 2:30, but not the other way round.
-        return given.text == reference.text or (given.kind == "time" and given.text[:-2] == reference.text)
-    if reference.unit and given.unit and reference.unit != given.unit:
-        return False
-    if reference.text == given.text:
-        return bool(given.text)
-    left, right = reference.number, given.number
-    if left and right:
-        return _equal_numbers(left, right)
-    differ = _differ_in_shape(reference, given, one_is_number=bool(left or right))
-    if differ or refusal(given.text) or refusal(reference.text):
-        return False
-    from asymgrpo_app.rewards.formulas import equal_formulas  # sympy takes its time, and most verifiers do without it
-
-    return equal_formulas(reference, given)
+    # 2:30 pm answers a question whose reference is 2:30, but not the other way round.
+    return bool(given.text) and (
+        given.text == reference.text or (given.kind == "time" and given.text[:-2] == reference.text)
+    )
 
 
-def _differ_in_shape(reference: Answer, given: Answer, *, one_is_number: bool) -> bool:
-    """Whether the spelling alone shows that two formulas differ: a set and a pair, a number and a list, a matrix."""
-    texts = (reference.text, given.text)
-    braces = [text.startswith(r"\{") for text in texts]
-    if braces[0] != braces[1] and any(text.startswith("(") and text.endswith(")") for text in texts):
-        return True
-    if one_is_number and any(_SEVERAL.search(text) for text in texts if not parse_number(text)):
-        return True
-    return (r"\begin" in reference.text) != (r"\begin" in given.text)
+def _can_be_read(node: Node) -> bool:
+    """Whether every formula in an answer can be worked with."""
+    from asymgrpo_app.rewards.formulas import parse_formula
 
-
-def _equal_numbers(left: WrittenNumber, right: WrittenNumber) -> bool:
-    if left.percent != right.percent:
-        return not set(left.candidates()).isdisjoint(right.candidates())
-    return left.value == right.value or left.rounds(right.value) or right.rounds(left.value)
+    if isinstance(node, Leaf):
+        return node.number is not None or parse_formula(node.text) is not None or node.text in _WHOLE_SETS
+    if isinstance(node, Congruence):
+        return all(map(_can_be_read, node.residues))
+    if isinstance(node, Relation):
+        return all(_can_be_read(part) for part in node.parts if not (isinstance(part, Leaf) and is_name(part.text)))
+    return not isinstance(node, Items | Operation) or all(map(_can_be_read, node.parts))

@@ -14,7 +14,10 @@ MIN_ROUNDED_DIGITS: Final = 6
 
 # [0-9] and not \d: \d also matches other scripts' digits. A number that a letter or another digit stands directly
 # before belongs to a word (x2, GPT4) or to a number that could not be read.
-_PLAIN = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+_PLAIN = (
+    r"(?:[0-9]{1,3}(?: [0-9]{3}){2,}(?![0-9])"
+    r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+)
 _POWER = (
     r"(?:[eE][-+]?[0-9]+(?![0-9A-Za-z])|\s?(?:\\times|\\cdot|×|\*)\s?10\s?\^\s?(?:\{\s?[-+]?[0-9]+\s?\}|[-+]?[0-9]+))"
 )
@@ -23,11 +26,15 @@ _FRACTION = (
     r"(?:(?P<whole>[0-9]{1,9})\s?)?"
     rf"\\[dtc]?frac\s?\{{\s?(?P<top>[-+]?{_PLAIN})\s?\}}\s?\{{\s?(?P<bottom>{_PLAIN})\s?\}}"
 )
+_RAISED = (
+    r"(?P<base>[0-9]{1,1000})\s?\^\s?"
+    r"(?:\{\s?(?P<braced>[-+]?[0-9]{1,4})\s?\}|(?P<exponent>[0-9]{1,4}))(?![0-9^])"
+)
 _SLASH = rf"(?P<left>{_SCALED})\s?/\s?(?P<right>[-+]?{_SCALED})"
 # In `5-3` and `5 - 3` the last number is 3, in `is -3` and `= - 3` it is -3.
 _SIGN = r"(?P<sign>(?<![0-9A-Za-z)\]}.])(?:[-+−]|(?<![0-9)\]}] )[-+−]\s))?"
 NUMBER: Final = re.compile(
-    rf"(?<![0-9A-Za-z_.]){_SIGN}(?:{_FRACTION}|{_SLASH}|(?P<scaled>{_SCALED}))(?P<percent>\s?\\?%)?"
+    rf"(?<![0-9A-Za-z_.]){_SIGN}(?:{_FRACTION}|{_RAISED}|{_SLASH}|(?P<scaled>{_SCALED}))(?P<percent>\s?\\?%)?"
 )
 _POWER_START = re.compile(r"[eE]|\\times|\\cdot|×|\*")
 
@@ -81,6 +88,19 @@ def parse_number(text: str) -> WrittenNumber | None:
     )
 
 
+def equal_written(reference: WrittenNumber, given: WrittenNumber) -> bool:
+    """Whether two numbers are equal, one is a decimal to which the other is rounded, or a percent sign is left out.
+
+    5% is right for 0.05, and for 5, which then counts per cent; 0.05% is not right for 0.05.
+    """
+    if reference.percent == given.percent:
+        value, other = reference.value, given.value
+        return value == other or reference.rounds(other) or given.rounds(value)
+    if reference.percent:
+        return given.value in reference.candidates()
+    return given.value / 100 == reference.value or (given.value == reference.value and abs(given.value) > 1)
+
+
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The last match of a pattern that is searched for from the left, or None."""
     last = None
@@ -89,13 +109,24 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
+_JOINED = re.compile(r"[0-9)\]}]\s?(?:\\(?:times|cdot|div)|[-+*/^:×÷·−])\s?[-+]?$|[{_^√]\s?$|\\[A-Za-z]+\s?$")
+
+
 def last_number(text: str) -> str | None:
-    """The last number in a text as it is written, or None. Takes time linear in the length of any realistic text."""
+    """The last number in a text as it is written; None if there is none, or if it is a part of an expression.
+
+    30 is not the number in `10:30`, nor 5 in `3 + 5`. Takes time linear in the length of any realistic text.
+    """
     last = last_match(NUMBER, text)
-    return None if last is None else last[0]
+    return None if last is None or _JOINED.search(text[max(0, last.start() - 40) : last.start()]) else last[0]
 
 
 def _magnitude(match: re.Match[str]) -> Fraction:
+    if match["base"]:
+        base, power = int(match["base"]), int(match["braced"] or match["exponent"])
+        if len(match["base"]) * abs(power) > MAX_DIGITS:
+            raise OverflowError
+        return Fraction(base) ** power
     if match["left"]:
         return _scaled(match["left"]) / _scaled(match["right"])
     if not match["top"]:
@@ -113,7 +144,7 @@ def _scaled(text: str) -> Fraction:
         OverflowError: The power of ten is beyond `MAX_EXPONENT`.
     """
     digits, *scale = _POWER_START.split(text, maxsplit=1)
-    value = Fraction(digits.strip().replace(",", ""))
+    value = Fraction(digits.strip().replace(",", "").replace(" ", ""))
     if not scale:
         return value
     power = int(scale[0].rpartition("^")[2].strip("{} "))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards.base import AnswerVerifier, Verdict
-from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, after_thinking, last_boxed
+from asymgrpo_app.rewards.extraction import FORMULA_TAIL_CHARS, after_thinking, has_box, last_boxed
 from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number, parse_number
 
 # Text allowed around the number in a box: a currency sign, `x =`, a unit of at least two letters.
@@ -58,7 +58,9 @@ class NumericMatch(AnswerVerifier):
         box = None if self.extract == "last" else last_boxed(completion)
         if box is not None:
             return _only_number(box)
-        return None if self.extract == "boxed" else last_number(after_thinking(completion)[-FORMULA_TAIL_CHARS:])
+        if self.extract == "boxed" or (self.extract != "last" and has_box(completion)):
+            return None
+        return last_number(_spelled(after_thinking(completion)[-FORMULA_TAIL_CHARS:]))
 
     def equal_answers(self, first: str, second: str) -> bool:
         return first == second or self._equal(parse_number(first), parse_number(second))
@@ -77,7 +79,11 @@ class NumericMatch(AnswerVerifier):
             return False
         if given.percent == reference.percent:
             return self._close(given.value, reference.value)
-        return any(self._close(left, right) for left in given.candidates() for right in reference.candidates())
+        if reference.percent:
+            return any(self._close(given.value, value) for value in reference.candidates())
+        # 0.05% is not right for 0.05, where nobody counts per cent
+        per_cent = abs(given.value) > 1 and self._close(given.value, reference.value)
+        return per_cent or self._close(given.value / 100, reference.value)
 
     def _close(self, given: Fraction, reference: Fraction) -> bool:
         allowed = max(Fraction(self.abs_tolerance), Fraction(self.rel_tolerance) * abs(reference))
@@ -90,11 +96,19 @@ def _reference(row: Mapping[str, Any]) -> WrittenNumber | None:
     return parse_number(written) if written else None
 
 
+_FRACTIONS = {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}"}
+_FRACTION_TABLE = str.maketrans(_FRACTIONS)
+
+
+def _spelled(text: str) -> str:
+    return text.translate(_FRACTION_TABLE)
+
+
 def _only_number(text: str) -> str | None:
     """The number in a text that holds nothing else but white space, a name and `=` before it and a unit after it."""
     if len(text) > 2 * MAX_DIGITS:
         return None
-    text = _SPACING.sub(lambda match: " " if match[0].isspace() else "", text)
+    text = _SPACING.sub(lambda match: " " if match[0].isspace() else "", _spelled(text))
     text = _DECORATION.sub("", text).replace("{,}", ",").strip().rstrip(".").strip()
     text = _NAMED.sub("", text)
     written = last_number(text)

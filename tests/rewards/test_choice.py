@@ -31,6 +31,10 @@ NO_ANSWER = Verdict(correct=False, status=Status.NO_ANSWER)
         "First A, then B.\nSo C.",
         "(c)",
         "(C) Paris",
+        "c",
+        "c) Paris",
+        "The correct answer is c.",
+        "It is not hard to see that it is C",
         "C: Paris",
         "A cat would say C",  # A is a word here
     ],
@@ -45,7 +49,6 @@ def test_the_chosen_letter_is_right(completion: str) -> None:
     [
         "",
         " \n",
-        "c",
         "Canada",
         "none of them",
         "A or C",
@@ -117,7 +120,16 @@ def test_runs_in_the_training_process_and_travels() -> None:
 
 @pytest.mark.parametrize(
     "completion",
-    ["The answer is not C.", "The answer isn't C.", "It cannot be C", r"\boxed{\text{not C}}", "Neither C", "Not (C)"],
+    [
+        "The answer is not C.",
+        "The answer isn't C.",
+        "It cannot be C",
+        r"\boxed{\text{not C}}",
+        "Neither C",
+        "Not (C)",
+        "C is wrong.",
+        "C can't be it.",
+    ],
 )
 def test_a_letter_that_is_ruled_out_is_not_chosen(completion: str) -> None:
     assert MultipleChoice().find_answer(completion, {"answer": "C"}) is None

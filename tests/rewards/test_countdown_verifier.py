@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.rewards import CountdownVerifier, Status, Verdict
 from asymgrpo_app.rewards.countdown import MAX_EXPRESSION_CHARS, parse_expression
 
@@ -173,3 +174,41 @@ def test_check_row_accepts_what_can_be_judged() -> None:
 def test_check_row_names_the_field_at_fault(row: dict[str, object], field: str) -> None:
     with pytest.raises(ValueError, match=f'"{field}"'):
         CountdownVerifier().check_row(row)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3+5+2+7",
+        "3+5+2+7 = 17",
+        "(3+5)+[2+7]",
+        "<think>3</think> <answer>3 + 5 + 2 + 7</answer>",
+        r"So \boxed{3+5+2+7}.",
+        r"$3 \times 5 + {7} − 2 = 20$",
+    ],
+)
+def test_usual_forms(text: str) -> None:
+    verdict = CountdownVerifier(forms="usual").verify(text, ROW | {"target": 20 if "times" in text else 17})
+    assert verdict == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("3+5+2+7 = 18", NO_ANSWER),  # its result is wrong
+        ("17 = 3+5+2+7", NO_ANSWER),
+        ("3+5+2+7 = 17 = 17", NO_ANSWER),
+        ("3+5+9", WRONG),
+        ("3/0+5+2+7", NO_ANSWER),
+        ("<answer>3+5+9</answer>", WRONG),
+        ("3**5+2+7", NO_ANSWER),
+        ("(" * 300, NO_ANSWER),
+    ],
+)
+def test_usual_forms_that_are_not_right(text: str, verdict: Verdict) -> None:
+    assert CountdownVerifier(forms="usual").verify(text, ROW) == verdict
+
+
+def test_unknown_forms() -> None:
+    with pytest.raises(UserError, match='forms must be "exact" or "usual", not \'any\''):
+        CountdownVerifier(forms="any")  # type: ignore[arg-type]

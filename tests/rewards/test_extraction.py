@@ -19,7 +19,7 @@ from asymgrpo_app.rewards.extraction import TAIL_CHARS, last_boxed, last_formula
         (r"\boxed{1} and \boxed{2}", "1, 2"),
         (r"$\boxed{1}$, $\boxed{2}$ or $\boxed{3}$", "1, 2, 3"),
         (r"\boxed{5}, \boxed{5}", "5"),
-        (r"\boxed{5}. And \boxed{6} unfinished \boxed{7", "6"),
+        (r"\boxed{5}. And \boxed{6} unfinished \boxed{7", None),
         (r"\boxed{\boxed{5}}", r"\boxed{5}"),
         ("}}}\\boxed{3}{", "3"),
         (r"\boxed{7" + " ", None),

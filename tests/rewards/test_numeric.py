@@ -35,8 +35,10 @@ NO_ANSWER = Verdict(correct=False, status=Status.NO_ANSWER)
         ("50%", "0.5"),
         ("50", "50%"),
         ("\u22127", "-7"),
-        ("7 - 2", "2"),
-        ("7-2", "2"),
+        ("2^3", "8"),
+        (r"\boxed{2^{3}}", "8"),
+        ("1 234 567", "1234567"),
+        ("3½", "3.5"),
         ("x = - 2", "-2"),
         ("it is -2", "-2"),
     ],
@@ -49,7 +51,16 @@ def test_the_same_number_is_right(completion: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("completion", "answer"),
-    [("6", "5"), ("-5", "5"), ("5.000001", "5"), ("50%", "5"), ("500%", "50%"), ("0.333", "1/3")],
+    [
+        ("6", "5"),
+        ("-5", "5"),
+        ("5.000001", "5"),
+        ("50%", "5"),
+        ("500%", "50%"),
+        ("0.333", "1/3"),
+        ("0.05%", "0.05"),
+        ("2^5", "5"),
+    ],
 )
 def test_another_number_is_wrong(completion: str, answer: str) -> None:
     assert NumericMatch().verify(completion, {"answer": answer}) == WRONG
@@ -71,6 +82,10 @@ def test_another_number_is_wrong(completion: str, answer: str) -> None:
         r"\boxed{3, 4}",
         r"\boxed{5 5}",
         r"\boxed{five} 5",
+        "7 - 5",
+        "2^3 + 5",
+        "10:5",
+        r"\sqrt{5}",
         "\u0665",
     ],
 )
