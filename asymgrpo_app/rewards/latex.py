@@ -111,7 +111,8 @@ _SPELLINGS: Final = tuple(
         ),
         (r"(?<![0-9])([0-9]*)\.([0-9]*?)([0-9]{1,12}?)\3{2,}(?:\.\.\.|\\ldots)", _repeating),
         (r"(?<=[0-9])\.(?=\s*/)", ""),  # -1./3
-        (rf"\{{({_GROUP})\\over(?![A-Za-z])({_GROUP})\}}", r"\\frac{\1}{\2}"),
+        (rf"\{{({_GROUP})\\over(?![A-Za-z])({_GROUP})\}}", lambda match: _over(match)),
+        (rf"\A({_GROUP})\\over(?![A-Za-z])({_GROUP})\Z", lambda match: _over(match)),
         (r"(?<![0-9.,/^_])([0-9]{1,9})\s+([0-9]{1,9})/([0-9]{1,9})(?![0-9])", lambda match: _mixed(match)),
         (rf"\\({_FUNCTION})\s*\^\s*([0-9])", r"\\\1^{\2}"),
         (r"√\s*([0-9]+(?:\.[0-9]+)?)", r"\\sqrt{\1}"),
@@ -128,6 +129,11 @@ def _repeating_span(match: re.Match[str]) -> str:
     fixed = match[1] + match[2] or "0"
     top = int(fixed + period) - int(fixed)
     return rf"\frac{{{top}}}{{{(10 ** len(period) - 1) * 10 ** len(match[2])}}}"
+
+
+def _over(match: re.Match[str]) -> str:
+    r"""The fraction that TeX's own command writes, `{1\over 2}`."""
+    return rf"\frac{{{match[1].strip()}}}{{{match[2].strip()}}}"
 
 
 def _mixed(match: re.Match[str]) -> str:
@@ -205,8 +211,8 @@ def closing(text: str) -> int:
 
 
 def braced_arguments(text: str) -> str:
-    r"""Put braces around the arguments that TeX reads for `\frac` and `\sqrt`, as in `\frac 59` and `\sqrt3`."""
-    for command, arguments in ((r"\frac", 2), (r"\sqrt", 1)):
+    r"""Put braces around the arguments that TeX reads for commands, as in `\frac 59`, `\binom52` and `\sqrt3`."""
+    for command, arguments in ((r"\frac", 2), (r"\binom", 2), (r"\sqrt", 1)):
         head, *parts = re.split(rf"{re.escape(command)}(?![A-Za-z])", text)
         text = head + "".join(command + _brace(part, arguments) for part in parts)
     return text
