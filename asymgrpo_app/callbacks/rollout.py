@@ -7,12 +7,13 @@ from functools import partial
 from itertools import product
 from math import inf
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch import Callback, Trainer
 
 from asymgrpo_app.callbacks.objects import check_objects
 from asymgrpo_app.callbacks.progress import RunProgress
+from asymgrpo_app.callbacks.second_opinion import SecondOpinionGuard
 from asymgrpo_app.datamodule import data_of
 from asymgrpo_app.errors import UserError, at_least_1, require
 from asymgrpo_app.metrics import Stopwatch
@@ -27,6 +28,7 @@ from asymgrpo_app.rollout.engine import RolloutEngine, Sampler
 from asymgrpo_app.rollout.failures import FailureCount
 from asymgrpo_app.rollout.policy_sampler import PolicySampler
 from asymgrpo_app.rollout.samplers import SamplerName, installed_sampler
+from asymgrpo_app.rollout.second_opinion import Opinions, SecondOpinion, second_opinions
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.config import ServerConfig
 from asymgrpo_app.rollout.server.engine import ServerEngine
@@ -68,6 +70,8 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
         verifier_failure: The same for a completion whose verifier timed out or failed.
         max_verifier_failures: Largest share of verifier failures among the verdicts of a step or of an evaluation;
             beyond it the run stops with an example.
+        second_opinion: A second verifier that judges a share of the accepted answers of training, and stops the run if
+            it disagrees too often; null: none.
         dynamic_sampling: Replace zero-advantage groups (all right or all wrong) by groups of fresh prompts; null: keep
             them.
         sampler: The sampler: `vllm` in this process, vLLM on a `server`, `transformers` (slow), `auto` (vllm if it is
@@ -91,6 +95,7 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
         truncated: Treatment = "wrong",
         verifier_failure: Treatment = "wrong",
         max_verifier_failures: float = 0.2,
+        second_opinion: SecondOpinion | None = None,
         dynamic_sampling: DynamicSampling | None = None,
         sampler: SamplerName | Sampler = "vllm",
         engine: VLLMEngineConfig = VLLMEngineConfig(),  # noqa: B008 (frozen)
@@ -136,6 +141,8 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
         # A new engine needs the weights, which ranks that share an engine push together.
         self._sampler = PolicySampler(self._start, canary, 0 if self._shares_engine else max_engine_restarts)
         self._failures = FailureCount()
+        self.second_opinion = second_opinion
+        self._guard = None if second_opinion is None else SecondOpinionGuard(second_opinion)
         self._warnings = DegenerateWarnings()
 
     # ---- hooks ----
@@ -163,9 +170,23 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
             batch.rollouts = RolloutBatch(list(batch.prompts), draw(batch.prompts), self.settings, *self._treatments)
             if self.dynamic_sampling is not None:
                 batch.metrics.add_all(refill(batch.rollouts, redraw, self.dynamic_sampling.max_rounds))
+            opinions = self._second_opinions(trainer, batch)
         self._sampler.prove(pl_module, Stopwatch(batch.metrics))
         self._failures.stop_above(self.max_verifier_failures, gather_objects)
+        if self._guard is not None:
+            self._guard.look_at(opinions, batch.metrics, batch.step + 1, gather_objects)
         self._warnings.look_at(batch.rollouts, batch.step + 1, gather_objects)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: AsymGRPOModule, *_: Any) -> None:
+        if self._guard is not None:
+            self._guard.keep()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._guard is None else self._guard.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._guard is not None:
+            self._guard.load_state_dict(state_dict)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._failures = FailureCount()
@@ -242,6 +263,17 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
         clock.lap("reward")
         self._failures.add(prompts, groups)
         return groups
+
+    def _second_opinions(self, trainer: Trainer, batch: PromptBatch) -> Opinions:
+        """Second opinions on this rank's part of a step; none if the run has no second verifier."""
+        if self.second_opinion is None:
+            return Opinions()
+        clock = Stopwatch(batch.metrics)
+        found = second_opinions(
+            self.second_opinion, batch.require_rollouts(), self.seed, batch.step, data_of(trainer).pool
+        )
+        clock.lap("second_opinion")
+        return found
 
     def _start(self, module: AsymGRPOModule) -> tuple[RolloutEngine, str]:
         """Start an engine with room for the longest prompt and completion of training and evaluation; and its dtype."""

@@ -38,6 +38,7 @@ LAYOUT = {
     "The rest": {
         "groups over whole epochs": ["reward/epoch_.*"],
         "verifier: no answer, timeout, error": ["reward/no_answer", "reward/timeout", "reward/error"],
+        "second opinion on accepted answers": ["second_opinion/.*"],
         "prompts left out or met before": ["data/.*"],
         "cut at the limit": ["response_length/clip_ratio"],
         "shortest and longest completion": ["response_length/min", "response_length/max"],
@@ -59,6 +60,7 @@ LAYOUT = {
             "timing_s/old_log_prob",
             "timing_s/update_weights",
             "timing_s/canary",
+            "timing_s/second_opinion",
             "timing_s/testing",
             "timing_s/save_checkpoint",
         ],

@@ -38,7 +38,10 @@ _KEYS = {
         "": ["trainer", "checkpoint", "tensorboard", "time_limit", "run_dir", "ckpt_path", "model.max_skipped_updates"],
         "data.": ["bad_rows", "verifiers.workers"],
         "model.": ["attention", "compile", "gradient_checkpointing", "lora.export", "micro_batch_tokens", "score_idle"],
-        "rollout.": ["engine", "transformers", "server", "canary", "max_engine_restarts", "max_verifier_failures"],
+        "rollout.": [
+            *("engine", "transformers", "server", "canary", "max_engine_restarts", "max_verifier_failures"),
+            "second_opinion",
+        ],
     },
 }
 _EFFECTS = {

@@ -26,6 +26,7 @@ _ALWAYS = {
 }
 _CORRECTION = ("ratio_raw_mean", "ratio_raw_max", "ratio_mean", "ratio_max", "masked")
 _DYNAMIC = ("acceptance_rate", "extra_completions", "unfilled", "rounds")
+_SECOND_OPINION = ("drawn", "refused", "failed", "disagreement", "lower_end")
 _BINS = ("p00-25", "p25-50", "p50-75", "p75-100")
 
 
@@ -58,6 +59,8 @@ def run_tags(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, s
     tags |= {f"method/{name}_{share}": False for name in ("entropy", "cov") for share in _BINS}
     if trainer.loggers and section.tensorboard.change_completions > 0:
         tags |= dict.fromkeys(("method/logprob_change_pos", "method/logprob_change_neg"), False)
+    if section.rollout.second_opinion is not None:
+        tags |= {f"second_opinion/{name}": False for name in _SECOND_OPINION} | {"timing_s/second_opinion": True}
     tags |= dict.fromkeys(_of_method(module, section.rollout), True)
     if trainer.strategy.root_device.type == "cuda":
         tags |= {"perf/max_memory_gb": True, "perf/mfu": False}

@@ -23,8 +23,8 @@ _ROWS = 4  # of each verifier
 _READ = 512  # prompts of a set, among which verifiers are looked for
 _MOST_VERIFIERS = 16  # of a source that makes them row by row
 _SOON_S = 0.001  # a timer that is set to 0 never rings
-_LONG_S = 5.0  # for one call of each, the start of the workers included
-_EMPTY, _WRONG = "", "I do not know."
+LONG_S = 5.0  # for one call of each, the start of the workers included
+EMPTY, WRONG = "", "I do not know."
 _TAKE_REFERENCE = (ExactMatch, MathVerifier, MultipleChoice, NumericMatch)
 """The verifiers whose reference is an answer, so that it is right when given back."""
 
@@ -57,20 +57,20 @@ def check_verifiers(data: PromptDataModule, *, training: bool) -> list[str]:
     """
     prompts = {f"data.validation.{name}": data.evaluation_problems(name)[:_READ] for name in data.evaluation_sets}
     if training:
-        prompts = {"data.train": _training_prompts(data)} | prompts
-    chosen = [(key, prompt) for key, found in prompts.items() for prompt in _of_each_verifier(found)]
+        prompts = {"data.train": training_prompts(data)} | prompts
+    chosen = [(key, prompt) for key, found in prompts.items() for prompt in of_each_verifier(found)]
     first = {id(prompt.verifier): (key, prompt) for key, prompt in reversed(chosen)}
     # One call of each at first: one that hangs is then waited for once, and one that takes long is called once more.
     began = time.monotonic()
-    _judged([Trial(key, prompt, _forms(prompt)[0]) for key, prompt in first.values()], data.pool)
-    texts = [(key, prompt, text) for key, prompt in chosen for text in (*_forms(prompt), _WRONG, _EMPTY)]
-    if time.monotonic() - began > _LONG_S:
-        texts = [(key, prompt, _EMPTY) for key, prompt in first.values()]
-    trials = _judged([Trial(*given) for given in texts], data.pool)
-    return _notes(trials)
+    judged_trials([Trial(key, prompt, forms(prompt)[0]) for key, prompt in first.values()], data.pool)
+    texts = [(key, prompt, text) for key, prompt in chosen for text in (*forms(prompt), WRONG, EMPTY)]
+    if time.monotonic() - began > LONG_S:
+        texts = [(key, prompt, EMPTY) for key, prompt in first.values()]
+    trials = judged_trials([Trial(*given) for given in texts], data.pool)
+    return notes_of(trials)
 
 
-def _training_prompts(data: PromptDataModule) -> list[EncodedPrompt]:
+def training_prompts(data: PromptDataModule) -> list[EncodedPrompt]:
     """Prompts of each part of the source, however small its share, and those of the first step."""
     assert data.train_source is not None
     found = list(data.training_batch(0).prompts)
@@ -80,7 +80,7 @@ def _training_prompts(data: PromptDataModule) -> list[EncodedPrompt]:
     return found
 
 
-def _of_each_verifier(prompts: Iterable[EncodedPrompt]) -> list[Prompt]:
+def of_each_verifier(prompts: Iterable[EncodedPrompt]) -> list[Prompt]:
     """A few prompts of each verifier."""
     found = defaultdict[int, list[Prompt]](list)
     for encoded in prompts:
@@ -90,15 +90,15 @@ def _of_each_verifier(prompts: Iterable[EncodedPrompt]) -> list[Prompt]:
     return [prompt for same in islice(found.values(), _MOST_VERIFIERS) for prompt in same]
 
 
-def _forms(prompt: Prompt) -> list[str]:
+def forms(prompt: Prompt) -> list[str]:
     """The reference as completions; none that says so if the row has no text for an answer."""
     answer = prompt.row.get("answer")
     if not isinstance(answer, str) or not answer.strip():
-        return [_WRONG]
+        return [WRONG]
     return [f"\\boxed{{{answer}}}", answer, f"The answer is {answer}"]
 
 
-def _judged(trials: Sequence[Trial], pool: VerifierPool) -> list[Trial]:
+def judged_trials(trials: Sequence[Trial], pool: VerifierPool) -> list[Trial]:
     """Trials with their verdicts.
 
     Raises:
@@ -179,7 +179,8 @@ def _failure(trial: Trial, verdict: Verdict) -> str:
     )
 
 
-def _notes(trials: Sequence[Trial]) -> list[str]:
+def notes_of(trials: Sequence[Trial]) -> list[str]:
+    """Warnings, one sentence each: an empty completion is right, or a reference is not."""
     found: dict[tuple[str, str], str] = {}
     of_row = defaultdict[tuple[str, int], list[Trial]](list)
     for trial in trials:
@@ -188,7 +189,7 @@ def _notes(trials: Sequence[Trial]) -> list[str]:
         prompt = same[0].prompt
         name, place = type(prompt.verifier).__name__, prompt.place or prompt.uid
         right = [trial.completion for trial in same if trial.verdict is not None and trial.verdict.correct]
-        if _EMPTY in right:
+        if EMPTY in right:
             found.setdefault(
                 (key, f"{name} empty"), f"WARNING: {key}: {name} calls an empty completion right ({place})."
             )

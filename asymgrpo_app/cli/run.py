@@ -13,6 +13,7 @@ from asymgrpo_app.checks.options import check_options
 from asymgrpo_app.checks.policy import check_policy
 from asymgrpo_app.checks.precision import bfloat16_lines
 from asymgrpo_app.checks.report import arithmetic
+from asymgrpo_app.checks.second_opinion import check_second_opinion
 from asymgrpo_app.cli.build import Run, build, refuse_nulls
 from asymgrpo_app.cli.parser import RunParser
 from asymgrpo_app.cli.resume import compare_with_checkpoint, resolve_run
@@ -89,6 +90,7 @@ def check_fit(made: Run, *, dry_run: bool) -> None:
     notes = check_callbacks(module, data, trainer, section)
     adapters = check_adapters(module, trainer, section.ckpt_path)
     notes += check_policy(module) + check_data(data, every_row=dry_run)
+    notes += check_second_opinion(data, trainer)
     lines = [arithmetic(module, data, trainer, section), *adapters]
     lines += memory_lines(module, data, trainer, section.rollout) + bfloat16_lines(trainer, section.rollout)
     say("\n".join([*lines, *notes, "", *preview(data, section.rollout.max_completion_tokens)]))

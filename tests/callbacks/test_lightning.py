@@ -322,7 +322,7 @@ def test_tags_of_what_is_chosen():
         )
         section = SimpleNamespace(
             tensorboard=SimpleNamespace(change_completions=64),
-            rollout=SimpleNamespace(dynamic_sampling=given.get("dynamic")),
+            rollout=SimpleNamespace(dynamic_sampling=given.get("dynamic"), second_opinion=given.get("second")),
         )
         assert validation_tags(data, of_trainer) == []
         return run_tags(module, data, of_trainer, section).keys()
@@ -335,6 +335,7 @@ def test_tags_of_what_is_chosen():
     assert tags(rows=5) - plain == {"reward/epoch_solved_all", "reward/epoch_solved_none"}
     assert tags(rows=5, repeat=2) == plain
     assert len(tags(dynamic=object()) - plain) == 4
+    assert len(tags(second=object()) - plain) == 6
     assert len(tags(mode="mask") - plain) == 5
     assert tags(device="cuda") - plain == {"perf/max_memory_gb", "perf/mfu"}
 

@@ -126,7 +126,7 @@ def test_a_verifier_that_hangs_is_waited_for_once(kind, late, source, check):
 
 
 def test_a_verifier_that_takes_long_is_called_twice(source, check, monkeypatch, tmp_path):
-    monkeypatch.setattr("asymgrpo_app.checks.verifiers._LONG_S", 0.0)
+    monkeypatch.setattr("asymgrpo_app.checks.verifiers.LONG_S", 0.0)
     calls = tmp_path / "calls"
     monkeypatch.setattr(ExactMatch, "verify", lambda *given: calls.open("a").write(f"{given[1]!r} ") and Verdict(False))
     assert check(source(ExactMatch())) == []

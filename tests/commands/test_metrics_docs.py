@@ -45,7 +45,11 @@ RUNS = {
         f"--config={METHODS / 'sampler_correction.yaml'}",
         "--model.loss.adaptive_entropy.target=0.2",
     ],
-    "Clip-Cov": [f"--config={METHODS / 'clip_cov.yaml'}"],
+    "Clip-Cov with a second opinion": [
+        f"--config={METHODS / 'clip_cov.yaml'}",
+        "--rollout.second_opinion.verifier=NumericMatch",
+        "--rollout.second_opinion.share=1",
+    ],
     "KL-Cov, validated greedily": [
         f"--config={METHODS / 'kl_cov.yaml'}",
         *(f"--data.validation.held_out.{option}" for option in ("samples=1", "pass_at=[1]", "temperature=0")),
