@@ -89,10 +89,10 @@ class SecondOpinionGuard:
         )
 
     def _too_often(self, found: Estimate, opinions: Opinions, step: int) -> str:
-        examples = "; ".join(example for _, _, example in opinions.examples)
+        examples = "; ".join(opinions.examples.values())
         return (
             f"in RL step {step} the second opinion, {self.config.name}, calls {found.value:.1%} of the accepted "
             f"answers wrong (the last {found.n} problems, 95 % interval from {found.low:.1%} to {found.high:.1%}), "
-            f"more than {KEY}.max_disagreement ({self.config.max_disagreement:g}) allows: the policy has found a hole "
-            f"in the verifier, or the second verifier is wrong, for instance: {examples}"
+            f"more than {KEY}.max_disagreement ({self.config.max_disagreement:g}) allows: the policy may have found "
+            f"a hole in the verifier, or the second one is wrong, for instance: {examples}"
         )

@@ -22,8 +22,8 @@ _SEEDS = 2**63  # how many `derive_seed` has
 _SHOWN = 3  # examples
 _SHOWN_CHARS = 200
 
-_Answer = tuple[EncodedPrompt, int, JudgedCompletion]
-"""An answer with its problem and its number in the group."""
+_Answer = tuple[EncodedPrompt, JudgedCompletion]
+"""An answer, with its problem before it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Opinions:
         refused: Number of the drawn ones whose row the second verifier cannot judge.
         failed: Number of the others at which it failed (`timeout`, `error`): no opinion.
         disagreed: By the index of a problem in its step, whether each of its other drawn answers was called wrong.
-        examples: Answers that were called wrong, in words, with their places in the step; a few.
+        examples: By the index of a problem, the first of its answers that was called wrong, in words; a few problems.
         failure: One failure, in words.
         no_verdict: One where something else than a verdict was returned, in words.
     """
@@ -78,7 +78,7 @@ class Opinions:
     refused: int = 0
     failed: int = 0
     disagreed: defaultdict[int, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    examples: list[tuple[int, int, str]] = field(default_factory=list)
+    examples: dict[int, str] = field(default_factory=dict)
     failure: str = ""
     no_verdict: str = ""
 
@@ -89,7 +89,7 @@ class Opinions:
 
     def add(self, answer: _Answer, verdict: Verdict, name: str) -> None:
         """Count the second verdict on a drawn answer."""
-        encoded, number, judged = answer
+        encoded, judged = answer
         if verdict.status.failed:
             self.failed += 1
             shown = f"{name} {verdict.status} ({verdict.detail or 'no reason given'}) at {_shown(encoded, judged)}"
@@ -104,7 +104,7 @@ class Opinions:
                 "" if verdict.status == "ok" else f" ({verdict.status})",
             )
             said = f"{first} right, {name} wrong{why} at {_shown(encoded, judged)}"
-            self.examples.append((encoded.index, number, said))
+            self.examples.setdefault(encoded.index, said)
 
     def record(self, metrics: StepMetrics) -> None:
         """`second_opinion/{drawn,refused,failed,disagreement}` of this rank's answers."""
@@ -124,7 +124,7 @@ def of_all(ranks: Sequence[Opinions]) -> Opinions:
         found.refused += rank.refused
         found.failed += rank.failed
         found.disagreed.update(rank.disagreed)
-        found.examples = nsmallest(_SHOWN, [*found.examples, *rank.examples])
+        found.examples = dict(nsmallest(_SHOWN, (found.examples | rank.examples).items()))
         found.failure = found.failure or rank.failure
         found.no_verdict = found.no_verdict or rank.no_verdict
     return found
@@ -144,15 +144,15 @@ def second_opinions(
     right = rollouts.rewards().flatten().tolist()
     accepted = [answer for answer, reward in zip(rollouts.completions(), right, strict=True) if reward]
     drawn = [
-        (encoded, number, judged)
+        (encoded, judged)
         for encoded, number, judged in accepted
         if derive_seed("second_opinion", seed, step, encoded.index, number) < config.share * _SEEDS
     ]
-    rows = {encoded.index: encoded.prompt.row for encoded, _, _ in drawn}
+    rows = {encoded.index: encoded.prompt.row for encoded, _ in drawn}
     reasons = dict(zip(rows, pool.check([config.verifier] * len(rows), list(rows.values())), strict=True))
     asked = [answer for answer in drawn if reasons[answer[0].index] is None]
     opinions = Opinions(accepted=len(accepted), drawn=len(drawn), refused=len(drawn) - len(asked))
-    texts, of_texts = [judged.text for _, _, judged in asked], [encoded.prompt.row for encoded, _, _ in asked]
+    texts, of_texts = [judged.text for _, judged in asked], [encoded.prompt.row for encoded, _ in asked]
     for answer, verdict in zip(asked, pool.score([config.verifier] * len(asked), texts, of_texts), strict=True):
         opinions.add(answer, verdict, config.name)
     return opinions
