@@ -43,11 +43,11 @@ def check_second_opinion(data: PromptDataModule, trainer: Trainer) -> list[str]:
     notes += _same(pairs, second)
     began = time.monotonic()
     judged_trials([Trial("data.train", pairs[0][0], forms(pairs[0][0])[0])], data.pool)
-    judged_trials([Trial(KEY, pairs[0][1], EMPTY)], data.pool)
+    judged_trials([Trial(f"{KEY}.verifier", pairs[0][1], EMPTY)], data.pool)
     if time.monotonic() - began > LONG_S:
         return notes
     given = [(pair, text) for pair in pairs for text in (*forms(pair[0]), WRONG, EMPTY)]
-    seconds = judged_trials([Trial(KEY, own, text) for (_, own), text in given], data.pool)
+    seconds = judged_trials([Trial(f"{KEY}.verifier", own, text) for (_, own), text in given], data.pool)
     firsts = judged_trials([Trial("data.train", prompt, text) for (prompt, _), text in given], data.pool)
     return notes + notes_of(seconds) + _disagreements(firsts, seconds)
 

@@ -18,6 +18,7 @@ _VALUES = (
     r"NestedArg\(key='.*?', val=(.*?)\)(?:$| -| Given)",
     r"Got value: (.*?)(?: - | Given value| Subclass types|$)",
     r"Given value: (.*)$",
+    r"Import path (\S+) does not correspond to a subclass",
     r"path string: (.*?)(?: - | Given|$)",
     r"Unable to load config '(.*?)'",
 )
@@ -81,7 +82,7 @@ def plain(message: str, known: Iterable[str] = ()) -> str:
     if not keys or complaint is None:
         return one_line(f"{'.'.join(keys)}: {reason}" if keys else reason)
     seen = _value(text)
-    is_verifier = kind == "Verifier" and complaint.startswith("must name a class")
+    is_verifier = complaint.startswith("must name a class of the kind Verifier,")
     hint = _about_rewards("reward" if is_verifier else complaint.removeprefix("has no option "))
     quotes = ": put it in quotes" if complaint.endswith("a text") and _NO_TEXT.fullmatch(seen or "") else ""
     return one_line(f"{'.'.join(keys)} {complaint}{'' if seen is None else f', got {seen}'}{hint}{quotes}.")
@@ -123,6 +124,8 @@ def _complaint(text: str, kind: str) -> str | None:
     if text.startswith(("Expected a dot import path", "Import path", "Not a valid subclass", "Type typing.Callable")):
         if kind in _OF_KEYS:
             return "must be keys with values"
+        if found := re.match(r"Import path \S+ does not correspond to a subclass of (\w+)", text):
+            kind = kind or found[1]
         return f"must name a class of the kind {kind}, by its module and name" if kind else "must name a class"
     return "must be keys with values" if text.startswith("Unable to load config") else None
 

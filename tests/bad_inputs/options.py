@@ -51,6 +51,7 @@ _UNKNOWN = {
         "rollout.transformers.gamma",
         "rollout.canary.gamma",
         "rollout.dynamic_sampling.gamma",
+        "rollout.second_opinion.gamma",
         "checkpoint.gamma",
         "tensorboard.gamma",
         "trainer.gamma",
@@ -90,6 +91,8 @@ _TYPES = {
         "rollout.engine.extra=5",
         "rollout.canary.digest=5",
         "rollout.dynamic_sampling.max_rounds=x",
+        "rollout.second_opinion=5",
+        "rollout.second_opinion.window=0.5",
         "checkpoint.every_n_steps=x",
         "tensorboard.samples=x",
         "trainer.precision=8-bit",
@@ -158,6 +161,18 @@ _RANGES = (
     | _ranges("rollout.transformers", batch_tokens=("0",))
     | _ranges("rollout.canary", completions=("-1",), max_logprob_diff=("0", "nan"))
     | _ranges("rollout.dynamic_sampling", max_rounds=("0",))
+    | {
+        f"second opinion {name}={value}": BadInput(
+            ("--rollout.second_opinion.verifier=NumericMatch", f"--rollout.second_opinion.{name}={value}"),
+            (f"rollout.second_opinion.{name}", value),
+        )
+        for name, values in (
+            ("share", ("0", "1.5", "nan")),
+            ("max_disagreement", ("-0.1", "1", "nan")),
+            ("window", ("0",)),
+        )
+        for value in values
+    }
     | _ranges("checkpoint", every_n_steps=("0",), keep=("0",))
     | _ranges("tensorboard", every_n_steps=("0",), samples=("-1",), change_completions=("-1",))
     | _ranges(
@@ -245,6 +260,8 @@ _KINDS = {
         ("data.train", "asymgrpo_app.algorithm.advantages.AsymGRPO"),
         ("data.train", "NoSuchSource"),
         ("data.template", "NoSuchTemplate"),
+        ("rollout.second_opinion.verifier", "NoSuchVerifier"),
+        ("rollout.second_opinion.verifier", "asymgrpo_app.algorithm.advantages.AsymGRPO"),
         ("trainer.logger", "NoSuchLogger"),
     )
 }
@@ -267,6 +284,7 @@ CONFLICTS = {
         ),
         ("rollout.dynamic_sampling", "AsymGRPO"),
     ),
+    "a second opinion without a verifier": option("rollout.second_opinion={}", "rollout.second_opinion", "verifier"),
     "shaped twice": BadInput(
         ("--model.loss.entropy_advantage={}", "--model.objective=asymgrpo_app.algorithm.covariance.ClipCov"),
         ("model.loss.entropy_advantage", "ClipCov"),
