@@ -8,11 +8,17 @@ from asymgrpo_app.callbacks import rollout
 from asymgrpo_app.cli import main
 from tests.support.events import repeated_scalars, scalars
 from tests.support.hole import SECOND, THROUGH, FindingEngine, MixedEngine, arguments
-from tests.support.states import assert_same, saved_steps, state
+from tests.support.states import assert_same, differs, saved_steps, state, weights
 from tests.support.stopping import signal_at
+from tests.support.two_processes import on_two_processes
 
-HALF = [SECOND, "--rollout.second_opinion.share=0.5", "--rollout.second_opinion.max_disagreement=0.9"]
-"""Second opinions that stop no run; the window is shorter than two steps' problems."""
+HALF = [
+    SECOND,
+    "--rollout.second_opinion.share=0.5",
+    "--rollout.second_opinion.max_disagreement=0.9",
+    "--rollout.second_opinion.window=30",
+]
+"""Second opinions that stop no run."""
 
 STEPS = "--steps=4"
 
@@ -27,7 +33,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout, "VLLMEngine", MixedEngine)
-        assert main([*arguments(folder), *HALF, "--rollout.second_opinion.window=30", STEPS]) == 0
+        assert main([*arguments(folder), *HALF, STEPS]) == 0
     return folder / "run"
 
 
@@ -37,7 +43,7 @@ def test_a_hole_that_all_accepted_answers_use_is_seen_in_the_step_in_which_they_
 ):
     monkeypatch.setattr(rollout, "VLLMEngine", FindingEngine)
     monkeypatch.setattr(FindingEngine, "found_in", found_in)
-    assert main([*arguments(tmp_path), SECOND, "--steps=20"]) == 1
+    assert main([*arguments(tmp_path), SECOND, "--steps=20", "--checkpoint.every_n_steps=100"]) == 1
     error = capsys.readouterr().err
     begin = f"asymgrpo: stopped: in RL step {found_in} the second opinion, NumericMatch, calls "
     assert error.startswith(begin)
@@ -46,7 +52,7 @@ def test_a_hole_that_all_accepted_answers_use_is_seen_in_the_step_in_which_they_
     example = r"problems.jsonl, line \d+, problem '\d+>', reference '1', completion ending in '(\S+)'"
     told = re.findall(f"TwoBoxes right, NumericMatch wrong at {tmp_path}/{example}", error)
     assert told == [ascii(THROUGH)[1:-1]] * 3
-    assert saved_steps(tmp_path / "run") == list(range(1, found_in))
+    assert saved_steps(tmp_path / "run") == ([found_in - 1] if found_in > 1 else [])
 
 
 def test_weights_and_all_other_metrics_are_those_without(undisturbed, tmp_path):
@@ -57,6 +63,7 @@ def test_weights_and_all_other_metrics_are_those_without(undisturbed, tmp_path):
     assert own == ["VLLMRolloutCallback"]
     del found["callbacks"][own[0]]
     assert_same(found, expected)
+    assert differs(weights(plain, 4), weights(plain, 1))
     values = repeated_scalars(undisturbed)
     assert {tag: v for tag, v in values.items() if not tag.startswith("second_opinion/")} == repeated_scalars(plain)
 
@@ -76,7 +83,7 @@ def test_what_a_run_writes_of_its_second_opinions(undisturbed):
 
 @pytest.mark.parametrize("moment", ["backward", "end of the step"])
 def test_a_run_that_goes_on_has_the_second_opinions_of_the_undisturbed_one(moment, undisturbed, tmp_path, monkeypatch):
-    command = [*arguments(tmp_path), *HALF, "--rollout.second_opinion.window=30", STEPS]
+    command = [*arguments(tmp_path), *HALF, STEPS]
     with signal_at(monkeypatch, moment, 3):
         assert main(command) == 143
     assert max(saved_steps(tmp_path / "run")) == (2 if moment == "backward" else 3)
@@ -90,3 +97,13 @@ def test_a_checkpoint_without_second_opinions_goes_on_with_them_and_back(tmp_pat
         resumed = ["--ckpt_path=last"] if steps > 1 else []
         assert main([*arguments(tmp_path), *options, f"--steps={steps}", *resumed]) == 0
     assert [step for step, _ in scalars(tmp_path / "run")["second_opinion/lower_end"]] == [2]
+
+
+def test_two_processes_stop_together_and_with_what_one_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rollout, "VLLMEngine", FindingEngine)
+    command = [*arguments(tmp_path), SECOND]
+    assert main(command) == 1
+    expected = capsys.readouterr().err
+    two = on_two_processes("tests.support.hole", *command, "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert two.returncode == 1
+    assert [line for line in two.stderr.splitlines() if "second opinion" in line] == expected.splitlines()
