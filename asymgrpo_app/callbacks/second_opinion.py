@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from asymgrpo_app.errors import RunError
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.evaluation.intervals import Estimate, share_interval
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.rollout.second_opinion import KEY, Opinions, SecondOpinion, of_all
@@ -19,9 +19,17 @@ class SecondOpinionGuard:
 
     Args:
         config: The second opinion.
+
+    Raises:
+        UserError: It is something else, e.g. a verifier.
     """
 
     def __init__(self, config: SecondOpinion) -> None:
+        if not isinstance(config, SecondOpinion):
+            raise UserError(
+                f"second_opinion of VLLMRolloutCallback must be a SecondOpinion, got {type(config).__name__}: give it "
+                "as SecondOpinion(verifier)."
+            )
         self.config = config
         self._kept: list[float] = []
         self._with_step: list[float] = []

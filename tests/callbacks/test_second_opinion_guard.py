@@ -2,8 +2,9 @@
 
 import pytest
 
+from asymgrpo_app import VLLMRolloutCallback
 from asymgrpo_app.callbacks.second_opinion import SecondOpinionGuard
-from asymgrpo_app.errors import RunError
+from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.rewards import ExactMatch, NumericMatch
 from asymgrpo_app.rollout.second_opinion import Opinions, SecondOpinion
@@ -128,3 +129,10 @@ def test_a_second_verifier_that_gives_hardly_any_opinion_is_told_once(capsys):
     assert capsys.readouterr().out == (
         "WARNING: of 4 second opinions in step 1 only 1 were given: NumericMatch refused the row\n"
     )
+
+
+def test_a_verifier_alone_is_refused():
+    with pytest.raises(UserError, match="must be a SecondOpinion, got NumericMatch: give it as SecondOpinion"):
+        VLLMRolloutCallback(second_opinion=NumericMatch())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"verifier of rollout.second_opinion must be an object of a Verifier class"):
+        SecondOpinion(len)  # type: ignore[arg-type]

@@ -78,6 +78,7 @@ SILENT = {
     "model__lora__export": "adapter",
     "model__micro_batch_tokens": 100,
     "rollout__engine__max_num_seqs": 8,
+    "rollout__second_opinion": {"verifier": {"class_path": "NumericMatch"}},
     "checkpoint__every_n_steps": 10,
     "checkpoint__best": {"metric": "val/countdown/avg@8"},
 }

@@ -99,6 +99,11 @@ def test_a_checkpoint_without_second_opinions_goes_on_with_them_and_back(tmp_pat
     assert [step for step, _ in scalars(tmp_path / "run")["second_opinion/lower_end"]] == [2]
 
 
+def test_the_config_that_a_run_keeps_is_a_config(undisturbed, tmp_path, capsys):
+    assert main(["check", f"--config={undisturbed / 'config.yaml'}", f"--run_dir={tmp_path}"]) == 0
+    assert "Nothing stands in the way of this run." in capsys.readouterr().out
+
+
 @pytest.mark.long
 def test_two_processes_stop_together_and_with_what_one_says(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rollout, "VLLMEngine", FindingEngine)

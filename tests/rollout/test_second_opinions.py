@@ -7,9 +7,10 @@ import pytest
 from asymgrpo_app.metrics import StepMetrics
 from asymgrpo_app.prompts.base import EncodedPrompt, Prompt
 from asymgrpo_app.rewards import ExactMatch, NumericMatch, Status, Verdict, Verifier
-from asymgrpo_app.rewards.pool.pool import VerifierPool
+from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.rollout.second_opinion import Opinions, SecondOpinion, of_all, second_opinions
 from asymgrpo_app.rollout.types import Completion, JudgedCompletion, RolloutBatch, SamplingSettings
+from tests.support.trial_verifiers import Hangs
 
 SETTINGS = SamplingSettings(1.0, 10, ())
 ALL = SecondOpinion(NumericMatch(), share=1.0)
@@ -86,6 +87,14 @@ def test_a_failure_is_no_disagreement():
         assert found.no_verdict == ""
     found = opinions(rollouts([judged("4")]), SecondOpinion(Fails(True), share=1.0))
     assert "True (bool), not a Verdict" in found.no_verdict
+
+
+def test_one_that_hangs_is_ended_by_the_pool_and_has_not_disagreed():
+    with VerifierPool(VerifierPoolConfig(workers=2, timeout_s=0.2)) as pool:
+        hangs = SecondOpinion(Hangs(), share=1.0)
+        found = second_opinions(hangs, rollouts([judged("4"), judged("5")]), 0, 0, pool)
+    assert (found.drawn, found.failed, found.disagreed) == (2, 2, {})
+    assert found.failure.startswith("Hangs timeout (took longer than 1 s, 5 times its 0.2 CPU seconds) at mine/0")
 
 
 def test_an_answer_that_is_not_found_is_called_wrong():
