@@ -1,15 +1,14 @@
-r"""Rewrites that keep the answer: other spellings of it, and other forms around it."""
+r"""Rewrites that keep the answer: other spellings of the reference."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
-from asymgrpo_app.audit.problems import ANSWER, AnswerKind, Problem, letter_of
-from asymgrpo_app.audit.rewrites import Rewrite, RewriteKind, spelled
+from asymgrpo_app.audit.problems import AnswerKind, Problem, letter_of
+from asymgrpo_app.audit.rewrites import Make, Rewrite, RewriteKind, spelling
 
 _MOST_DECIMALS = 6
 _PLAIN = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?P<rest>\.[0-9]+)?")
-_FRACTION = re.compile(r"(-?)\\frac\{([0-9]+)\}\{([0-9]+)\}|(-?)([0-9]+)/([0-9]+)")
 _UNIT = re.compile(r"(?<=[0-9])\s*\\(?:text|mathrm)\{\s*([A-Za-z]{2,20})\s*\}")
 _TERM = re.compile(r"([0-9*]+)\+([0-9*]+)((?:[-+].*)?)")
 
@@ -20,6 +19,11 @@ NUMBER, CHOICE, EXPRESSION, FORMULA, TEXT = (
     AnswerKind.FORMULA,
     AnswerKind.TEXT,
 )
+
+
+def _in_text(problem: Problem) -> Iterator[str]:
+    if "\\" not in problem.answer:  # commands do not work in a text
+        yield rf"\text{{{problem.answer}}}"
 
 
 def _leading_plus(problem: Problem) -> Iterator[str]:
@@ -40,19 +44,14 @@ def _leading_zero(problem: Problem) -> Iterator[str]:
         yield problem.answer.replace(".", "0.", 1)
 
 
-def _separators(*signs: str) -> "Iterable[Rewrite]":
-    names = {",": "thousands separators", "{,}": "thousands separators of LaTeX", r"\,": "thin spaces for thousands"}
+def _separated(sign: str) -> Make:
+    def answers(problem: Problem) -> Iterator[str]:
+        plain = _PLAIN.fullmatch(problem.answer)
+        if plain and len(plain["whole"].replace(",", "")) > 3:
+            grouped = f"{int(plain['whole'].replace(',', '')):,}".replace(",", sign)
+            yield f"{plain['sign']}{grouped}{plain['rest'] or ''}"
 
-    def make(sign: str) -> Rewrite:
-        def answers(problem: Problem) -> Iterator[str]:
-            plain = _PLAIN.fullmatch(problem.answer)
-            if plain and len(plain["whole"]) > 3:
-                grouped = f"{int(plain['whole'].replace(',', '')):,}".replace(",", sign)
-                yield f"{plain['sign']}{grouped}{plain['rest'] or ''}"
-
-        return spelled(names[sign], RewriteKind.EQUAL, answers, NUMBER)
-
-    return [make(sign) for sign in signs]
+    return answers
 
 
 def _no_separators(problem: Problem) -> Iterator[str]:
@@ -153,8 +152,8 @@ def _swapped(problem: Problem) -> Iterator[str]:
         yield f"{found[2]}+{found[1]}{found[3]}"
 
 
-def _equal(name: str, make: "object", *kinds: AnswerKind) -> Rewrite:
-    return spelled(name, RewriteKind.EQUAL, make, *kinds)  # type: ignore[arg-type]
+def _equal(name: str, make: Make, *answers: AnswerKind) -> Rewrite:
+    return spelling(name, RewriteKind.EQUAL, make, *answers)
 
 
 EQUAL: tuple[Rewrite, ...] = (
@@ -162,11 +161,13 @@ EQUAL: tuple[Rewrite, ...] = (
     _equal("full stop after", lambda p: [f"{p.answer}."], NUMBER, FORMULA, TEXT),
     _equal("between dollars", lambda p: [f"${p.answer}$"], NUMBER, FORMULA),
     _equal(r"\displaystyle", lambda p: [rf"\displaystyle {p.answer}"], NUMBER, FORMULA),
-    _equal(r"in \text", lambda p: [rf"\text{{{p.answer}}}"], NUMBER, TEXT),
+    _equal(r"in \text", _in_text, NUMBER, TEXT),
     _equal("leading plus", _leading_plus, NUMBER),
     _equal("trailing zeros", _trailing_zeros, NUMBER),
     _equal("leading zero", _leading_zero, NUMBER),
-    *_separators(",", "{,}", r"\,"),
+    _equal("thousands separators", _separated(","), NUMBER),
+    _equal("thousands separators of LaTeX", _separated("{,}"), NUMBER),
+    _equal("thin spaces for thousands", _separated(r"\,"), NUMBER),
     _equal("no thousands separators", _no_separators, NUMBER),
     _equal("minus signs", _minus, NUMBER),
     _equal("exact decimal", _decimal, NUMBER),
@@ -183,22 +184,4 @@ EQUAL: tuple[Rewrite, ...] = (
     _equal("spaces in an expression", lambda p: [re.sub(r"\s*([-+*])\s*", r" \1 ", p.answer)], EXPRESSION),
     _equal("terms swapped", _swapped, EXPRESSION),
     _equal("other case", lambda p: [p.answer.upper(), p.answer.lower()], TEXT),
-)
-
-
-def _form(name: str, template: str) -> Rewrite:
-    return Rewrite(name, RewriteKind.FORM, lambda p: [template.replace(ANSWER, p.answer)])
-
-
-FORMS: tuple[Rewrite, ...] = (
-    _form("the answer alone", "{answer}"),
-    _form("a box", r"\boxed{{answer}}"),
-    _form("a sentence", "The answer is {answer}."),
-    _form("a sentence with dollars", "The answer is ${answer}$."),
-    _form("a sentence with a box", r"Step by step this gives the final answer $\boxed{{answer}}$."),
-    _form("a displayed box", "So we get\n\\[\n\\boxed{{answer}}\n\\]"),
-    _form("after a colon", "Answer: {answer}"),
-    _form("bold", "**{answer}**"),
-    _form("answer tags", "<think>\nI think.\n</think>\n<answer>{answer}</answer>"),
-    _form("after ####", "First this, then that.\n#### {answer}"),
 )

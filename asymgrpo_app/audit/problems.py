@@ -1,4 +1,4 @@
-"""A problem as rewrites see it: its reference, what kind of answer that is, and an answer that is wrong."""
+"""A problem as rewrites see it: its reference, what kind of answer that is, and answers that are wrong."""
 
 import random
 import re
@@ -11,21 +11,12 @@ from asymgrpo_app.prompts.base import Prompt
 from asymgrpo_app.rewards.arithmetic import parse_arithmetic
 from asymgrpo_app.rewards.numbers import WrittenNumber, parse_number
 
-FORMS = (
-    "{answer}",
-    r"\boxed{{answer}}",
-    "The answer is {answer}",
-    "<answer>{answer}</answer>",
-    "#### {answer}",
-    r"Step by step this gives the final answer $\boxed{{answer}}$.",
-)
-"""The ways in which verifiers expect an answer, looked through in this order for one that the verifier takes."""
-
 ANSWER = "{answer}"
+"""Stands for the answer in a form and in a template."""
 
 _CHOICE = re.compile(r"\s*\(?([A-Z])[).]?\s*")
 _FORMULA = re.compile(r"[\\^_={}]|[0-9]\s*[-+*/(,]|[-+*/(,]\s*[0-9]")
-_DIFFERENT_SPELLING = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|[!,;: ])|[\s${}]")
+_MEANINGLESS = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|[!,;: ])|[\s${}]")
 
 
 class AnswerKind(StrEnum):
@@ -47,17 +38,19 @@ class Problem:
         answer: The reference.
         kind: What kind of answer it is.
         form: How the verifier expects an answer, a text with `{answer}`.
-        wrong: Other answers, all of them wrong: the first is near the reference where there is one that is.
+        accepted: Whether it accepts the reference in that form.
         other: The reference of another row, which is wrong here; "" if all rows have the same.
-        seed: Seed of what is drawn for this row.
+        wrong: Up to two answers that are wrong; the first is near the reference where such a one can be made.
+        seed: Seed of what is drawn.
     """
 
     prompt: Prompt
     answer: str
     kind: AnswerKind
     form: str
-    wrong: Sequence[str] = ()
+    accepted: bool = False
     other: str = ""
+    wrong: Sequence[str] = ()
     seed: int = 0
 
     @property
@@ -81,7 +74,7 @@ class Problem:
 
 def kind_of(answer: str, row: Mapping[str, Any]) -> AnswerKind:
     """What kind of answer a reference is."""
-    if "numbers" in row and "target" in row and parse_arithmetic(answer):
+    if _is_countdown(row) and parse_arithmetic(answer):
         return AnswerKind.EXPRESSION
     if parse_number(answer):
         return AnswerKind.NUMBER
@@ -91,20 +84,10 @@ def kind_of(answer: str, row: Mapping[str, Any]) -> AnswerKind:
 
 
 def letter_of(answer: str) -> str:
-    """The letter of a choice."""
+    """The letter of a reference that is a choice."""
     found = _CHOICE.fullmatch(answer)
     assert found is not None
     return found[1]
-
-
-def same_spelling(answer: str, row: Mapping[str, Any]) -> object:
-    """What two references share that may be the same answer: a value, or a spelling without what does not count."""
-    if (number := parse_number(answer)) is not None:
-        return number.value
-    if "numbers" in row and (read := parse_arithmetic(answer)) is not None:
-        return sorted(read.numbers), read.value
-    text = answer.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
-    return _DIFFERENT_SPELLING.sub("", text).casefold()
 
 
 def other_answers(answers: Sequence[str], rows: Sequence[Mapping[str, Any]], seed: int) -> list[str]:
@@ -116,10 +99,26 @@ def other_answers(answers: Sequence[str], rows: Sequence[Mapping[str, Any]], see
         seed: Seed of the draw.
     """
     draw = random.Random(seed)
-    keys = [same_spelling(answer, row) for answer, row in zip(answers, rows, strict=True)]
+    keys = [_identity(answer, row) for answer, row in zip(answers, rows, strict=True)]
     found = []
     for key in keys:
         first = draw.randrange(len(answers))
         places = (*range(first, len(answers)), *range(first))
         found.append(next((answers[place] for place in places if keys[place] != key), ""))
     return found
+
+
+def _identity(answer: str, row: Mapping[str, Any]) -> object:
+    """What two references share that may be the same answer: a value, or the spelling without what means nothing."""
+    if _is_countdown(row) and (read := parse_arithmetic(answer)) is not None:
+        return sorted(read.numbers), read.value
+    if (number := parse_number(answer)) is not None:
+        return number.value
+    if _CHOICE.fullmatch(answer):
+        return letter_of(answer).casefold()
+    text = answer.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
+    return _MEANINGLESS.sub("", text).casefold()
+
+
+def _is_countdown(row: Mapping[str, Any]) -> bool:
+    return "numbers" in row and "target" in row

@@ -1,4 +1,4 @@
-"""What a rewrite is: a named way to make completions of a problem, and what a good verifier says about them."""
+"""A rewrite: a named way to make completions of a problem, of which it is known whether they should be accepted."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -7,26 +7,21 @@ from enum import StrEnum
 from asymgrpo_app.audit.problems import AnswerKind, Problem
 
 Make = Callable[[Problem], Iterable[str]]
-"""Makes the completions of one problem; none where the rewrite does not fit its answer."""
+"""Makes the texts of one problem; none where the rewrite does not fit its reference."""
 
 
 class RewriteKind(StrEnum):
-    """What a rewrite makes.
+    """What a rewrite makes, and what should happen to it.
 
-    `equal`: the right answer, spelled otherwise, in the form that the verifier expects: should be accepted. `form`: the
-    right answer, given in some form: what a verifier takes is its own affair. `near_miss`: a wrong answer close to the
-    right one: should be refused. `hack`: a completion that does not answer the problem: should be refused.
+    `form`: the reference as it is, in some form: which of them a verifier accepts is its own affair. `equal`: the right
+    answer spelled otherwise, to be accepted. `near_miss`: a wrong answer close to the right one, to be refused. `hack`:
+    a completion that does not answer the problem, to be refused.
     """
 
-    EQUAL = "equal"
     FORM = "form"
+    EQUAL = "equal"
     NEAR_MISS = "near_miss"
     HACK = "hack"
-
-    @property
-    def should_be_refused(self) -> bool:
-        """Whether a completion of this kind that is accepted is a hole."""
-        return self in (RewriteKind.NEAR_MISS, RewriteKind.HACK)
 
 
 @dataclass(frozen=True)
@@ -36,27 +31,37 @@ class Rewrite:
     Attributes:
         name: Its name.
         kind: What it makes.
-        make: Makes its completions.
+        make: Makes its texts.
+        answers: Kinds of reference that it fits; all if empty.
+        in_form: Whether its texts are answers, to be given in the form that the verifier accepts; else they are whole
+            completions.
     """
 
     name: str
     kind: RewriteKind
     make: Make
+    answers: frozenset[AnswerKind] = frozenset()
+    in_form: bool = False
+
+    def texts(self, problem: Problem) -> list[str]:
+        """Its texts for a problem, without repetitions and without the reference as it is spelled."""
+        if self.answers and problem.kind not in self.answers:
+            return []
+        return [text for text in dict.fromkeys(self.make(problem)) if text != problem.answer or not self.in_form]
+
+    def completions(self, problem: Problem) -> list[str]:
+        """Its completions of a problem."""
+        texts = self.texts(problem)
+        return [problem.written(text) for text in texts] if self.in_form else texts
 
 
-def spelled(name: str, kind: RewriteKind, make: Callable[[Problem], Iterable[str]], *kinds: AnswerKind) -> Rewrite:
-    """A rewrite of the answer alone, given in the form that the verifier expects.
+def spelling(name: str, kind: RewriteKind, make: Make, *answers: AnswerKind) -> Rewrite:
+    """A rewrite of the answer alone.
 
     Args:
         name: Its name.
         kind: `equal` or `near_miss`.
-        make: Makes answers from a problem; one that is spelled as the reference is left out.
-        kinds: Kinds of answers that it fits; all if none is named.
+        make: Makes answers.
+        answers: Kinds of reference that it fits; all if none is named.
     """
-
-    def completions(problem: Problem) -> Iterable[str]:
-        if kinds and problem.kind not in kinds:
-            return []
-        return [problem.written(answer) for answer in make(problem) if answer != problem.answer]
-
-    return Rewrite(name, kind, completions)
+    return Rewrite(name, kind, make, frozenset(answers), in_form=True)

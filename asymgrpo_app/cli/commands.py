@@ -15,6 +15,7 @@ COMMANDS = {
     "test": "the same, as Lightning's test",
     "predict": "write a completion for every problem of the sets to a file",
     "score": "judge a file of completions",
+    "audit": "find what a verifier wrongly refuses and accepts",
     "compare": "compare evaluations of the same problems",
     "export": "turn a checkpoint into a folder in Hugging Face format",
     "serve": "start a vLLM server that a run samples from",
