@@ -71,8 +71,8 @@ def audit(
         rows=len(usable),
         left_out=len(prompts) - len(usable),
         form=used.most_common(1)[0][0] if used else None,
-        rates=[tally.rate() for tally in tallies.values() if tally.shares],
-        unused=[name for name, tally in tallies.items() if not tally.shares],
+        rates=[tally.rate() for tally in tallies.values() if tally.values],
+        unused=[name for name, tally in tallies.items() if not tally.values],
     )
 
 
@@ -119,13 +119,13 @@ def _in_their_form(tried: "Sequence[Sequence[_Judged]]", forms: Mapping[str, str
     """
     votes = defaultdict[int, Counter[str]](Counter)
     for judged in tried:
-        votes[id(judged[0].problem.prompt.verifier)].update(one.rewrite.name for one in judged if one.share)
+        votes[id(judged[0].problem.prompt.verifier)].update(one.rewrite.name for one in judged if not one.wrong)
     problems = []
     for judged in tried:
         problem = judged[0].problem
         counts = votes[id(problem.prompt.verifier)]
         ranked = sorted(forms, key=lambda name: -counts[name])
-        right = {one.rewrite.name for one in judged if one.share}
+        right = {one.rewrite.name for one in judged if not one.wrong}
         chosen = next((name for name in ranked if name in right), ranked[0])
         problems.append(replace(problem, form=forms[chosen], accepted=chosen in right))
     return problems
@@ -144,9 +144,11 @@ class _Judged:
     verdicts: Sequence[Verdict]
 
     @property
-    def share(self) -> float:
-        """The share of the completions that were accepted."""
-        return sum(verdict.correct for verdict in self.verdicts) / len(self.verdicts)
+    def wrong(self) -> list[tuple[str, Verdict]]:
+        """The completions with a verdict that should have been another."""
+        right = self.rewrite.kind in (RewriteKind.FORM, RewriteKind.EQUAL)
+        pairs = zip(self.completions, self.verdicts, strict=True)
+        return [(completion, verdict) for completion, verdict in pairs if verdict.correct != right]
 
 
 def _judged(
@@ -198,32 +200,30 @@ class _Tally:
     """Counts of one rewrite over rows."""
 
     rewrite: Rewrite
-    shares: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
     completions: int = 0
+    wrong: int = 0
     failed: int = 0
     examples: list[Example] = field(default_factory=list)
 
     def count(self, judged: _Judged) -> None:
         """Count one row."""
-        kind = self.rewrite.kind
-        self.shares.append(1 - judged.share if kind is RewriteKind.EQUAL else judged.share)
+        wrong = judged.wrong
+        is_form = self.rewrite.kind is RewriteKind.FORM
+        self.values.append(float(bool(wrong) != is_form))
         self.completions += len(judged.completions)
+        self.wrong += len(wrong)
         self.failed += sum(verdict.status.failed for verdict in judged.verdicts)
-        wrong = [
-            (completion, verdict)
-            for completion, verdict in zip(judged.completions, judged.verdicts, strict=True)
-            if kind is not RewriteKind.FORM and verdict.correct != (kind is RewriteKind.EQUAL)
-        ]
-        if wrong and len(self.examples) < _EXAMPLES:
+        if wrong and not is_form and len(self.examples) < _EXAMPLES:
             completion, verdict = wrong[0]
             problem = judged.problem
             self.examples.append(Example(problem.prompt.uid, problem.answer, _shortened(completion), verdict.status))
 
     def rate(self) -> Rate:
         """The rate over all rows that the rewrite fits."""
-        rewrite = self.rewrite
-        estimate = share_interval(self.shares)
-        return Rate(rewrite.name, rewrite.kind, estimate, self.completions, self.failed, self.examples)
+        share = share_interval(self.values)
+        kind, examples = self.rewrite.kind, self.examples
+        return Rate(self.rewrite.name, kind, share, self.completions, self.wrong, self.failed, examples)
 
 
 def _shortened(text: str) -> str:

@@ -41,8 +41,10 @@ class Rate:
     Attributes:
         name: Name of the rewrite.
         kind: What it makes.
-        share: Mean over rows of the share of its completions that were accepted, of equal answers: refused.
+        share: Of near misses and hacks the share of rows of which a completion was accepted, of equal answers of which
+            one was refused; of forms the share of rows whose reference was accepted.
         completions: Completions judged.
+        wrong: Completions whose verdict should have been another.
         failed: Those on which the verifier failed (timeout or error), which count as refused.
         examples: Of equal answers that were refused, of near misses and hacks that were accepted; a few.
     """
@@ -51,6 +53,7 @@ class Rate:
     kind: RewriteKind
     share: StoredEstimate
     completions: int
+    wrong: int
     failed: int
     examples: list[Example]
 
@@ -139,6 +142,6 @@ def beyond_limits(report: AuditReport, max_refused: float | None, max_accepted: 
     ]
     if not found:
         return None
-    return f"{report.verifier}: {len(found)} rewrite{'s are' if len(found) > 1 else ' is'} beyond its limit: " + (
+    return f"{report.verifier}: {len(found)} rewrite{'s are' if len(found) > 1 else ' is'} beyond the limit: " + (
         "; ".join(found) + "."
     )

@@ -80,10 +80,11 @@ def audit_verifier(
         seed: Seed of the rows and of what is drawn.
         form: A form in which completions give their answer, e.g. "Result = {answer}", for a verifier that accepts none
             of the usual ones.
-        rewrites: A YAML file with rewrites of yours.
+        rewrites: A YAML file with further rewrites, a list of entries with name, kind (equal, near_miss or hack), and
+            either template ("The answer is {answer}.") or function (called as f(answer, row)).
         skip: Names of rewrites to leave out.
-        max_refused: Exit with code 1 if of any equal rewrite a larger share is refused.
-        max_accepted: Exit with code 1 if of any near miss or hack a larger share is accepted.
+        max_refused: Exit with code 1 if an equal rewrite is refused in a larger share of its rows; null: never.
+        max_accepted: Exit with code 1 if a near miss or a hack is accepted in a larger share of its rows; null: never.
         output: JSON file to write; must not exist yet.
         pool: The processes that judge.
         settings: The parsed options, for the file.

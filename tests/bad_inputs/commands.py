@@ -32,6 +32,7 @@ _EVALUATE = {
     )
 }
 
+_SUMS = ("--source=Addition", "--pool.workers=1")
 _SCORE = {
     "score: no verifier": BadInput(("score", "--input=mine.jsonl"), ("verifier",), {"mine.jsonl": LINE}),
     "score: no input": BadInput(SCORE, ("input",)),
@@ -52,6 +53,63 @@ _SCORE = {
     "score: a timeout": _score(LINE, "timeout_s", "nan", more=("--pool.timeout_s=.nan",)),
     "score: an output that exists": _score(LINE, "--output", "mine.jsonl", more=("--output=mine.jsonl",)),
     "score: an output nowhere": _score(LINE, "--output", "no/folder", more=("--output=no/folder/out.jsonl",)),
+}
+
+_AUDIT = {
+    f"audit: {name}": BadInput(("audit", *arguments), told, files)
+    for name, arguments, told, files in (
+        ("no data", (), ("--source", "--config"), {}),
+        ("an unknown option", ("--sourec=Addition",), ("--sourec",), {}),
+        ("an unknown source", ("--source=NoSuch",), ("source", "NoSuch"), {}),
+        ("an unknown verifier", (*_SUMS, "--verifier=NoSuch"), ("verifier", "NoSuch"), {}),
+        ("a verifier of other data", (*_SUMS, "--verifier=MultipleChoice"), ("MultipleChoice", "ABCD"), {}),
+        ("no rows", (*_SUMS, "--rows=0"), ("--rows", "0"), {}),
+        ("a limit", (*_SUMS, "--max_refused=5"), ("--max_refused", "5"), {}),
+        ("a limit below 0", (*_SUMS, "--max_accepted=-1"), ("--max_accepted", "-1"), {}),
+        ("a limit that is no number", (*_SUMS, "--max_accepted=.nan"), ("--max_accepted", "nan"), {}),
+        ("a form without an answer", (*_SUMS, "--form=x"), ("--form", "'x'", "{answer}"), {}),
+        ("an output that exists", (*_SUMS, "--output=a.json"), ("--output", "a.json"), {"a.json": ""}),
+        ("an output below a file", (*_SUMS, "--output=a.json/b"), ("--output", "a.json"), {"a.json": ""}),
+        ("an unknown rewrite", (*_SUMS, "--skip=[zeros]"), ("--skip", "zeros"), {}),
+        ("a missing file of data", ("--source=JsonLines", "--source.path=no.jsonl"), ("no.jsonl",), {}),
+        ("a broken line", ("--source=JsonLines", "--source.path=a.jsonl"), ("a.jsonl", "line 1"), {"a.jsonl": "{\n"}),
+        ("two kinds of data", (*_SUMS, "--config=a.yaml"), ("--source", "--config"), {"a.yaml": "data: {}\n"}),
+        ("a missing config", ("--config=no.yaml",), ("--config", "no.yaml"), {}),
+        ("a config without data", ("--config=a.yaml",), ("a.yaml", "data.train"), {"a.yaml": "steps: 5\n"}),
+        ("a config of nothing", ("--config=a.yaml",), ("a.yaml", "data"), {"a.yaml": "data:\n"}),
+        ("a set of no config", (*_SUMS, "--set=x"), ("--set", "x"), {}),
+        (
+            "an unknown set",
+            ("--config=a.yaml", "--set=x"),
+            ("a.yaml", "data.validation.x"),
+            {"a.yaml": "data: {train: Addition}\n"},
+        ),
+        ("a missing file of rewrites", (*_SUMS, "--rewrites=no.yaml"), ("--rewrites", "no.yaml"), {}),
+        *(
+            (
+                f"rewrites, {name}",
+                (*_SUMS, "--rewrites=own.yaml"),
+                ("--rewrites", "own.yaml", *told),
+                {"own.yaml": text},
+            )
+            for name, text, told in (
+                ("no YAML", "[", ("YAML",)),
+                ("no list", "name: x\n", ("list",)),
+                ("an unknown key", "- {name: x, kind: hack, template: y, tepmlate: z}\n", ("tepmlate",)),
+                ("no kind", "- {name: x, template: y}\n", ("kind",)),
+                ("another kind", "- {name: x, kind: form, template: y}\n", ("kind", "form")),
+                ("neither", "- {name: x, kind: hack}\n", ("x", "template", "function")),
+                ("both", "- {name: x, kind: hack, template: y, function: a.b}\n", ("x", "template", "function")),
+                ("no answer", "- {name: x, kind: equal, template: y}\n", ("x", "'y'", "{answer}")),
+                ("a name of ours", "- {name: nothing, kind: hack, template: y}\n", ("'nothing'",)),
+                ("a name twice", "- &a {name: x, kind: hack, template: y}\n- *a\n", ("'x'",)),
+                ("no module", "- {name: x, kind: hack, function: no_such_module.f}\n", ("no_such_module.f",)),
+                ("no function", "- {name: x, kind: hack, function: string.digits}\n", ("string.digits",)),
+                ("a function that fails", "- {name: x, kind: hack, function: math.sqrt}\n", ("x", "TypeError")),
+                ("a function of numbers", "- {name: x, kind: hack, function: operator.is_}\n", ("x", "False")),
+            )
+        ),
+    )
 }
 
 _EXPORT = {
@@ -87,4 +145,4 @@ _NO_COMMAND = {
     "no command": BadInput(("train",), ("train",)),
 }
 
-CASES = _EVALUATE | _SCORE | _EXPORT | _COMPARE | _NO_COMMAND
+CASES = _EVALUATE | _SCORE | _AUDIT | _EXPORT | _COMPARE | _NO_COMMAND

@@ -31,7 +31,7 @@ def test_check_says_what_fit_says(results):
 def test_there_are_cases_for_every_command():
     verbs = {arguments[0] for arguments, _ in CASES.values()}
     assert len(CASES) > 150
-    assert verbs >= {"fit", "validate", "predict", "score", "export", "compare"}
+    assert verbs >= {"fit", "validate", "predict", "score", "audit", "export", "compare"}
 
 
 def test_a_sound_config_passes_and_touches_nothing_either(results):

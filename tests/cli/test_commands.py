@@ -12,7 +12,7 @@ from asymgrpo_app.errors import UserError
 from tests.support.paths import QUICKSTART
 from tests.support.refusals import refusal
 
-EVERY = "The commands are fit, check, validate, test, predict, score, compare, export, serve (asymgrpo --help)."
+EVERY = "The commands are fit, check, validate, test, predict, score, audit, compare, export, serve (asymgrpo --help)."
 NEEDS = "needs a config: asymgrpo {} --config configs/quickstart.yaml, or at least --model.policy and --data."
 SENTENCES = {
     (): f"there is no command. {EVERY}",
