@@ -20,12 +20,14 @@ from asymgrpo_app.cli.command_parser import CommandParser
 from asymgrpo_app.cli.commands import long_options
 from asymgrpo_app.cli.config_files import check_config_file
 from asymgrpo_app.cli.own_classes import find_own_classes
-from asymgrpo_app.errors import ExitCode, UserError, at_least_1
+from asymgrpo_app.cli.parser_messages import plain
+from asymgrpo_app.errors import ExitCode, UserError, at_least_1, user_error_in, with_key
 from asymgrpo_app.evaluation.files import refuse_existing, write_record
 from asymgrpo_app.prompts import Prompt, PromptSource
 from asymgrpo_app.rewards import Verifier
 from asymgrpo_app.rewards.pool.pool import VerifierPool, VerifierPoolConfig
 from asymgrpo_app.runtime.bounded_yaml import load_yaml
+from asymgrpo_app.runtime.compat import key_of
 from asymgrpo_app.runtime.console import complain, say
 
 
@@ -51,7 +53,11 @@ def run(arguments: Sequence[str]) -> int:
         parsed = parser.parse_args([*_options_of(parsed.config, parsed.set), *given])
     elif parsed.set is not None:
         raise UserError(f"--set {parsed.set} names a set of a config: give --config, too.")
-    options = parser.instantiate_classes(parsed)
+    try:
+        options = parser.instantiate_classes(parsed)
+    except (UserError, ValueError, TypeError) as error:
+        # The parser wraps a constructor's complaint about an optional class in one of its own.
+        raise UserError(with_key(str(user_error_in(error) or plain(str(error))), key_of(error))) from error
     del options["config"], options["set"]
     return audit_verifier(**options, settings=json.loads(parser.dump(parsed, format="json", skip_none=False)))
 
