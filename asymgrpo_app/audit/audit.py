@@ -204,6 +204,7 @@ class _Tally:
     completions: int = 0
     wrong: int = 0
     failed: int = 0
+    failure: str = ""
     examples: list[Example] = field(default_factory=list)
 
     def count(self, judged: _Judged) -> None:
@@ -213,7 +214,9 @@ class _Tally:
         self.values.append(float(bool(wrong) != is_form))
         self.completions += len(judged.completions)
         self.wrong += len(wrong)
-        self.failed += sum(verdict.status.failed for verdict in judged.verdicts)
+        failures = [verdict.detail for verdict in judged.verdicts if verdict.status.failed]
+        self.failed += len(failures)
+        self.failure = next((detail for detail in (self.failure, *failures) if detail), "")
         if wrong and not is_form and len(self.examples) < _EXAMPLES:
             completion, verdict = wrong[0]
             problem = judged.problem
@@ -221,9 +224,16 @@ class _Tally:
 
     def rate(self) -> Rate:
         """The rate over all rows that the rewrite fits."""
-        share = share_interval(self.values)
-        kind, examples = self.rewrite.kind, self.examples
-        return Rate(self.rewrite.name, kind, share, self.completions, self.wrong, self.failed, examples)
+        return Rate(
+            name=self.rewrite.name,
+            kind=self.rewrite.kind,
+            share=share_interval(self.values),
+            completions=self.completions,
+            wrong=self.wrong,
+            failed=self.failed,
+            failure=self.failure,
+            examples=self.examples,
+        )
 
 
 def _shortened(text: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from asymgrpo_app.audit.rewrites import RewriteKind
 from asymgrpo_app.evaluation.results import StoredEstimate, aligned
+from asymgrpo_app.runtime.console import printable
 from asymgrpo_app.version import __version__
 
 _SHOWN_CHARS = 60
@@ -46,6 +47,7 @@ class Rate:
         completions: Completions judged.
         wrong: Completions whose verdict should have been another.
         failed: Those on which the verifier failed (timeout or error), which count as refused.
+        failure: What the verifier said when it first failed; empty if it never did.
         examples: Of equal answers that were refused, of near misses and hacks that were accepted; a few.
     """
 
@@ -55,6 +57,7 @@ class Rate:
     completions: int
     wrong: int
     failed: int
+    failure: str
     examples: list[Example]
 
 
@@ -105,8 +108,11 @@ def table(report: AuditReport) -> str:
     ]
     if report.left_out:
         lines.append(f"left out: {report.left_out:,} rows that the verifier's own check refuses")
-    if failed := sum(rate.failed for rate in report.rates):
-        lines.append(f"the verifier failed (timeout or error) on {failed:,} completions, which count as refused")
+    if failed := [rate for rate in report.rates if rate.failed]:
+        number = sum(rate.failed for rate in failed)
+        lines.append(
+            f"the verifier failed on {number:,} completions, which count as refused: {printable(failed[0].failure)}"
+        )
     return "\n".join([*lines, "", aligned(rows, left=1)])
 
 

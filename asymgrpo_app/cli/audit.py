@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asymgrpo_app.audit.audit import BUILT_IN, audit
+from asymgrpo_app.audit.audit import BUILT_IN, REFERENCE, audit
 from asymgrpo_app.audit.forms import named_forms
 from asymgrpo_app.audit.own_rewrites import read_rewrites
 from asymgrpo_app.audit.problems import ANSWER
@@ -122,7 +122,7 @@ def audit_verifier(
 
 def _chosen(own: Path | None, skip: Sequence[str]) -> list[Rewrite]:
     """The rewrites of this package and of a user's file, without those to be left out."""
-    taken = {rewrite.name for rewrite in BUILT_IN} | {*named_forms("")}
+    taken = {REFERENCE, *named_forms(""), *(rewrite.name for rewrite in BUILT_IN)}
     found = [*BUILT_IN, *(read_rewrites(own, taken) if own is not None else [])]
     if unknown := [name for name in skip if name not in {rewrite.name for rewrite in found}]:
         raise UserError(f"--skip: there is no rewrite {unknown[0]!r}; docs/audit.md lists them.")

@@ -207,13 +207,15 @@ def test_verdicts_that_fail_count_as_refused_and_are_counted():
     failed = {rate.name: rate.failed for rate in report.rates if rate.failed}
     assert failed == {"a very long text": 20}
     assert _found(report, HACK) == set()
-    assert "failed (timeout or error) on 20 completions" in table(report)
+    said = "the verifier failed on 20 completions, which count as refused: ValueError: too long"
+    assert said in table(report).splitlines()
 
 
 def test_verdicts_come_from_the_pool_under_its_time_limit():
     report = _audited(Sleeps(), [5], rewrites=[one for one in BUILT_IN if one.name == "nothing"])
     (rate,) = report.of_kind(HACK)
     assert (rate.failed, rate.share.value) == (1, 0.0)
+    assert rate.failure == "took longer than 1 s, 5 times its 0.2 CPU seconds"
 
 
 def test_the_same_seed_gives_the_same_report_and_another_one_another():

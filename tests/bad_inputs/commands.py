@@ -102,6 +102,8 @@ _AUDIT = {
                 ("both", "- {name: x, kind: hack, template: y, function: a.b}\n", ("x", "template", "function")),
                 ("no answer", "- {name: x, kind: equal, template: y}\n", ("x", "'y'", "{answer}")),
                 ("a name of ours", "- {name: nothing, kind: hack, template: y}\n", ("'nothing'",)),
+                ("the name of a form", "- {name: in a box, kind: hack, template: y}\n", ("'in a box'",)),
+                ("the reference's name", "- {name: the reference itself, kind: hack, template: y}\n", ("reference",)),
                 ("a name twice", "- &a {name: x, kind: hack, template: y}\n- *a\n", ("'x'",)),
                 ("no module", "- {name: x, kind: hack, function: no_such_module.f}\n", ("no_such_module.f",)),
                 ("no function", "- {name: x, kind: hack, function: string.digits}\n", ("string.digits",)),
