@@ -15,7 +15,7 @@ ANSWER = "{answer}"
 """Stands for the answer in a form and in a template."""
 
 _CHOICE = re.compile(r"\s*\(?([A-Z])[).]?\s*")
-_FORMULA = re.compile(r"[\\^_={}]|[0-9]\s*[-+*/(,]|[-+*/(,]\s*[0-9]")
+_FORMULA = re.compile(r"[\\^_={}]|[0-9]\s*[-+*/(,]|[-+*/(,]\s*[0-9]|\A-?[0-9]*[a-z]\Z")
 _MEANINGLESS = re.compile(r"\\(?:left|right|displaystyle|text|mathrm|[!,;: ])|[\s${}]")
 
 
