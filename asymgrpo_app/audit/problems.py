@@ -99,11 +99,12 @@ def other_answers(answers: Sequence[str], rows: Sequence[Mapping[str, Any]], see
         seed: Seed of the draw.
     """
     draw = random.Random(seed)
+    count = len(answers)
     keys = [_identity(answer, row) for answer, row in zip(answers, rows, strict=True)]
     found = []
     for key in keys:
-        first = draw.randrange(len(answers))
-        places = (*range(first, len(answers)), *range(first))
+        first = draw.randrange(count)
+        places = ((first + step) % count for step in range(count))
         found.append(next((answers[place] for place in places if keys[place] != key), ""))
     return found
 

@@ -84,7 +84,7 @@ def _prompts(verifier, answers):
 
 
 def _audited(verifier, answers=tuple(range(211, 231)), **options):
-    with VerifierPool(VerifierPoolConfig(workers=1, timeout_s=0.2)) as pool:
+    with VerifierPool(VerifierPoolConfig(workers=1, timeout_s=0.1)) as pool:
         return audit(_prompts(verifier, answers), pool, "here", **options)
 
 
@@ -215,7 +215,7 @@ def test_verdicts_come_from_the_pool_under_its_time_limit():
     report = _audited(Sleeps(), [5], rewrites=[one for one in BUILT_IN if one.name == "nothing"])
     (rate,) = report.of_kind(HACK)
     assert (rate.failed, rate.share.value) == (1, 0.0)
-    assert rate.failure == "took longer than 1 s, 5 times its 0.2 CPU seconds"
+    assert rate.failure == "took longer than 0.5 s, 5 times its 0.1 CPU seconds"
 
 
 def test_the_same_seed_gives_the_same_report_and_another_one_another():
