@@ -18,7 +18,7 @@ from asymgrpo_app.audit.report import beyond_limits, table
 from asymgrpo_app.audit.rewrites import Rewrite
 from asymgrpo_app.cli.command_parser import CommandParser
 from asymgrpo_app.cli.commands import long_options
-from asymgrpo_app.cli.config_files import check_config_file
+from asymgrpo_app.cli.config_files import check_config_file, config_paths
 from asymgrpo_app.cli.own_classes import find_own_classes
 from asymgrpo_app.cli.parser_messages import plain
 from asymgrpo_app.errors import ExitCode, UserError, at_least_1, user_error_in, with_key
@@ -46,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
         "--set", type=str | None, default=None, help="Set of data.validation of --config; null: data.train."
     )
     parser.add_function_arguments(audit_verifier, skip={"settings"})
+    if len(files := config_paths(given)) > 1:
+        raise UserError(f"asymgrpo audit reads one --config, got {len(files)}: name the file that has the data.")
     parsed = parser.parse_args(given)
     if parsed.config is not None:
         if parsed.source is not None:

@@ -28,6 +28,8 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         if found := _REQUIRED.match(message):
+            if not self.prog.startswith("asymgrpo "):  # the parser of the settings of a class that an option names
+                raise UserError(f"the class lacks {' and '.join(found[1].split(', '))}.") from ex
             options = self.format_usage()
             names = [f"--{name}" if f"--{name} " in options else name for name in found[1].split(", ")]
             raise UserError(f"{self.prog} needs {' and '.join(names)} (see {self.prog} --help).") from ex

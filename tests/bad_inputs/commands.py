@@ -42,6 +42,9 @@ _SCORE = {
         ("score", "--verifier=NoSuch", "--input=mine.jsonl"), ("verifier", "NoSuch"), {"mine.jsonl": LINE}
     ),
     "score: a verifier's setting": _score(LINE, "extract", "last", more=("--verifier.extract=last",)),
+    "score: a verifier without its pattern": BadInput(
+        ("score", "--verifier=RegexMatch", "--input=mine.jsonl"), ("lacks pattern",), {"mine.jsonl": LINE}
+    ),
     "score: an empty file": _score("", "--input", "mine.jsonl", "empty"),
     "score: a broken line": _score(LINE + "{\n", "mine.jsonl", "line 2", "JSON"),
     "score: no completion": _score('{"answer": "4"}\n', "mine.jsonl", "line 1", "completion"),
@@ -74,6 +77,9 @@ _AUDIT = {
         ("a missing file of data", ("--source=JsonLines", "--source.path=no.jsonl"), ("no.jsonl",), {}),
         ("a broken line", ("--source=JsonLines", "--source.path=a.jsonl"), ("a.jsonl", "line 1"), {"a.jsonl": "{\n"}),
         ("two kinds of data", (*_SUMS, "--config=a.yaml"), ("--source", "--config"), {"a.yaml": "data: {}\n"}),
+        ("two configs", ("--config=a.yaml", "--config=b.yaml"), ("--config", "2"), {}),
+        ("a source without its file", ("--source=JsonLines",), ("source", "lacks path"), {}),
+        ("a verifier without its pattern", (*_SUMS, "--verifier=RegexMatch"), ("verifier", "lacks pattern"), {}),
         ("a missing config", ("--config=no.yaml",), ("--config", "no.yaml"), {}),
         ("a config without data", ("--config=a.yaml",), ("a.yaml", "data.train"), {"a.yaml": "steps: 5\n"}),
         ("a config of nothing", ("--config=a.yaml",), ("a.yaml", "data"), {"a.yaml": "data:\n"}),
