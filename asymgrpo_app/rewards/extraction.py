@@ -2,7 +2,7 @@ r"""Finding the answer in a completion, in time linear in its length: boxes, the
 
 import re
 
-from asymgrpo_app.rewards.numbers import NUMBER, last_match
+from asymgrpo_app.rewards.numbers import NUMBER, is_asked, last_match
 
 TAIL_CHARS = 20_000
 """Number of last characters that are searched: an answer stands at the end."""
@@ -97,14 +97,14 @@ _IN_FORMULA = re.compile(
 def last_expression(text: str) -> str | None:
     """The formula in running text that the last number in the tail stands in, whole: 2^10, 3 + 5, 11 5/6, x = -3."""
     text = _MENTION.sub(" ", after_thinking(text)[-FORMULA_TAIL_CHARS:])
-    run, found, end = "", None, -1
+    run, found, end, found_end = "", None, -1, 0
     for token in _IN_FORMULA.finditer(text):
         if token.start() != end:
             run = ""
         run, end = run + token[0], token.end()
         if any(character in _DIGITS for character in run) or "\\" in run:
-            found = run
-    return None if found is None else _trimmed(found)
+            found, found_end = run, end
+    return None if found is None or is_asked(text, found_end) else _trimmed(found)
 
 
 _DIGITS = "0123456789½¼¾π∞"
@@ -135,6 +135,8 @@ def last_formula(text: str) -> str | None:
     if formula is not None:
         holds_number = number is not None and formula.start() <= number.start() < formula.end()
         after_number = number is None or number.start() < formula.start()
+        if is_asked(tail, formula.end()) and (holds_number or after_number):
+            return None
         if holds_number or (after_number and _ANSWER_IS.search(tail[max(0, formula.start() - 60) : formula.start()])):
             return next(group for group in formula.groups() if group is not None)
     return last_expression(text)

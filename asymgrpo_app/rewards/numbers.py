@@ -109,16 +109,27 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return last
 
 
-_JOINED = re.compile(r"[0-9)\]}]\s?(?:\\(?:times|cdot|div)|[-+*/^:×÷·−])\s?[-+]?$|[{_^√]\s?$|\\[A-Za-z]+\s?$")
+_JOINED = re.compile(
+    r"[0-9)\]}]\s?(?:\\(?:times|cdot|div)|[-+*/^:×÷·−])\s?[-+]?$|[{_^√]\s?$|\\[A-Za-z]+\s?$|[0-9%}]\W{0,9}or\W{0,9}$"
+)
+_ASKED = re.compile(r"[^.!?\n]{0,200}\?")
+
+
+def is_asked(text: str, end: int) -> bool:
+    """Whether what ends at `end` stands in a question, as in a problem that is repeated: no answer."""
+    return _ASKED.match(text, end) is not None
 
 
 def last_number(text: str) -> str | None:
-    """The last number in a text as it is written; None if there is none, or if it is a part of an expression.
+    """The last number in a text as it is written; None if there is none, or if it is no answer.
 
-    30 is not the number in `10:30`, nor 5 in `3 + 5`. Takes time linear in the length of any realistic text.
+    30 is not the number in `10:30`, nor 5 in `3 + 5`; `4 or 5` is no answer, nor is what stands in a question. Takes
+    time linear in the length of any realistic text.
     """
     last = last_match(NUMBER, text)
-    return None if last is None or _JOINED.search(text[max(0, last.start() - 40) : last.start()]) else last[0]
+    if last is None or _JOINED.search(text[max(0, last.start() - 40) : last.start()]) or is_asked(text, last.end()):
+        return None
+    return last[0]
 
 
 def _magnitude(match: re.Match[str]) -> Fraction:

@@ -13,6 +13,9 @@ from asymgrpo_app.rewards.numbers import MAX_DIGITS, WrittenNumber, last_number,
 
 # Text allowed around the number in a box: a currency sign, `x =`, a unit of at least two letters.
 _SPACING = re.compile(r"\\[!,;: ]|\s+")
+_UPRIGHT = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*[0-9][^{}]*)\}|\\(?:display|text)style(?![A-Za-z])"
+)
 _DECORATION = re.compile(r"\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?[0-9]\}?)?|\^\{?\\circ\}?|\\?\$|[€£¥]")
 _NAMED = re.compile(r"\A\s?[A-Za-z]\s?=\s?")
 _UNIT = re.compile(r"(?:\s?[A-Za-z]{2,30}(?: [A-Za-z]{2,30}){0,3})?")
@@ -100,8 +103,12 @@ _FRACTIONS = {"½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", 
 _FRACTION_TABLE = str.maketrans(_FRACTIONS)
 
 
+_LATEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|\\,)(?=[0-9]{3}(?![0-9]))")
+
+
 def _spelled(text: str) -> str:
-    return text.translate(_FRACTION_TABLE)
+    """A text whose numbers are written in one way: `10{,}098` as `10,098`, `½` as a fraction."""
+    return _LATEX_THOUSANDS.sub(",", text.translate(_FRACTION_TABLE))
 
 
 def _only_number(text: str) -> str | None:
@@ -109,7 +116,7 @@ def _only_number(text: str) -> str | None:
     if len(text) > 2 * MAX_DIGITS:
         return None
     text = _SPACING.sub(lambda match: " " if match[0].isspace() else "", _spelled(text))
-    text = _DECORATION.sub("", text).replace("{,}", ",").strip().rstrip(".").strip()
+    text = _DECORATION.sub("", _UPRIGHT.sub(r"\1", text)).replace("{,}", ",").strip().rstrip(".").strip()
     text = _NAMED.sub("", text)
     written = last_number(text)
     if written is None or text.count(written) != 1 or not text.startswith(written):

@@ -232,3 +232,18 @@ def test_what_is_too_large_to_work_out_is_wrong(given: str) -> None:
     for reference in ("0", "1", "x", r"\frac{1}{2}+\sqrt{2}"):
         assert not MathVerifier().equal_answers(reference, given)
         assert not MathVerifier().equal_answers(reference, f"{reference}+{given}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "right"),
+    [
+        ("56211", r"What is $123 \cdot 457$?", False),
+        ("56211", "What is 123*457?", False),
+        ("5", "Is it $5$?", False),
+        ("5", "Is it $4$? No, it is $5$.", True),
+        ("5", "So $x=5$. Does it hold?", True),
+    ],
+)
+def test_what_stands_in_a_question_is_no_answer(answer: str, completion: str, right: bool) -> None:
+    """A completion that repeats its problem would be right where the problem is to work something out."""
+    assert MathVerifier().verify(completion, {"answer": answer}).correct is right

@@ -192,3 +192,23 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 def test_runs_in_the_training_process_and_travels() -> None:
     assert not NumericMatch.isolated
     assert pickle.loads(pickle.dumps(NumericMatch(abs_tolerance=0.5))).abs_tolerance == 0.5  # noqa: S301 (our own bytes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "right"),
+    [
+        ("135", r"\boxed{\text{135}}", True),
+        ("135", r"\boxed{\displaystyle 135}", True),
+        ("135", r"\boxed{\text{135 cm}}", True),
+        ("135", r"\boxed{\text{about 135}}", False),
+        ("10098", "It is 10{,}098", True),
+        ("10098", r"It is 10\,098.", True),
+        ("62", "It is 61 or 62", False),
+        ("62", "It is 61, or **62**.", False),
+        ("62", "What is half of 124, is it 62?", False),
+        ("4", "What is 2 + 2? It is 4.", True),
+        ("7", "Is it 6? No, it is 7. Sure?", True),
+    ],
+)
+def test_upright_numbers_thousands_of_latex_hedging_and_questions(answer: str, completion: str, right: bool) -> None:
+    assert NumericMatch().verify(completion, {"answer": answer}).correct is right
