@@ -181,12 +181,14 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
         if self._guard is not None:
             self._guard.keep()
 
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self._guard is None else self._guard.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
+        """Save the second opinions; not as `state_dict`, for Lightning refuses two callbacks of a class with one."""
         if self._guard is not None:
-            self._guard.load_state_dict(state_dict)
+            checkpoint["callbacks"][self.state_key] = self._guard.state_dict()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: AsymGRPOModule, checkpoint: dict[str, Any]) -> None:
+        if self._guard is not None and (state := checkpoint["callbacks"].get(self.state_key)):
+            self._guard.load_state_dict(state)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: AsymGRPOModule) -> None:
         self._failures = FailureCount()
