@@ -35,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if arguments[:1] in (["--version"], ["--help"], ["-h"]):
         print(f"asymgrpo {__version__}" if arguments[0] == "--version" else usage())
         return ExitCode.OK
-    if is_started_rank():
+    started = is_started_rank()  # before the run, which tells further ranks that this process is their parent
+    if started:
         end_with_parent()
     try:
         with switch.handling_signals():
@@ -43,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
             # A failure during the stop has been reported already; the exit code tells a scheduler of the stop.
             return switch.cause.code if code != ExitCode.OK and switch.cause is not None else code
     except StopRun as stop:
-        if is_started_rank():
+        if started:
             return ExitCode.OK  # Lightning kills the first rank, with whatever it is doing, when another one fails
         complain(f"asymgrpo: stopped by {stop.cause.name}. {stop.outcome}".rstrip())
         return stop.cause.code

@@ -110,7 +110,8 @@ def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 _JOINED = re.compile(
-    r"[0-9)\]}]\s?(?:\\(?:times|cdot|div)|[-+*/^:×÷·−])\s?[-+]?$|[{_^√]\s?$|\\[A-Za-z]+\s?$|[0-9%}]\W{0,9}or\W{0,9}$"
+    r"[0-9)\]}]\s?(?:\\(?:times|cdot|div)|[-+*/^:×÷·−])\s?[-+]?$|[_^√}]\s?\{\s?$|[_^√]\s?$"
+    r"|\\(?!(?:boxed|fbox|text|textbf|mathrm|mathbf|displaystyle)\b)[A-Za-z]+\s?\{?\s?$|[0-9%}]\W{0,9}or\W{0,9}$"
 )
 _ASKED = re.compile(r"[^.!?\n]{0,200}\?")
 

@@ -212,3 +212,21 @@ def test_runs_in_the_training_process_and_travels() -> None:
 )
 def test_upright_numbers_thousands_of_latex_hedging_and_questions(answer: str, completion: str, right: bool) -> None:
     assert NumericMatch().verify(completion, {"answer": answer}).correct is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion", "right"),
+    [
+        ("42", r"It is \boxed{42}.", True),
+        ("42", r"It is \text{42}", True),
+        ("2", r"It is \sqrt{2}", False),
+        ("2", r"It is \sqrt 2", False),
+        ("2", r"It is \binom{5}{2}", False),
+        ("2", r"It is x^{2}", False),
+        ("2", r"It is x_2", False),
+    ],
+)
+def test_the_last_number_in_a_box_is_one_and_in_an_expression_is_none(
+    answer: str, completion: str, right: bool
+) -> None:
+    assert NumericMatch(extract="last").verify(completion, {"answer": answer}).correct is right

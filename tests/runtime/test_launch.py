@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from asymgrpo_app.cli import command
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.runtime.launch import check_launch, is_started_rank
+from asymgrpo_app.runtime.launch import announce_launcher, check_launch, is_started_rank
+from asymgrpo_app.runtime.stopping import Cause, StopRun
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 TORCHRUN = MEETING | {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
@@ -117,3 +119,22 @@ def test_the_command_refuses_a_left_over_rank(monkeypatch, capsys):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert main(["compare", "a.json", "b.json"]) == 2
     assert capsys.readouterr().err == f"asymgrpo: error: {LEFT_OVER.format('LOCAL_RANK', 1, 'LOCAL_RANK')}\n"
+
+
+@pytest.mark.parametrize(("environment", "code", "lines"), [(LIGHTNING, 0, 0), ({"LOCAL_RANK": "0"}, 143, 1)])
+def test_one_rank_alone_speaks_of_a_stop_and_ends_with_its_code(environment, code, lines, monkeypatch, capsys):
+    """Lightning kills the first rank, in the middle of a save, when another one ends with a code of its own."""
+
+    def stopped(_):
+        announce_launcher()  # as every rank does, in which it is the parent of those that it starts
+        raise StopRun(Cause.SIGTERM)
+
+    for name in ("LOCAL_RANK", "ASYMGRPO_LAUNCHER", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(command, "_run", stopped)
+    monkeypatch.setattr(command, "end_with_parent", lambda: None)
+    assert command.main(["fit"]) == code
+    assert len(capsys.readouterr().err.splitlines()) == lines
