@@ -15,6 +15,7 @@ from asymgrpo_app.errors import UserError, require
 from asymgrpo_app.rollout.server.auth import read_token
 from asymgrpo_app.rollout.server.tls import check_pair
 from asymgrpo_app.runtime.console import quiet_libraries, say
+from asymgrpo_app.runtime.cuda_toolkit import provide_cuda_home
 from asymgrpo_app.runtime.environment import stay_on_loopback
 
 _DESCRIPTION = """Start a vLLM server for a run whose config says `rollout.sampler: server`.
@@ -61,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     _check_port(options.host, options.port)
     os.environ.update(server_environment(command, token, options.token_file, folder, address))
     stay_on_loopback()
+    provide_cuda_home()
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
     scheme = "https" if tls else "http"
     say(f"Starting vLLM on {scheme}://{options.host}:{options.port}; every route asks for the token.")

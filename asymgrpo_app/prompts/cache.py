@@ -11,6 +11,7 @@ from pathlib import Path
 
 from asymgrpo_app.errors import UserError
 from asymgrpo_app.prompts.files import SourceFile
+from asymgrpo_app.runtime.environment import cache_folder
 from asymgrpo_app.runtime.whole_files import permit
 
 
@@ -32,7 +33,7 @@ def cached(source: SourceFile, kind: str, build: Callable[[Path], None]) -> Path
     """
     identity = f"{source.path}\0{source.size}\0{source.mtime_ns}"
     name = f"{blake2b(identity.encode(errors='surrogateescape'), digest_size=16).hexdigest()}.{kind}"
-    folder = Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
+    folder = cache_folder()
     try:
         return _found_or_made(folder / name, source, build)
     except OSError:

@@ -21,6 +21,7 @@ from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.rollout.engine_options import check_extra
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
+from asymgrpo_app.runtime.cuda_toolkit import provide_cuda_home
 from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
 from asymgrpo_app.runtime.vllm_import import cannot_be_imported, described
 
@@ -235,6 +236,7 @@ def _quiet_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says
+    provide_cuda_home()
     if SOCKETS_VARIABLE not in os.environ:  # vLLM reads it once, so it stays until the process ends
         os.environ[SOCKETS_VARIABLE] = private_folder()
         atexit.register(shutil.rmtree, os.environ[SOCKETS_VARIABLE], ignore_errors=True)

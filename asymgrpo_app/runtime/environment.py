@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+from pathlib import Path
 
 SOCKETS_VARIABLE = "VLLM_RPC_BASE_PATH"  # vLLM's folder of the sockets between its processes
 
@@ -11,6 +12,11 @@ SAFE_PATH = "PYTHONSAFEPATH", "asymgrpo"
 tells it from a user's own."""
 
 _LONGEST_BASE = 46  # a socket's path has at most 107 bytes: this, our folder's name, and vLLM's 36 characters
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept between runs: `$ASYMGRPO_CACHE`, or `~/.cache/asymgrpo`."""
+    return Path(os.environ.get("ASYMGRPO_CACHE") or "~/.cache/asymgrpo").expanduser().absolute()
 
 
 def private_folder() -> str:

@@ -28,6 +28,14 @@ def test_every_package_is_pinned_with_the_hashes_of_its_files(device):
     assert not [name for name, hashes in packages.items() if not hashes]
 
 
+def test_the_cuda_compiler_is_of_the_version_of_the_headers_it_compiles_with():
+    """nvcc refuses the headers of another minor version."""
+    versions = dict(name.split("==") for name in locked("gpu"))
+    parts = ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-cccl", "cuda-runtime", "cuda-nvrtc")
+    found = {part: ".".join(versions[f"nvidia-{part}"].split(".")[:2]) for part in parts}
+    assert found == dict.fromkeys(parts, ".".join(versions["cuda-toolkit"].split(".")[:2]))
+
+
 def test_pip_compares_the_hashes():
     """The one exception is the project itself, which lies here."""
     script = (REPOSITORY / "tools/setup_venv.sh").read_text()
