@@ -15,6 +15,8 @@ ENV PATH=/app/.venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     XDG_CACHE_HOME=/cache \
     ASYMGRPO_CACHE=/cache/asymgrpo \
+    FLASHINFER_WORKSPACE_BASE=/cache \
+    TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
     TRITON_CACHE_DIR=/cache/triton
 
 # By number, as Kubernetes can see from it that this is not root (runAsNonRoot).
@@ -48,7 +50,7 @@ CMD ["fit", "--config", "configs/quickstart.yaml", "--run_dir", "/runs/quickstar
 FROM base AS gpu
 
 # Triton compiles a launcher for each of its kernels with the C compiler when it is first used, and FlashInfer, which vLLM
-# prefers on the newest GPUs, its kernels with nvcc, which takes the C++ compiler.
+# prefers on the newest GPUs, its kernels with nvcc of the wheels, which takes the C++ compiler.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libc6-dev \

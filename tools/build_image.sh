@@ -29,16 +29,18 @@ buildah build --layers=false --pull-never --target "$target" --build-arg PYTHON_
 container=$(buildah from --pull-never "localhost/asymgrpo:$target")
 buildah run "$container" -- asymgrpo --version
 if [ "$target" = gpu ]; then
-  # A kernel of FlashInfer's for a Blackwell GPU, compiled and linked as on its first use there; it takes no GPU.
-  buildah run --env FLASHINFER_CUDA_ARCH_LIST=10.0a --env FLASHINFER_DISABLE_VERSION_CHECK=1 "$container" -- python -c '
-import os, pathlib, subprocess
+  # A kernel of FlashInfer's for a Blackwell GPU, compiled and linked as on its first use there; it takes no GPU. An empty
+  # library stands in for the driver's.
+  buildah run "$container" -- sh -c 'mkdir /tmp/driver && c++ -shared -Wl,-soname,libcuda.so.1 -o /tmp/driver/libcuda.so -x c++ /dev/null'
+  buildah run --env FLASHINFER_CUDA_ARCH_LIST=10.0a --env FLASHINFER_EXTRA_LDFLAGS=-L/tmp/driver "$container" -- python -c '
+import os, subprocess
 from asymgrpo_app.runtime.cuda_toolkit import provide_cuda_home
 provide_cuda_home()
 print(subprocess.check_output([os.environ["CUDA_HOME"] + "/bin/nvcc", "--version"], text=True).splitlines()[-2])
 from flashinfer.jit.norm import gen_norm_module
 module = gen_norm_module()
 module.build(verbose=False)
-print("compiled and linked", *(f"{path.name}, {path.stat().st_size} bytes" for path in [pathlib.Path(module.jit_library_path)]))'
+print("compiled and linked", module.jit_library_path.name, module.jit_library_path.stat().st_size, "bytes")'
 fi
 buildah inspect --format '{{.FromImageID}}' "$container"
 buildah rm "$container" > /dev/null
