@@ -93,6 +93,10 @@ sbom: .venv/ready ## Write the software bill of materials of both environments (
 	  echo "dist/sbom-$$device.json"; \
 	done
 
+.PHONY: first-gpu
+first-gpu: .venv/ready ## Check and measure on a GPU what no CPU can tell (ten minutes)
+	$(BIN)/python -m benchmarks.first_gpu
+
 .PHONY: base-policy
 base-policy: .venv/ready ## Make data/countdown_base again from nothing (a few minutes)
 	$(BIN)/python data/make_countdown_base.py
