@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key sho
 _PROBES = 8  # weights that an optimizer is tried on: temporary memory for one of them at a time is too little to count
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Adds up the live storages that were made while this mode is active."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def body_memory(
         for parameter in policy.parameters():
             parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
         body = getattr(policy, policy.base_model_prefix)
-        with _LiveBytes() as memory, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with LiveBytes() as memory, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
             hidden = body(input_ids=batch.input_ids, use_cache=False, **attention_inputs(batch)).last_hidden_state
             kept = memory.live
             hidden.backward(torch.empty_like(hidden))
@@ -96,7 +96,7 @@ def optimizer_memory(
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(weights)
-    with _LiveBytes() as memory:
+    with LiveBytes() as memory:
         optimizer.step()
     size = sum(weight.nbytes for weight in weights)
     return memory.live // size, memory.peak // size - memory.live // size

@@ -15,6 +15,7 @@ from asymgrpo_app.seeds import derive_seed
 
 COLUMNS = 8  # of each linear layer are read; which ones changes with every version of the weights
 _MODULUS = 2**64
+_ELEMENTS_AT_ONCE = 2**22  # whose bits are added up together: 32 MiB of integers
 
 _BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
@@ -44,10 +45,24 @@ def columns(version: int, inputs: int) -> list[int]:
     return sorted({(start + number * stride) % inputs for number in range(COLUMNS)})
 
 
-def bit_sum(values: Tensor) -> int:
-    """Sum of the bit patterns of a float tensor, read as integers, plus that of their squares; modulo 2**64."""
-    bits = values.detach().contiguous().view(_BITS[values.dtype]).to(torch.int64)
-    return (int(bits.sum()) + int((bits * bits).sum())) % _MODULUS
+def bit_sum(values: Tensor, dtype: torch.dtype | None = None) -> int:
+    """Sum of the bit patterns of a float tensor, read as integers, plus that of their squares; modulo 2**64.
+
+    Works on `_ELEMENTS_AT_ONCE` elements at a time: their integers take four to eight times the room of the weights.
+
+    Args:
+        values: Of any shape.
+        dtype: Type that the values are rounded to first; None: their own.
+    """
+    total = torch.zeros((), dtype=torch.int64, device=values.device)
+    for part in values.detach().reshape(-1).split(_ELEMENTS_AT_ONCE):
+        total += _bits_and_squares(part.to(dtype or values.dtype))
+    return int(total) % _MODULUS
+
+
+def _bits_and_squares(values: Tensor) -> Tensor:
+    bits = values.view(_BITS[values.dtype]).to(torch.int64)
+    return bits.sum() + bits.square_().sum()
 
 
 def policy_digest(
@@ -92,8 +107,8 @@ class RunningDigest:
         """Yield the same weights, each after it was added to the digest."""
         for name, weight in named:
             if name not in self._linear:
-                self.digest += WeightDigest(0, bit_sum(weight.to(self._dtype)))
+                self.digest += WeightDigest(0, bit_sum(weight, self._dtype))
             if name in self._linear or name == self._tied_head:
                 read = weight[:, columns(self._version, weight.shape[1])]
-                self.digest += WeightDigest(bit_sum(read.to(self._dtype)), 0)
+                self.digest += WeightDigest(bit_sum(read, self._dtype), 0)
             yield name, weight

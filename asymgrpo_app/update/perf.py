@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import psutil
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 
 from asymgrpo_app.rollout.types import RolloutBatch
+from asymgrpo_app.update.peak_flops import peak_flops
 
 if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ def performance(
     Returns:
         `throughput` in tokens (prompt and completion, each completion with its prompt) per second and process,
         `cpu_memory_gb` (resident memory of the process, GiB), and on a GPU `max_memory_gb` (peak of torch's
-        allocations, GiB) and, where Lightning knows the device's peak, `mfu`: FLOPs of the passed tokens per second of
+        allocations, GiB) and, where the device's peak is known, `mfu`: FLOPs of the passed tokens per second of
         the update as a share of that peak. Recomputation by gradient checkpointing does not count.
     """
     tokens = sum(len(p.token_ids) + len(judged.completion.token_ids) for p, _, judged in rollouts.completions())
@@ -63,7 +63,7 @@ def performance(
     device = next(policy.parameters()).device
     if device.type == "cuda":
         values["perf/max_memory_gb"] = torch.cuda.max_memory_allocated(device) / _GB
-        if peak := get_available_flops(device, dtype):
+        if peak := peak_flops(device, dtype):
             # 2 FLOPs per parameter and token of a forward pass, as many of a backward pass and 2 more per trained one.
             parameters = sum(weight.numel() for weight in policy.parameters())
             trained = sum(weight.numel() for weight in policy.parameters() if weight.requires_grad)

@@ -117,7 +117,7 @@ def tags(events: Any) -> set[str]:
 
 def on_a_gpu(monkeypatch, peak: float | None) -> dict[str, float]:
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3 * 1024**3)
-    monkeypatch.setattr("asymgrpo_app.update.perf.get_available_flops", lambda device, dtype: peak)
+    monkeypatch.setattr("asymgrpo_app.update.perf.peak_flops", lambda device, dtype: peak)
     trained, frozen = (
         SimpleNamespace(device=torch.device("cuda"), numel=lambda: 5 * 10**5, requires_grad=needed)
         for needed in (True, False)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from asymgrpo_app.checks.activation_memory import LiveBytes
 from asymgrpo_app.errors import RunError, UserError
 from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.digest import COLUMNS, WeightDigest, bit_sum, columns, policy_digest
@@ -90,3 +91,18 @@ def test_limits_follow_the_samplers_type():
         CanaryConfig(completions=-1)
     with pytest.raises(UserError, match=r"rollout\.canary\.max_logprob_diff must be > 0 or null, got 0"):
         CanaryConfig(max_logprob_diff=0.0)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_digest_of_a_large_weight_takes_little_memory(dtype):
+    torch.manual_seed(0)
+    values = torch.randn(5 * 2**21 + 3).to(dtype)
+    bits = values.view(torch.int32 if dtype == torch.float32 else torch.int16).to(torch.int64)
+    expected = (int(bits.sum()) + int((bits * bits).sum())) % 2**64
+    with LiveBytes() as memory:
+        assert bit_sum(values) == expected
+    # Of 2**22 elements: their bits as integers, squared in place, and scalars.
+    assert 8 * 2**22 <= memory.peak < 8 * 2**22 + 1000
+    with LiveBytes() as memory:
+        assert bit_sum(values, torch.bfloat16) == bit_sum(values.to(torch.bfloat16))
+    assert memory.peak < 10 * 2**22 + 2 * values.numel() + 1000
