@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asymgrpo_app.policy.head import _cuts, completion_logprobs, working_bytes
+from asymgrpo_app.policy.head import CHUNK_TOKENS, _product, completion_logprobs, working_bytes
+from asymgrpo_app.policy.head_passes import cuts
 
 
 def naive(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float):
@@ -204,8 +205,8 @@ class Operations(TorchDispatchMode):
 
 
 def test_cuts_cover_a_range_and_the_last_may_be_shorter() -> None:
-    assert list(_cuts(2, 9, 3)) == [slice(2, 5), slice(5, 8), slice(8, 9)]
-    assert list(_cuts(0, 0, 3)) == []
+    assert list(cuts(2, 9, 3)) == [slice(2, 5), slice(5, 8), slice(8, 9)]
+    assert list(cuts(0, 0, 3)) == []
 
 
 @pytest.mark.parametrize("entropy_grad", [False, True])
@@ -270,13 +271,57 @@ def test_values_and_gradients_do_not_depend_on_blocks(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("block_values", "block"), [(2 * 500, 2), (1, 1)])
-def test_float32_logits_exist_for_one_block_at_a_time(monkeypatch, block_values: int, block: int) -> None:
+def test_exponentials_exist_for_one_block_at_a_time(monkeypatch, block_values: int, block: int) -> None:
     monkeypatch.setattr("asymgrpo_app.policy.head._BLOCK_VALUES", block_values)
     hidden, weight, _, targets = head(16, 1, 500, torch.float32)
     with Operations() as operations, torch.autocast("cpu", torch.bfloat16):
         completion_logprobs(hidden, weight, None, targets, temperature=1.0, chunk_tokens=8)[0].sum().backward()
-    assert operations.largest() == block * 500
-    assert operations.largest(torch.bfloat16) == max(8 * 500, 8192)
+    fresh = {op.elements for op in operations.recorded if op.fresh and op.dtype == torch.float32 and op.elements > 500}
+    assert fresh == {8 * 500} | ({block * 500} if block > 1 else set())  # logits of a chunk, exponentials of a block
+    assert operations.largest() == operations.largest(torch.bfloat16) == 8 * 500  # the gradients by these logits
+
+
+def test_logits_are_float32_sums_of_rounded_factors() -> None:
+    hidden, weight, _, targets = head(40, 64, 300, torch.float32, spread=2.0)  # logits of 30 and more
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = completion_logprobs(hidden, weight, None, targets, temperature=1.0)
+    rounded = [leaf.bfloat16().double() for leaf in (hidden, weight)]
+    for actual, wanted in zip(outputs, naive(*rounded, None, targets, 1.0), strict=True):
+        # Rounded to bfloat16 they would be off by up to 1/16.
+        torch.testing.assert_close(actual, wanted.float(), rtol=1e-5, atol=3e-5)
+
+
+def test_gradients_are_products_of_a_rounded_gradient_by_the_logits() -> None:
+    hidden, weight, _, targets = head(300, 64, 500, torch.float32, spread=0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs, entropy = completion_logprobs(
+            hidden, weight, None, targets, temperature=1.0, chunk_tokens=100, entropy_grad=True
+        )
+        (logprobs.sum() + 0.1 * entropy.sum()).backward()
+    rounded = [leaf.detach().bfloat16().double().requires_grad_() for leaf in (hidden, weight)]
+    wanted = naive(*rounded, None, targets, 1.0)
+    exact = torch.autograd.grad(wanted[0].sum() + 0.1 * wanted[1].sum(), rounded)
+    for actual, value in zip((hidden.grad, weight.grad), exact, strict=True):
+        # A value is off by at most 2^-9 of itself each time it is rounded: as factor and as product.
+        assert relative_error(actual, value) < 2 * 2**-9
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_chunks_are_larger_on_a_gpu(device: str) -> None:
+    tokens, on_cpu = CHUNK_TOKENS[device], device == "cpu"
+    settings = {"matmul_dtype": torch.float32, "weight_dtype": torch.float32, "weight_grad": False, "on_cpu": on_cpu}
+    at, above = (working_bytes(tokens + more, 1, 10, **settings) for more in (0, 100))
+    assert tokens == (512 if on_cpu else 4096)
+    assert above - at == 100 * 4  # the gradients by further states, and nothing else
+
+
+def test_a_product_of_lower_precision_in_float32_is_what_torch_has_for_a_gpu() -> None:
+    """A CPU has no kernel for it; shapes and types are checked as on a GPU."""
+    left, right = (torch.empty(shape, dtype=torch.bfloat16, device="meta") for shape in ((5, 3), (7, 3)))
+    out = torch.empty(5, 7, device="meta")
+    assert _product(left, right.T, out) is out
+    with pytest.raises(RuntimeError, match="Expected out tensor to have dtype"):
+        torch.mm(left, right.T, out=out)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +355,7 @@ def test_the_gradient_of_a_large_vocabulary_is_summed_up_in_tiles() -> None:
 
 WORDS, WIDTH = 2**18, 4  # of so many words, 2 tokens make a block on a CPU
 CHUNK = 8 * (WORDS + WIDTH)  # the products of 8 tokens with every word, and their states
+BLOCK = 2 * WORDS * 4
 HEAD, TILE = WORDS * WIDTH, 8192 * WIDTH
 MIXED = {"matmul_dtype": torch.bfloat16}
 HALF = {"weight_dtype": torch.bfloat16}
@@ -318,22 +364,23 @@ HALF = {"weight_dtype": torch.bfloat16}
 @pytest.mark.parametrize(
     ("changes", "values", "weight"),
     [
-        # All in float32: a chunk, and the weight's gradient.
-        ({}, CHUNK * 4, HEAD * 4),
-        ({"on_cpu": False}, CHUNK * 4, HEAD * 4),
-        # The chunk in bfloat16 and two blocks in float32; the weight in bfloat16, and a tile of its gradient.
-        (MIXED, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * (4 + 2) + TILE * 2),
-        (MIXED | {"on_cpu": False}, CHUNK * 2 + 2 * (8 * WORDS) * 4, HEAD * (4 + 2) + TILE * 2),
+        # All in float32: a chunk, p of a block beside log p, and the weight's gradient.
+        ({}, CHUNK * 4 + BLOCK, HEAD * 4),
+        ({"on_cpu": False}, CHUNK * 4 + 8 * WORDS * 4, HEAD * 4),
+        # Gradients in bfloat16 and logits in float32, from the weight in both; a tile of its gradient.
+        (MIXED, CHUNK * 6 + BLOCK, HEAD * (4 + 2 + 4) + TILE * 2),
+        # On a GPU products of bfloat16 are float32, those of a tile too; a block is as large as a chunk.
+        (MIXED | {"on_cpu": False}, CHUNK * 2 + 2 * (8 * WORDS) * 4, HEAD * (4 + 2) + TILE * 4),
         # A block has no more tokens than a chunk.
-        (MIXED | {"chunk_tokens": 1}, (WORDS + WIDTH) * 2 + 2 * WORDS * 4, HEAD * (4 + 2) + TILE * 2),
-        # A weight in bfloat16 is multiplied as it is, or cast to float32.
-        (MIXED | HALF, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * 4 + TILE * 2),
-        (HALF, CHUNK * 4, HEAD * (4 + 4)),
+        (MIXED | {"chunk_tokens": 1}, (WORDS + WIDTH) * 6 + WORDS * 4, HEAD * (4 + 2 + 4) + TILE * 2),
+        # A weight in bfloat16 is not cast to it.
+        (MIXED | HALF, CHUNK * 6 + BLOCK, HEAD * (4 + 4) + TILE * 2),
+        (HALF, CHUNK * 4 + BLOCK, HEAD * (4 + 4)),
         # A frozen weight has no gradient.
-        ({"weight_grad": False}, CHUNK * 4, 0),
-        (MIXED | {"weight_grad": False}, CHUNK * 2 + 2 * (2 * WORDS) * 4, HEAD * 2),
+        ({"weight_grad": False}, CHUNK * 4 + BLOCK, 0),
+        (MIXED | {"weight_grad": False}, CHUNK * 6 + BLOCK, HEAD * (2 + 4)),
         # All 10 tokens fit into one chunk.
-        ({"chunk_tokens": 512}, 10 * (WORDS + WIDTH) * 4, HEAD * 4),
+        ({"chunk_tokens": 512}, 10 * (WORDS + WIDTH) * 4 + BLOCK, HEAD * 4),
     ],
 )
 def test_working_memory_by_hand(changes: dict[str, object], values: int, weight: int) -> None:
@@ -345,9 +392,9 @@ def test_working_memory_by_hand(changes: dict[str, object], values: int, weight:
 def test_working_memory_of_a_large_vocabulary_and_of_the_default_chunk() -> None:
     for words in (2**20, 3 * 2**17):  # more than half of 2^19, so one token makes a block
         mixed = working_bytes(3, 1, words, **MIXED, **HALF, on_cpu=True, weight_grad=False)
-        assert mixed == 3 * (words + 1) * 2 + 2 * words * 4 + 3 * 4
+        assert mixed == 3 * (words + 1) * 6 + words * 4 + words * 4 + 3 * 4
     plain = working_bytes(600, 2, 5, matmul_dtype=torch.float64, weight_dtype=torch.float64, on_cpu=True)
-    assert plain == 512 * (5 + 2) * 8 + 5 * 2 * 8 + 600 * 2 * 8
+    assert plain == 512 * (5 + 2) * 8 + 512 * 5 * 8 + 5 * 2 * 8 + 600 * 2 * 8
 
 
 @pytest.mark.parametrize(
