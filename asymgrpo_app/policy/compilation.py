@@ -13,6 +13,10 @@ from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.loading import transformer_blocks
 
+_WORKERS = "TORCHINDUCTOR_COMPILE_THREADS"
+# vLLM sets the variable to 1 when it is imported, for its own processes; what was there before is the user's.
+_ASKED_WORKERS = None if "vllm" in sys.modules else os.environ.get(_WORKERS)
+
 if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
     from transformers import PreTrainedModel
 
@@ -39,6 +43,14 @@ def check_compiler(device: str) -> None:
         )
 
 
+def compile_workers() -> int:
+    """How many workers compile at the same time: torch's own rule, whether or not vLLM was imported before."""
+    if _ASKED_WORKERS:
+        return int(_ASKED_WORKERS)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(32, cores or 1)
+
+
 def compile_blocks(policy: PreTrainedModel) -> None:
     """Compile each transformer block in place at its first call, once for all lengths; names of weights stay.
 
@@ -59,4 +71,4 @@ def compile_blocks(policy: PreTrainedModel) -> None:
     AttentionInterface.register(packed_attention.NAME, torch.compiler.disable(packed_attention.packed_attention))
     for block in blocks:
         # Not `block.compile`, which takes in hooks as well: those of FSDP2 differ from block to block.
-        block.forward = torch.compile(block.forward, dynamic=True)
+        block.forward = torch.compile(block.forward, dynamic=True, options={"compile_threads": compile_workers()})

@@ -90,11 +90,15 @@ def vocabulary_size(path: str) -> int:
 def load_policy(path: str, attention: AttentionImplementation) -> PreTrainedModel:
     """A causal language model with float32 weights (lower compute types come from `trainer.precision`).
 
+    Turns cuDNN's attention off in this process: it makes a plan for every new shape, which takes tens of milliseconds,
+    and hardly two micro-batches have the same.
+
     Raises:
         UserError: It cannot be loaded, or its logits are more than a linear head.
     """
     from transformers import AutoModelForCausalLM
 
+    torch.backends.cuda.enable_cudnn_sdp(False)
     config = load_config(path)
     _check_head(path, config)
     try:

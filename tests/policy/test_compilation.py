@@ -15,6 +15,7 @@ from asymgrpo_app.microbatch.microbatch import build
 from asymgrpo_app.microbatch.packing import cut_packed, pack
 from asymgrpo_app.policy import compilation, packed_attention
 from asymgrpo_app.policy.compilation import check_compiler, compile_blocks
+from asymgrpo_app.policy.loading import token_logprobs
 from tests.support.recorded_training import COMPILED, result_of, trained, trained_on_two_processes
 from tests.support.small_models import families, relative_error, scores, small_config
 
@@ -48,6 +49,25 @@ def whole(form, seed):
     sequences = families(seed)
     (members,) = cut_packed(sequences, 10**6)
     return form(sequences, members)
+
+
+@pytest.mark.parametrize(("asked", "workers"), [(None, 6), ("3", 3)])
+def test_importing_vllm_first_does_not_leave_one_worker_to_compile(asked, workers, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # as vLLM does when it is imported, for its own processes
+    monkeypatch.setattr(compilation, "_ASKED_WORKERS", asked)
+    monkeypatch.setattr(compilation.os, "sched_getaffinity", lambda process: range(6))
+    seen = set()
+
+    def workers_now(graph, *_, **__):
+        seen.add(torch._inductor.config.compile_threads)
+        return graph
+
+    monkeypatch.setattr("torch._inductor.compile_fx._maybe_wrap_and_compile_fx_main", workers_now)
+    model = model_of("sdpa", layers=1)
+    with torch._inductor.config.patch(compile_threads=1), torch.no_grad():
+        compile_blocks(model)
+        token_logprobs(model, whole(build, 0), temperature=1.0)
+    assert seen == {workers}
 
 
 @pytest.mark.usefixtures("backend")
