@@ -19,15 +19,14 @@ from statistics import mean
 from time import perf_counter
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from asymgrpo_app.checks.precision import calculates_bfloat16
-from asymgrpo_app.microbatch.cutting import cut
-from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
+from asymgrpo_app.microbatch.cutting import MicroBatches, cut
+from asymgrpo_app.microbatch.microbatch import Form, MicroBatch, TokenSequence
 from asymgrpo_app.policy.compilation import compile_blocks
-from asymgrpo_app.policy.loading import packs, token_logprobs
+from asymgrpo_app.policy.loading import micro_batch_form, token_logprobs
 from asymgrpo_app.policy.packed_attention import NAME
 from asymgrpo_app.runtime.allocator import return_freed_memory, reuse_freed_memory
 from asymgrpo_app.runtime.environment import quiet_environment
@@ -48,7 +47,7 @@ ROWS = {
 }
 
 
-def micro_batches(number: int, tokens: int, *, packed: bool) -> list[MicroBatch]:
+def micro_batches(number: int, tokens: int, form: Form) -> list[MicroBatch]:
     generator = torch.Generator().manual_seed(0)
 
     def random_tokens(length: int) -> list[int]:
@@ -59,7 +58,8 @@ def micro_batches(number: int, tokens: int, *, packed: bool) -> list[MicroBatch]
         prompt = random_tokens(50)
         lengths = torch.randint(10, 161, (8,), generator=generator).tolist()
         sequences += [TokenSequence(prompt, random_tokens(length)) for length in lengths]
-    return move_data_to_device(cut(sequences, range(len(sequences)), tokens, packed=packed), DEVICE)
+    groups = cut(sequences, range(len(sequences)), tokens, form)
+    return list(MicroBatches(sequences, groups, form, torch.device(DEVICE)))
 
 
 def measure(row: str, number: int, tokens: int) -> None:
@@ -87,7 +87,8 @@ def measure(row: str, number: int, tokens: int) -> None:
     for weight in policy.parameters():
         weight.grad = torch.zeros_like(weight)
     bfloat16 = IN_BFLOAT16 and not options.get("float32")
-    work = micro_batches(number, tokens, packed=packs(policy))
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=bfloat16):
+        work = micro_batches(number, tokens, micro_batch_form(policy))
     return_freed_memory()
     before = held_mib()
     seconds = []

@@ -11,7 +11,8 @@ def sequence_sums(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> T
 
 def sequence_lengths(sequence_ids: Tensor, num_sequences: int) -> Tensor:
     """Number of tokens of each sequence, [S] int64."""
-    return torch.bincount(sequence_ids, minlength=num_sequences)
+    # Not `bincount`, which waits for a GPU to learn the largest index.
+    return sequence_sums(torch.ones_like(sequence_ids), sequence_ids, num_sequences)
 
 
 def sequence_means(values: Tensor, sequence_ids: Tensor, num_sequences: int) -> Tensor:

@@ -15,8 +15,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from asymgrpo_app.checks.activation_memory import body_memory, optimizer_memory
 from asymgrpo_app.datamodule import PromptDataModule
-from asymgrpo_app.microbatch.cutting import cut
-from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
+from asymgrpo_app.microbatch.cutting import MicroBatches, cut
+from asymgrpo_app.microbatch.microbatch import Form, MicroBatch, TokenSequence
 from asymgrpo_app.module import AsymGRPOModule
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.policy.head import working_bytes
@@ -181,7 +181,9 @@ def largest_micro_batch(
     sequences = [
         TokenSequence([prompt] * lengths[0], [0] * lengths[1]) for prompt in range(groups[0]) for _ in range(groups[1])
     ][: max_tokens // lengths[1] + 1]  # no more go into one
-    return cut(sequences, range(len(sequences)), max_tokens, packed=packed)[0]
+    form: Form = "buckets" if packed else "padded"  # the form `varlen` holds less
+    cuts = cut(sequences, range(len(sequences)), max_tokens, form)
+    return MicroBatches(sequences, cuts, form, torch.device("cpu"))[0]
 
 
 def pass_memory(

@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from asymgrpo_app.errors import UserError
-from asymgrpo_app.microbatch.microbatch import MicroBatch
+from asymgrpo_app.microbatch.microbatch import Form, MicroBatch
 from asymgrpo_app.policy import packed_attention
 from asymgrpo_app.policy.head import completion_logprobs
 from asymgrpo_app.policy.lora import is_adapter, merged, plain_name
-from asymgrpo_app.policy.packed_attention import can_pack
+from asymgrpo_app.policy.packed_attention import can_pack, takes_varlen
 from asymgrpo_app.policy.weight_files import not_tied
 from asymgrpo_app.runtime.compat import attention_of, block_names, came_with_adapter
 from asymgrpo_app.runtime.hub import could_be_hub_id, no_folder, require_on_hub
@@ -259,6 +259,19 @@ def transformer_blocks(policy: PreTrainedModel) -> list[nn.Module]:
 def packs(policy: PreTrainedModel) -> bool:
     """Whether the model takes packed micro-batches (`asymgrpo_app.microbatch.packing`)."""
     return attention_of(policy) == packed_attention.NAME
+
+
+def micro_batch_form(policy: PreTrainedModel) -> Form:
+    """How sequences lie in the policy's micro-batches, under the autocast of the moment."""
+    if not packs(policy):
+        return "padded"
+    weight = next(policy.parameters())
+    device = weight.device
+    autocast = torch.is_autocast_enabled(device.type)
+    text = policy.config.get_text_config()
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    dtype = torch.get_autocast_dtype(device.type) if autocast else weight.dtype
+    return "varlen" if takes_varlen(device, dtype, head_size) else "buckets"
 
 
 def attention_inputs(batch: MicroBatch) -> dict[str, Any]:

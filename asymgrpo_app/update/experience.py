@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asymgrpo_app.algorithm.groups import GroupRewards
-from asymgrpo_app.microbatch.microbatch import TokenSequence
+from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
 from asymgrpo_app.rollout.types import RolloutBatch
 from asymgrpo_app.seeds import derive_seed
 
@@ -67,6 +68,21 @@ class Experience:
             scored=torch.zeros(len(pairs), dtype=torch.bool),
         )
 
+    # ---- columns over tokens ----
+
+    @cached_property
+    def token_advantages(self) -> Tensor:
+        """[T] float32, the advantage of each token's completion."""
+        return self._over_tokens(self.advantages)
+
+    @cached_property
+    def token_correct(self) -> Tensor:
+        """[T] bool, whether each token's completion was judged right."""
+        return self._over_tokens(self.correct)
+
+    def _over_tokens(self, column: Tensor) -> Tensor:
+        return column.repeat_interleave(self.lengths).to(self.old_logprobs.device)
+
     # ---- parts of it; `members` are indices into the S completions ----
 
     def where(self, mask: Tensor) -> list[int]:
@@ -86,11 +102,10 @@ class Experience:
         """For each token of `members`, the position of its completion in `members`: [t] int64 on the CPU."""
         return torch.arange(len(members)).repeat_interleave(self.lengths[list(members)])
 
-    def remember(self, members: Sequence[int], logprobs: Tensor, entropy: Tensor) -> None:
-        """Store the policy's log-probabilities and entropies [t] of `members` at the start of the step."""
-        tokens = self.tokens(members).to(self.old_logprobs.device)
-        self.old_logprobs[tokens], self.old_entropy[tokens] = logprobs.float(), entropy.float()
-        self.scored[list(members)] = True
+    def remember(self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> None:
+        """Store the policy's log-probabilities and entropies [t] of a micro-batch at the start of the step."""
+        self.old_logprobs[batch.places], self.old_entropy[batch.places] = logprobs.float(), entropy.float()
+        self.scored[batch.members] = True
 
     def zero_advantage(self, members: Sequence[int]) -> set[int]:
         """The zero-advantage completions among `members`: no member with the same prompt has an advantage.

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from asymgrpo_app.microbatch.cutting import cut, in_step
+from asymgrpo_app.microbatch.cutting import MicroBatches, cut, in_step
 from asymgrpo_app.microbatch.microbatch import MicroBatch, TokenSequence
 from asymgrpo_app.parallel.ranks import gather_objects
 from asymgrpo_app.parallel.sharding import is_sharded, policy_logprobs
-from asymgrpo_app.policy.loading import packs
+from asymgrpo_app.policy.loading import micro_batch_form
 from asymgrpo_app.policy.lora import adapters_off
 from asymgrpo_app.update.perf import PassedTokens
 
@@ -47,7 +46,7 @@ class ForwardPasses:
 
     def cut(
         self, sequences: Sequence[TokenSequence], members: Sequence[int], apart: Collection[int] = ()
-    ) -> list[MicroBatch]:
+    ) -> MicroBatches:
         """Cut some of the sequences into micro-batches.
 
         Args:
@@ -59,12 +58,10 @@ class ForwardPasses:
             Micro-batches on the device. With sharded weights every rank has equally many; the last ones may be empty.
         """
         parts = [[member for member in members if (member in apart) is first] for first in (True, False)]
-        packed = packs(self.policy)
-        batches = [batch for part in parts for batch in cut(sequences, part, self.max_tokens, packed=packed)]
-        if self.sharded:
-            batches = in_step(batches, packed=packed, gather=gather_objects)
-        moved: list[MicroBatch] = move_data_to_device(batches, next(self.policy.parameters()).device)
-        return moved
+        form, device = micro_batch_form(self.policy), next(self.policy.parameters()).device
+        groups = [group for part in parts for group in cut(sequences, part, self.max_tokens, form)]
+        batches = MicroBatches(sequences, groups, form, device)
+        return in_step(batches, gather=gather_objects) if self.sharded else batches
 
     def logprobs(self, batch: MicroBatch, temperature: float, *, entropy_grad: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of each of T completion tokens under the policy, two float32 tensors [T]."""
@@ -90,10 +87,14 @@ class ForwardPasses:
             context: Context of the run's precision.
         """
         scored: list[Tensor] = [torch.zeros(0)] * len(sequences)
+        members: list[int] = []
+        parts: list[Tensor] = []
         with context:
             for batch in self.cut(sequences, range(len(sequences))):
-                logprobs, _ = self.logprobs(batch, temperature)
-                lengths = [len(sequences[member].completion) for member in batch.members]
-                for member, part in zip(batch.members, logprobs.float().cpu().split(lengths), strict=True):
-                    scored[member] = part
+                parts.append(self.logprobs(batch, temperature)[0].float())
+                members.extend(batch.members)
+        lengths = [len(sequences[member].completion) for member in members]
+        together = torch.cat(parts).cpu() if parts else torch.zeros(0)
+        for member, part in zip(members, together.split(lengths), strict=True):
+            scored[member] = part
         return scored

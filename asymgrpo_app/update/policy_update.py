@@ -77,7 +77,7 @@ class PolicyUpdate:
         ahead = (experience.updates > 0) | self.objective.needs_old_logprobs
         waiting = [member for member in self._scored(experience.where(experience.valid)) if ahead[member]]
         for batch in self.passes.cut(experience.sequences, waiting):
-            experience.remember(batch.members, *self.passes.logprobs(batch, self.temperature))
+            experience.remember(batch, *self.passes.logprobs(batch, self.temperature))
 
     def update(self, number: int, *, on_policy: bool) -> bool:
         """Make one optimizer update from mini-batch `number`; returns whether the policy has changed.
@@ -120,8 +120,9 @@ class PolicyUpdate:
         policy = self.passes.policy
         parameters = list(policy.parameters())
         norm = whole(torch.nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None]))
-        broken = sum_over_ranks(float(not bool(losses.isfinite().all())))
-        health = UpdateHealth(float(norm), losses, losses_finite=broken == 0)
+        # The only numbers of an update that the host waits for.
+        length, finite = torch.stack([norm.double(), losses.isfinite().all().to(norm.device).double()]).tolist()
+        health = UpdateHealth(length, losses, losses_finite=sum_over_ranks(1 - finite) == 0)
         if not health.finite:
             self.skipped.leave_out(policy, self.experience, members, health, step=self.step + 1, run_dir=self.run_dir)
             self._step_without_gradient()
@@ -148,13 +149,15 @@ class PolicyUpdate:
         experience = self.experience
         logprobs, entropy = self.passes.logprobs(batch, self.temperature, entropy_grad=self.entropy_coef > 0)
         if on_policy or not experience.scored[batch.members[0]]:
-            experience.remember(batch.members, logprobs.detach(), entropy.detach())
+            experience.remember(batch, logprobs.detach(), entropy.detach())
         tokens = self._token_batch(batch, logprobs, entropy, selection)
         output = checked_losses(self.objective, tokens)
         if self.loss.correction.mode != "off":
-            old = experience.old_logprobs[experience.tokens(batch.members).to(logprobs.device)]
             factors, ratios, applied = self.loss.correction.weigh(
-                old, tokens.rollout_logprobs, tokens.sequence_ids, tokens.num_sequences
+                experience.old_logprobs[batch.places],
+                tokens.rollout_logprobs,
+                tokens.sequence_ids,
+                tokens.num_sequences,
             )
             record_correction(metrics, ratios, applied)
             output.losses = output.losses * factors
@@ -162,16 +165,15 @@ class PolicyUpdate:
         metrics.add("actor/pg_loss", ratio((weights * output.losses).sum(), self._divisor(batch.members)))
         output = regularized(output, tokens, kl_coef=self.loss.kl_coef, entropy_coef=self.entropy_coef)
         metrics.add_all(output.metrics)
-        record_entropy(metrics, entropy, experience.correct[batch.members].to(entropy.device)[batch.sequence_ids])
+        record_entropy(metrics, entropy, experience.token_correct[batch.places])
         record_ratios(metrics, tokens)
         return (weights * output.losses).sum()
 
     def _token_batch(
         self, batch: MicroBatch, logprobs: Tensor, entropy: Tensor, selection: dict[str, Tensor]
     ) -> TokenBatch:
-        experience = self.experience
-        tokens = experience.tokens(batch.members).to(logprobs.device)
-        advantages = experience.advantages[batch.members].to(logprobs.device)[batch.sequence_ids]
+        experience, tokens = self.experience, batch.places
+        advantages = experience.token_advantages[tokens]
         if (shaping := self.loss.entropy_advantage) is not None:
             old_entropy = experience.old_entropy[tokens]
             advantages = entropy_advantage(advantages, old_entropy, alpha=shaping.alpha, kappa=shaping.kappa)
