@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from asymgrpo_app.rollout.digest import WeightDigest
 from asymgrpo_app.rollout.engine import EngineError
 from asymgrpo_app.rollout.engine_options import check_extra
 from asymgrpo_app.rollout.types import Completion, SampleRequest, SamplingSettings
+from asymgrpo_app.rollout.vllm_groups import keeping_groups, making_groups
 from asymgrpo_app.rollout.vllm_weights import read_digest, reload_weights
 from asymgrpo_app.runtime.cuda_toolkit import provide_cuda_home
 from asymgrpo_app.runtime.environment import SOCKETS_VARIABLE, private_folder
@@ -38,6 +40,10 @@ _FIXED: dict[str, Any] = {
     "trust_remote_code": False,
 }
 
+TRAINING_SHARE = 0.4  # of a GPU that vLLM shares with the trainer
+SERVER_SHARE = 0.9  # of a GPU of its own
+INVARIANCE_VARIABLE = "VLLM_BATCH_INVARIANT"  # vLLM reads it as it is imported
+_INVARIANT_CAPABILITY = (8, 0)  # the least of a GPU that vLLM has such kernels for
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"  # vLLM's own size of the cache on CPU, which our config replaces
 
 
@@ -52,9 +58,13 @@ class VLLMEngineConfig:
         tensor_parallel_size: GPUs (or processes on CPU) that share one copy of the model. In training it must divide
             the number of processes, and each group of that many consecutive ones samples together.
         kv_cache_gib: Size of the key-value cache on CPU in GiB.
-        gpu_memory_utilization: Share of the GPU's memory that vLLM may take, cache included, in (0, 1].
-        enforce_eager: Run without CUDA graphs; always on for CPU.
+        gpu_memory_utilization: Share of the GPU's memory that vLLM may take, weights, CUDA graphs and cache, in (0, 1];
+            null: 0.4 in the training process, 0.9 in a server.
+        enforce_eager: Run without CUDA graphs, which make decoding faster and take memory of vLLM's share; null: off.
+            Always on for CPU.
         enable_prefix_caching: Compute the shared prompt of a group once; on CPU in whole blocks of 32 tokens.
+        batch_invariant: Compute a completion the same way whatever is sampled beside it, with vLLM's kernels for it,
+            which are slower. GPUs alone.
         sleep_level: GPU memory that vLLM frees between generations, if it runs in the training process: none (0), the
             cache, with the weights moved to the CPU (1), or cache and weights (2).
         extra: Further keyword arguments for `vllm.LLM`; none that opens a server, loads code or logs what is sampled.
@@ -65,9 +75,10 @@ class VLLMEngineConfig:
     max_model_len: int | None = None
     tensor_parallel_size: int = 1
     kv_cache_gib: float = 1.0
-    gpu_memory_utilization: float = 0.4
-    enforce_eager: bool = True
+    gpu_memory_utilization: float | None = None
+    enforce_eager: bool | None = None
     enable_prefix_caching: bool = True
+    batch_invariant: bool = False
     sleep_level: Literal[0, 1, 2] = 0
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -77,7 +88,8 @@ class VLLMEngineConfig:
                 at_least_1(f"rollout.engine.{name}", value)
         cache, share = self.kv_cache_gib, self.gpu_memory_utilization
         require(0 < cache < inf, "rollout.engine.kv_cache_gib", cache, "a finite number > 0")
-        require(0 < share <= 1, "rollout.engine.gpu_memory_utilization", share, "in (0, 1]")
+        if share is not None:
+            require(0 < share <= 1, "rollout.engine.gpu_memory_utilization", share, "in (0, 1]")
         check_extra(self.extra)
 
 
@@ -90,13 +102,19 @@ def require_vllm() -> None:
         )
 
 
-def import_vllm() -> Any:
+def import_vllm(config: VLLMEngineConfig) -> Any:
     """Import vLLM into this process, which takes seconds; returns the module.
 
     Raises:
-        UserError: It is installed, but cannot be imported; the message has the first line of the cause.
+        UserError: It is installed, but cannot be imported (the message has the first line of the cause), or it was
+            imported without what the config asks for.
     """
     _quiet_environment()
+    if config.batch_invariant and "vllm" in sys.modules and os.environ.get(INVARIANCE_VARIABLE) != "1":
+        raise UserError(
+            "rollout.engine.batch_invariant is true, but this process has imported vLLM without it: start another."
+        )
+    os.environ.update(invariance_environment(config))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
         try:
@@ -126,6 +144,32 @@ def check_in_process(config: VLLMEngineConfig, processes: int, *, on_gpu: bool) 
         )
     if config.sleep_level and not on_gpu:
         raise UserError(f"rollout.engine.sleep_level is {config.sleep_level}, but only a GPU's memory can be freed.")
+    check_invariance(config, on_gpu=on_gpu)
+
+
+def check_invariance(config: VLLMEngineConfig, *, on_gpu: bool) -> None:
+    """Refuse `batch_invariant` where vLLM has no kernels for it.
+
+    Raises:
+        UserError: It is on, but this machine has no GPU, or one that is too old.
+    """
+    if not config.batch_invariant:
+        return
+    if not on_gpu:
+        raise UserError(
+            "rollout.engine.batch_invariant is true, but vLLM has kernels for it on GPUs alone: leave it out on CPU, "
+            "where float32 completions are the same in every batch that the tests try."
+        )
+    if (found := torch.cuda.get_device_capability()) < _INVARIANT_CAPABILITY:
+        raise UserError(
+            "rollout.engine.batch_invariant is true, but vLLM has kernels for it from compute capability 8.0 on, and "
+            f"this GPU has {found[0]}.{found[1]}: leave it out."
+        )
+
+
+def invariance_environment(config: VLLMEngineConfig) -> dict[str, str]:
+    """Environment variables that turn `batch_invariant` on; none if it is off."""
+    return {INVARIANCE_VARIABLE: "1"} if config.batch_invariant else {}
 
 
 class VLLMEngine:
@@ -142,20 +186,23 @@ class VLLMEngine:
         self.keeps_weights = config.sleep_level < 2
         self._sleep_level = config.sleep_level
         self._asleep: list[str] = []  # vLLM's tags of what is asleep
-        # The ranks that share one copy of the model, and hence sample everything together.
-        self._group: Any = None
-        if config.tensor_parallel_size > 1:
-            self._group, _ = distributed.new_subgroups(config.tensor_parallel_size, backend="gloo")
-        self._vllm = vllm = import_vllm()
+        self._vllm = vllm = import_vllm(config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
             _compile_nothing_on_cpu()
             _work_in_this_process()
             arguments = engine_arguments(model, config, dtype, max_model_len) | _in_process(config)
             try:
-                self._llm: Any = vllm.LLM(**arguments)
+                with making_groups(model, config.tensor_parallel_size):
+                    self._llm: Any = vllm.LLM(**arguments)
             except Exception as error:  # vLLM raises its own, undocumented types
                 raise RunError(f"vLLM could not start with {model}: {_first_line(error)}") from error
+        # The ranks that share one copy of the model, and hence sample everything together.
+        self._group: Any = None
+        if config.tensor_parallel_size > 1:
+            from vllm.distributed.parallel_state import get_tp_group
+
+            self._group = get_tp_group().cpu_group
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Replace all weights in place (Hugging Face names) and drop the prefix cache made with the old ones."""
@@ -194,7 +241,8 @@ class VLLMEngine:
     def close(self) -> None:
         """Shut the engine down and free its cache. Safe to call twice."""
         if self._llm is not None:
-            self._llm.llm_engine.engine_core.shutdown()
+            with keeping_groups():
+                self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
 
     def _wake(self, *tags: str) -> None:
@@ -244,19 +292,30 @@ def _quiet_environment() -> None:
 
 
 def _work_in_this_process() -> None:
-    """Give vLLM's one worker a rendezvous file in memory, and the GPU that the trainer of this process has.
+    """Give vLLM's one worker the rank and the GPU that the trainer of this process has.
 
-    vLLM itself takes a file on disk, which would stay behind when the process is killed, and the first GPU, which the
-    samplers of all ranks would then share.
+    vLLM itself takes the first GPU, which the samplers of all ranks would then share, or for ranks that share a model
+    the variables of torchrun, which other launchers do not set. A worker by itself meets nobody: it gets a rendezvous
+    file in memory, where vLLM's own on disk would stay behind when the process is killed.
     """
-    from vllm.v1.executor.uniproc_executor import UniProcExecutor
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher, UniProcExecutor
 
-    def place(_: UniProcExecutor) -> tuple[str, int, int]:
+    def alone(_: UniProcExecutor) -> tuple[str, int, int]:
         """Rendezvous address of the worker's group, the worker's rank and its GPU."""
         file = os.memfd_create("asymgrpo-vllm")  # open for as long as the process lives
-        return f"file:///proc/self/fd/{file}", 0, torch.cuda.current_device() if torch.cuda.is_available() else 0
+        return f"file:///proc/self/fd/{file}", 0, _own_gpu()
 
-    UniProcExecutor._distributed_args = place
+    def within_the_run(_: UniProcExecutor) -> tuple[str, int, int]:
+        """The same, where the run's process group is there and nobody has to meet."""
+        return "env://", distributed.get_rank(), _own_gpu()
+
+    UniProcExecutor._distributed_args = alone
+    ExecutorWithExternalLauncher._distributed_args = within_the_run
+
+
+def _own_gpu() -> int:
+    """Index of the GPU that the trainer of this process has, among those that it sees."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def _compile_nothing_on_cpu() -> None:
@@ -271,7 +330,9 @@ def _compile_nothing_on_cpu() -> None:
         current_platform.simple_compile_backend = "eager"
 
 
-def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int) -> dict[str, Any]:
+def engine_arguments(
+    model: str, config: VLLMEngineConfig, dtype: str, max_model_len: int, share: float = TRAINING_SHARE
+) -> dict[str, Any]:
     """Keyword arguments of vLLM, in this process or as options of a server.
 
     Args:
@@ -279,6 +340,7 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
         config: Engine options.
         dtype: The resolved compute type.
         max_model_len: Sum of the config's limits, in tokens.
+        share: Share of the GPU's memory if the config names none.
 
     Raises:
         UserError: `config.max_model_len` is smaller.
@@ -293,13 +355,14 @@ def engine_arguments(model: str, config: VLLMEngineConfig, dtype: str, max_model
         "dtype": dtype,
         "max_model_len": room,
         "max_num_seqs": config.max_num_seqs,
-        "enforce_eager": config.enforce_eager or not torch.cuda.is_available(),
+        "enforce_eager": bool(config.enforce_eager) or not torch.cuda.is_available(),
         "enable_prefix_caching": config.enable_prefix_caching,
         "disable_log_stats": True,
         "seed": 0,
     }
     if torch.cuda.is_available():
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        chosen = config.gpu_memory_utilization
+        arguments["gpu_memory_utilization"] = share if chosen is None else chosen
     else:
         arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
         arguments["block_size"] = _CPU_BLOCK
@@ -313,15 +376,12 @@ def _in_process(config: VLLMEngineConfig) -> dict[str, Any]:
     """Further arguments for an engine in a training process."""
     arguments: dict[str, Any] = {"enable_sleep_mode": True} if config.sleep_level else {}
     if config.tensor_parallel_size > 1:
-        # Each rank of the run is one worker, and all of them make the same calls. vLLM reads the rank from the variable
-        # that torchrun sets; Lightning's own launcher does not set it.
-        os.environ.setdefault("RANK", str(distributed.get_rank()))
+        # Each rank of the run is one worker, and those of a group make the same calls. Several groups know nothing of
+        # each other: with vLLM's data_parallel_size all would wait for the slowest in every forward pass.
         arguments |= {
             "tensor_parallel_size": config.tensor_parallel_size,
             "distributed_executor_backend": "external_launcher",
         }
-        if (groups := distributed.get_world_size() // config.tensor_parallel_size) > 1:
-            arguments["data_parallel_size"] = groups
     return arguments
 
 

@@ -51,11 +51,11 @@ def alone(tmp_path_factory):
     return fit(folder), folder / "run"
 
 
-def check(lines: list[dict], alone: list[dict]) -> None:
+def check(lines: list[dict], alone: list[dict], processes: int = 2) -> None:
     for step in range(STEPS):
         own = [line for line in lines if line["step"] == step]
-        assert sorted(line["rank"] for line in own) == [0, 1]
-        assert {len(line["prompts"]) for line in own} == {8}
+        assert sorted(line["rank"] for line in own) == [*range(processes)]
+        assert {len(line["prompts"]) for line in own} == {16 // processes}
         assert len({line["weights"] for line in own}) == 1  # to the last bit
         assert completions(lines, step) == completions(alone, step)
     assert len({line["weights"] for line in lines}) == STEPS  # they do change
@@ -87,3 +87,17 @@ def test_two_processes_with_an_engine_each_make_the_run_of_one(strategy, alone, 
 def test_two_processes_that_share_an_engine_sample_what_one_samples(strategy, alone, tmp_path):
     options = ["--trainer.devices=2", f"--trainer.strategy={strategy}", "--rollout.engine.tensor_parallel_size=2"]
     check(fit(tmp_path / "shared", *options), alone[0])
+
+
+@pytest.mark.long
+def test_an_engine_that_fails_on_one_process_is_started_anew_there_and_the_run_is_the_same(alone, tmp_path):
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    lines = fit(tmp_path / "failed", *options, "--trainer.callbacks+=tests.support.failing_engine.FailsOnce")
+    check(lines, alone[0])
+    check_results(tmp_path / "failed/run", alone[1])
+
+
+@pytest.mark.long
+def test_two_groups_of_processes_that_share_an_engine_sample_what_one_process_samples(alone, tmp_path):
+    options = ["--trainer.devices=4", "--trainer.strategy=ddp", "--rollout.engine.tensor_parallel_size=2"]
+    check(fit(tmp_path / "groups", *options), alone[0], processes=4)
