@@ -150,7 +150,7 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         check_objects(trainer, pl_module, self.settings)
         if self.sampler == "vllm":
-            import_vllm()  # it is needed anyway; now, a broken one costs no model that was loaded before
+            import_vllm(self.engine_config)  # needed anyway; now, a broken one costs no model that was loaded before
         self.settings = replace(self.settings, stop_token_ids=data_of(trainer).stop_token_ids)
 
     def on_train_batch_start(

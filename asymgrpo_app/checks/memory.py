@@ -6,6 +6,7 @@ GPU it is not tested.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from asymgrpo_app.checks.activation_memory import body_memory, optimizer_memory
 from asymgrpo_app.datamodule import PromptDataModule
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.microbatch.cutting import MicroBatches, cut
 from asymgrpo_app.microbatch.microbatch import Form, MicroBatch, TokenSequence
 from asymgrpo_app.module import AsymGRPOModule
@@ -30,7 +32,7 @@ from asymgrpo_app.policy.loading import (
 )
 from asymgrpo_app.policy.lora import LoRAConfig, add_adapters, hold_in_bfloat16, is_adapter
 from asymgrpo_app.rollout.samplers import installed_sampler
-from asymgrpo_app.rollout.vllm_engine import resolve_dtype
+from asymgrpo_app.rollout.vllm_engine import TRAINING_SHARE, resolve_dtype
 
 if TYPE_CHECKING:  # transformers takes seconds to import, which a wrong key should not wait for
     from transformers import PreTrainedModel
@@ -40,19 +42,77 @@ TOLERANCE = 0.25
 _GIB = 1024**3
 _PROGRAM = int(1.1 * _GIB)  # Python, torch, transformers and vLLM as measured, before a model is loaded
 _ROOM = 0.95  # share of the device's memory beyond which a run gets a warning
+_CONTEXT = _GIB  # of a GPU for CUDA itself and the libraries' work space, an assumption
 
 
 def memory_lines(module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, rollout: Any) -> list[str]:
-    """The estimate for one process, and a warning where it does not fit; or a line that says that there is none."""
+    """The estimate for one process, and a warning where it does not fit; or a line that says that there is none.
+
+    Raises:
+        UserError: vLLM's share of the GPU and what the policy holds do not fit beside each other.
+    """
     config = load_config(module.policy_path)
     try:
-        parts = memory_parts(config, module, data, trainer, rollout)
+        phases = memory_phases(config, module, data, trainer, rollout)
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         return [f"Memory is not estimated for architecture {config.model_type}: {type(error).__name__}, {reason}."]
     device = trainer.strategy.root_device.type
+    if device == "cuda" and installed_sampler(rollout.sampler) == "vllm":
+        engine = phases.sampler | phases.sampling
+        check_share(phases.training, engine["sampler's weights"], _share(rollout.engine), device_memory("cuda"))
+        cache = _cache_line(config, engine["sampler's cache"], data, trainer, rollout)
+        return [*_lines(phases.largest(), device_memory("cuda")), cache]
     processes = 1 if device == "cuda" else trainer.world_size // trainer.num_nodes  # which share the machine's memory
-    return _lines(parts, device_memory(device) // processes)
+    return _lines(phases.largest(), device_memory(device) // processes)
+
+
+def check_share(training: dict[str, int], weights: int, share: float, total: int) -> None:
+    """Refuse a share of the GPU that vLLM cannot have, at the start or later.
+
+    vLLM wants all of its share free whenever it starts, also in a run that goes on and already has its optimizer's
+    state, and whenever it wakes from sleep; what `kv_cache_memory_bytes` says changes nothing about it.
+
+    Args:
+        training: What training holds all the time, as in `Phases`.
+        weights: What vLLM's weights take, in bytes.
+        share: Share of the GPU's memory.
+        total: The GPU's memory in bytes.
+
+    Raises:
+        UserError: With the numbers, and the largest share that fits.
+    """
+    held, own = sum(training.values()), share * total
+    said = f"rollout.engine.gpu_memory_utilization is {share:g}, {own / _GIB:.1f} of the GPU's {total / _GIB:.1f} GiB"
+    if own < weights:
+        raise UserError(f"{said}, but vLLM's weights alone take {weights / _GIB:.1f} GiB: give more.")
+    if own + held + _CONTEXT <= total:
+        return
+    fitting = int(100 * (total - held - _CONTEXT) / total) / 100
+    raise UserError(
+        f"{said}, but while vLLM samples the policy holds {held / _GIB:.1f} GiB from the first update on "
+        f"({(held - training['optimizer']) / _GIB:.1f} before it), and CUDA about {_CONTEXT / _GIB:.0f}: "
+        + (
+            f"set at most {fitting:g}."
+            if fitting * total > weights
+            else "spread it over GPUs (trainer.strategy: fsdp2), or sample on a server."
+        )
+    )
+
+
+def _share(options: Any) -> float:
+    return TRAINING_SHARE if options.gpu_memory_utilization is None else options.gpu_memory_utilization
+
+
+def _cache_line(config: Any, cache: int, data: PromptDataModule, trainer: Trainer, rollout: Any) -> str:
+    """How many sequences a cache of so many bytes on a GPU holds at once."""
+    size = getattr(torch, resolve_dtype(rollout.engine.dtype, str(trainer.precision))).itemsize
+    tokens = cache * rollout.engine.tensor_parallel_size // _cached_token(config, size)
+    longest = data.max_prompt_tokens + rollout.max_completion_tokens
+    return (
+        f"vLLM's cache holds at most {tokens:,} tokens, {tokens // longest:,} sequences of full length at once "
+        f"(rollout.engine.max_num_seqs: {rollout.engine.max_num_seqs})."
+    )
 
 
 def _lines(parts: dict[str, int], available: int) -> list[str]:
@@ -67,16 +127,37 @@ def _lines(parts: dict[str, int], available: int) -> list[str]:
     return lines
 
 
-def memory_parts(
+@dataclass(frozen=True)
+class Phases:
+    """Bytes that one process holds, by use.
+
+    Attributes:
+        training: What training holds all the time.
+        sampler: What the sampler holds all the time.
+        sampling: What is held while the sampler samples, alone.
+        updating: What is held during an update, alone.
+    """
+
+    training: dict[str, int]
+    sampler: dict[str, int]
+    sampling: dict[str, int]
+    updating: dict[str, int]
+
+    def largest(self) -> dict[str, int]:
+        """When it holds the most: of what sampling and updating free before the other begins, the larger counts."""
+        in_turn = max(self.sampling, self.updating, key=lambda parts: sum(parts.values()))
+        return self.training | self.sampler | in_turn
+
+
+def memory_phases(
     config: Any, module: AsymGRPOModule, data: PromptDataModule, trainer: Trainer, rollout: Any
-) -> dict[str, int]:
-    """Bytes that one process holds when it holds the most, by use."""
+) -> Phases:
+    """Bytes that one process holds, by use and by when."""
     policy = held_policy(config, module.attention, str(trainer.precision), module.lora)
     numbers = sum(parameter.numel() for name, parameter in policy.named_parameters() if not is_adapter(name))
-    held, sampling = _sampler_parts(config, numbers, trainer, rollout)
-    always, updating = _training_parts(policy, module, data, trainer, rollout)
-    # Sampling and updating take turns: of what each frees before the other begins, the larger counts.
-    return always | held | max(sampling, updating, key=lambda parts: sum(parts.values()))
+    sampler, sampling = _sampler_parts(config, numbers, trainer, rollout)
+    training, updating = _training_parts(policy, module, data, trainer, rollout)
+    return Phases(training, sampler, sampling, updating)
 
 
 def _training_parts(
@@ -127,14 +208,22 @@ def _sampler_parts(config: Any, numbers: int, trainer: Trainer, rollout: Any) ->
     size = getattr(torch, resolve_dtype(options.dtype, str(trainer.precision))).itemsize
     weights = {"sampler's weights": numbers * size}
     if kind == "transformers":
-        text = config.get_text_config()
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        return weights, {"sampler's cache": 2 * text.num_hidden_layers * heads * width * size * options.batch_tokens}
-    parts = weights | {"sampler's cache": int(options.kv_cache_gib * _GIB)}
-    if _on_gpu(trainer):  # vLLM's share of the GPU has its weights in it
-        parts = {"sampler's cache": int(options.gpu_memory_utilization * device_memory("cuda"))}
+        return weights, {"sampler's cache": _cached_token(config, size) * options.batch_tokens}
+    if _on_gpu(trainer):  # vLLM's share of the GPU has its weights in it, and its CUDA graphs
+        weights = {"sampler's weights": numbers * size // options.tensor_parallel_size}
+        room = int(_share(options) * device_memory("cuda")) - weights["sampler's weights"]
+        parts = weights | {"sampler's cache": max(0, room)}
+    else:
+        parts = weights | {"sampler's cache": int(options.kv_cache_gib * _GIB)}
     return ({}, parts) if options.sleep_level > 0 else (parts, {})
+
+
+def _cached_token(config: Any, size: int) -> int:
+    """Bytes of a token's keys and values in all layers, where a number has `size` bytes."""
+    text = config.get_text_config()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return int(2 * text.num_hidden_layers * heads * width * size)
 
 
 def _on_gpu(trainer: Trainer) -> bool:

@@ -44,8 +44,17 @@ def run(arguments: Sequence[str]) -> int:
     tls = (options.certificate_file, options.key_file) if options.key_file else None
     _check_address(options.host, options.port, allow_public=options.allow_public, encrypted=tls is not None)
     # After the options are read: these import torch, which takes seconds.
+    from torch import cuda
+
     from asymgrpo_app.rollout.server.launch import server_arguments, server_command, server_environment
-    from asymgrpo_app.rollout.vllm_engine import CACHE_VARIABLE, VLLMEngineConfig, require_vllm, resolve_dtype
+    from asymgrpo_app.rollout.vllm_engine import (
+        CACHE_VARIABLE,
+        VLLMEngineConfig,
+        check_invariance,
+        invariance_environment,
+        require_vllm,
+        resolve_dtype,
+    )
 
     quiet_libraries()
     require_vllm()
@@ -55,12 +64,14 @@ def run(arguments: Sequence[str]) -> int:
     nccl = server is not None and server.transfer == "nccl"
     folder = None if nccl else _weights_folder(options.weights_folder or (server.weights_folder if server else None))
     config = VLLMEngineConfig(**rollout.engine.as_dict())
+    check_invariance(config, on_gpu=cuda.is_available())
     dtype = resolve_dtype(config.dtype, str(settings.trainer.precision))
     command = server_arguments(settings.model.policy, config, dtype, _longest(settings), nccl=nccl, tls=tls)
     token = _token(options.token_file)
     address = server.nccl_address if nccl else None
     _check_port(options.host, options.port)
-    os.environ.update(server_environment(command, token, options.token_file, folder, address))
+    environment = server_environment(command, token, options.token_file, folder, address)
+    os.environ.update(environment | invariance_environment(config))
     stay_on_loopback()
     provide_cuda_home()
     os.environ.pop(CACHE_VARIABLE, None)  # it would go before what the config says

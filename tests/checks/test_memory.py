@@ -14,7 +14,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from asymgrpo_app.checks import memory
 from asymgrpo_app.checks.activation_memory import optimizer_memory
-from asymgrpo_app.checks.memory import TOLERANCE, largest_micro_batch, memory_lines, memory_parts
+from asymgrpo_app.checks.memory import TOLERANCE, Phases, check_share, largest_micro_batch, memory_lines, memory_phases
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.parallel.strategy import FSDP2Strategy
 from asymgrpo_app.policy.loading import load_config
 from asymgrpo_app.policy.lora import LoRAConfig
@@ -22,7 +23,14 @@ from tests.support.small_models import small_config
 
 GIB = 2**30
 CPU = torch.device("cpu")
-ENGINE = {"dtype": "bfloat16", "kv_cache_gib": 1, "gpu_memory_utilization": 0.5, "sleep_level": 0}
+ENGINE = {
+    "dtype": "bfloat16",
+    "kv_cache_gib": 1,
+    "gpu_memory_utilization": 0.5,
+    "sleep_level": 0,
+    "tensor_parallel_size": 1,
+    "max_num_seqs": 256,
+}
 
 
 def estimate(
@@ -57,15 +65,10 @@ def estimate(
         group_size=8,
         max_completion_tokens=lengths[1],
         sampler=sampler,
-        engine=SimpleNamespace(
-            **(
-                {"dtype": "bfloat16", "kv_cache_gib": 1, "gpu_memory_utilization": 0.5, "sleep_level": 0}
-                | (engine or {})
-            )
-        ),
+        engine=SimpleNamespace(**(ENGINE | (engine or {}))),
         transformers=SimpleNamespace(**({"dtype": "bfloat16", "batch_tokens": 5000} | (transformers or {}))),
     )
-    return memory_parts(config, module, data, trainer, rollout)
+    return memory_phases(config, module, data, trainer, rollout).largest()
 
 
 # The largest micro-batch of the settings, forward and backward, twice; memory above what was there before.
@@ -189,7 +192,7 @@ def test_the_largest_micro_batch_fills_the_budget(packed):
 @pytest.mark.parametrize(("gib", "warned"), [(5, False), (4, True)])
 def test_a_run_that_does_not_fit_gets_a_warning(gib, warned, monkeypatch, policy_path):
     parts = {"weights": 3 * GIB, "activations": GIB, "reference": 0}
-    monkeypatch.setattr(memory, "memory_parts", lambda *given: parts)
+    monkeypatch.setattr(memory, "memory_phases", lambda *given: Phases(parts, {}, {}, {}))
     monkeypatch.setattr(memory, "device_memory", lambda device: 2 * gib * GIB)
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=CPU), world_size=4, num_nodes=2)
     line, *warning = memory_lines(SimpleNamespace(policy_path=policy_path), None, trainer, None)
@@ -256,9 +259,54 @@ def test_a_sampler_that_sleeps_does_not_add_to_the_update(monkeypatch):
     monkeypatch.setattr(memory, "optimizer_memory", lambda make, device: (2, 0))
     run = partial(estimate, small_config("llama"), sampler="vllm", device="cuda")
     awake = run()
-    assert awake["sampler's cache"] == GIB  # half of the GPU, with the weights in it
+    assert awake["sampler's weights"] + awake["sampler's cache"] == GIB  # half of the GPU
     state = sum(awake[name] for name in ("weights", "optimizer"))
     asleep = run(engine={"sleep_level": 1}, strategy=DDPStrategy)
     assert sum(asleep.values()) == GIB + state + awake["gradients"]  # sampling takes the more; DDP's copy stays
     small = run(engine={"sleep_level": 1, "gpu_memory_utilization": 1e-9})
     assert sum(small.values()) == sum(awake.values()) - GIB
+
+
+# 1.5 billion parameters on a GPU of 80 GB: 4 bytes of each at the start, 12 from the first update on.
+HELD = {"weights": int(5.75 * GIB), "optimizer": int(11.5 * GIB), "DDP buckets": 0, "reference": 0}
+WEIGHTS = int(2.9 * GIB)
+
+
+def test_vllms_share_must_be_free_also_in_a_run_that_goes_on():
+    check_share(HELD, WEIGHTS, 0.76, int(79.25 * GIB))
+    with pytest.raises(UserError) as refused:
+        check_share(HELD, WEIGHTS, 0.8, int(79.25 * GIB))
+    assert str(refused.value) == (
+        "rollout.engine.gpu_memory_utilization is 0.8, 63.4 of the GPU's 79.2 GiB, but while vLLM samples the policy "
+        "holds 17.2 GiB from the first update on (5.8 before it), and CUDA about 1: set at most 0.76."
+    )
+    with pytest.raises(UserError, match=r"holds 23.0 GiB from the first update on \(11.5 before it\).*at most 0.69"):
+        check_share(HELD | {"DDP buckets": HELD["weights"]}, WEIGHTS, 0.7, int(79.25 * GIB))
+    with pytest.raises(UserError, match=r"CUDA about 1: spread it over GPUs \(trainer.strategy: fsdp2\), or sample on"):
+        check_share(HELD, WEIGHTS, 0.3, 21 * GIB)
+    with pytest.raises(UserError, match=r"is 0.03, 2.4 of the GPU's 79.2 GiB, but vLLM's weights alone take 2.9 GiB"):
+        check_share(HELD, WEIGHTS, 0.03, int(79.25 * GIB))
+
+
+def test_the_check_of_a_run_on_a_gpu_knows_its_share_and_its_cache(monkeypatch, policy_path):
+    phases = Phases(HELD, {}, {"sampler's weights": WEIGHTS, "sampler's cache": 10 * GIB}, {"gradients": GIB})
+    monkeypatch.setattr(memory, "memory_phases", lambda *given: phases)
+    monkeypatch.setattr(memory, "device_memory", lambda device: 79 * GIB)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")), precision="bf16-mixed")
+    data = SimpleNamespace(max_prompt_tokens=512)
+    module = SimpleNamespace(policy_path=policy_path)
+    rollout = SimpleNamespace(sampler="vllm", engine=SimpleNamespace(**ENGINE), max_completion_tokens=4096)
+    shape = load_config(policy_path)
+    tokens = 10 * GIB // (2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 2)
+    lines = memory_lines(module, data, trainer, rollout)
+    assert lines[1:] == [
+        f"vLLM's cache holds at most {tokens:,} tokens, {tokens // 4608:,} sequences of full length at once "
+        "(rollout.engine.max_num_seqs: 256)."
+    ]
+    rollout.engine.tensor_parallel_size = 2
+    assert f"{2 * tokens:,} tokens" in memory_lines(module, data, trainer, rollout)[1]
+    rollout.engine.gpu_memory_utilization = None
+    memory_lines(module, data, trainer, rollout)  # 0.4
+    rollout.engine.gpu_memory_utilization = 0.9
+    with pytest.raises(UserError, match=r"gpu_memory_utilization is 0.9, 71.1 of the GPU's 79.0 GiB"):
+        memory_lines(module, data, trainer, rollout)

@@ -13,7 +13,7 @@ from asymgrpo_app.policy.loading import vocabulary_size
 from asymgrpo_app.rollout.server.auth import TOKEN_VARIABLE
 from asymgrpo_app.rollout.server.gate import INFO_VARIABLE, TOKEN_FILE_VARIABLE, ServerInfo
 from asymgrpo_app.rollout.server.worker import WEIGHTS_VARIABLE
-from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
+from asymgrpo_app.rollout.vllm_engine import SERVER_SHARE, VLLMEngineConfig, engine_arguments
 
 
 def server_arguments(
@@ -35,7 +35,7 @@ def server_arguments(
         nccl: Whether weights come over NCCL and not through a folder.
         tls: Files of the certificate and of its key; None: http.
     """
-    arguments = engine_arguments(model, config, dtype, max_model_len)
+    arguments = engine_arguments(model, config, dtype, max_model_len, SERVER_SHARE)
     if nccl:
         arguments["weight_transfer_config"] = {"backend": "nccl"}
     if tls is not None:
