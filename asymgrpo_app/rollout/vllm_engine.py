@@ -350,6 +350,10 @@ def engine_arguments(
         raise UserError(
             f"rollout.engine.max_model_len is {room}, but prompts and completions have up to {max_model_len} tokens."
         )
+    own = dict(config.extra)
+    if dtype != "float32":
+        # Logits in 16 bits would be steps of 0.125 at 16 to 32, which every log-probability inherits.
+        own["hf_overrides"] = {"head_dtype": "float32"} | dict(own.get("hf_overrides") or {})
     arguments = _FIXED | {
         "model": model,
         "dtype": dtype,
@@ -369,7 +373,7 @@ def engine_arguments(
         # A split prefill breaks seeded sampling on CPU ("CPU Generator does not use offset").
         arguments["enable_chunked_prefill"] = False
         arguments["max_num_batched_tokens"] = max(room, 8192)
-    return arguments | config.extra
+    return arguments | own
 
 
 def _in_process(config: VLLMEngineConfig) -> dict[str, Any]:

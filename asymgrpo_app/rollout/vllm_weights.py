@@ -11,9 +11,8 @@ from asymgrpo_app.rollout.digest import WeightDigest, bit_sum, columns
 
 def reload_weights(worker: Any, named: Iterable[tuple[str, Tensor]]) -> None:
     """Replace the weights of vLLM's model in place; `named` has every weight once, by its Hugging Face name."""
-    runner = worker.model_runner
-    runner.reload_weights(weights_iterator=iter(named))
-    head = getattr(runner.get_model(), "lm_head", None)
+    worker.reload_weights(weights_iterator=iter(named))
+    head = getattr(worker.model_runner.get_model(), "lm_head", None)
     method = getattr(head, "quant_method", None)
     if method is not None and not torch.cuda.is_available():
         # On CPU the head multiplies with a repacked copy of its weight. A head tied to the embedding has no weight of
@@ -29,11 +28,17 @@ def read_digest(worker: Any, version: int) -> WeightDigest:
     digest = WeightDigest(0, 0)
     layers: set[int] = set()
     model = worker.model_runner.get_model()
+    config = worker.model_runner.vllm_config.model_config
+    # A head of another type than the model's multiplies with its weight, and not with a repacked copy of it.
+    plain_head = config.head_dtype != config.dtype
     for module in model.modules():
         if not isinstance(module, LinearBase | ParallelLMHead):
             continue
-        inputs = module.embedding_dim if isinstance(module, ParallelLMHead) else module.input_size
-        digest += WeightDigest(bit_sum(_columns_of(module, columns(version, inputs), inputs)), 0)
+        is_head = isinstance(module, ParallelLMHead)
+        inputs = module.embedding_dim if is_head else module.input_size
+        chosen = columns(version, inputs)
+        read = module.weight[:, chosen] if is_head and plain_head else _columns_of(module, chosen, inputs)
+        digest += WeightDigest(bit_sum(read), 0)
         layers.add(id(module.weight))
     head = getattr(model, "lm_head", None)
     for name, parameter in model.named_parameters():

@@ -1,12 +1,18 @@
 """The digest of weights: what changes it, and what does not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from asymgrpo_app.checks.activation_memory import LiveBytes
 from asymgrpo_app.errors import RunError, UserError
-from asymgrpo_app.rollout.canary import CanaryConfig, check_digest, check_logprobs
+from asymgrpo_app.metrics import StepMetrics, Stopwatch
+from asymgrpo_app.rollout.canary import ONE_TO_ONE, CanaryConfig, check_digest, check_logprobs
 from asymgrpo_app.rollout.digest import COLUMNS, WeightDigest, bit_sum, columns, policy_digest
+from asymgrpo_app.rollout.policy_sampler import PolicySampler
+from tests.support.small_models import small_config
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -106,3 +112,38 @@ def test_the_digest_of_a_large_weight_takes_little_memory(dtype):
     with LiveBytes() as memory:
         assert bit_sum(values, torch.bfloat16) == bit_sum(values.to(torch.bfloat16))
     assert memory.peak < 10 * 2**22 + 2 * values.numel() + 1000
+
+
+class OtherWeights:
+    """An engine whose digest is another's."""
+
+    keeps_weights = True
+
+    def load_weights(self, weights):
+        list(weights)
+
+    def digest(self, version):
+        return WeightDigest(1, 2)
+
+
+@pytest.mark.parametrize("kind", sorted(ONE_TO_ONE))
+def test_a_first_digest_that_differs_stops_where_weights_are_held_one_to_one(kind, capsys):
+    policy = AutoModelForCausalLM.from_config(small_config(kind))
+    assert policy.config.model_type == kind
+    module = SimpleNamespace(policy=policy, weight_version=0, completed_steps=0)
+    sampler = PolicySampler(lambda _: (OtherWeights(), "float32"), CanaryConfig(), max_restarts=0)
+    with pytest.raises(RunError, match="after 0 RL steps the sampler does not hold the policy's weights"):
+        sampler.synchronize(module, Stopwatch(StepMetrics()))
+    assert capsys.readouterr().out == ""
+
+
+def test_elsewhere_log_probabilities_alone_tell(capsys):
+    policy = AutoModelForCausalLM.from_config(small_config("llama"))
+    policy.config.model_type = "of_experts"
+    module = SimpleNamespace(policy=policy, weight_version=0, completed_steps=0)
+    sampler = PolicySampler(lambda _: (OtherWeights(), "float32"), CanaryConfig(), max_restarts=0)
+    for version in (0, 1):
+        module.weight_version = version
+        sampler.synchronize(module, Stopwatch(StepMetrics()))
+    said = capsys.readouterr().out
+    assert said.count("cannot be compared one to one with the sampler's: rollout.canary checks log-probabilities") == 1
