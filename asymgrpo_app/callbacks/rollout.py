@@ -42,7 +42,7 @@ from asymgrpo_app.rollout.types import (
     SampleRequest,
     SamplingSettings,
 )
-from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, import_vllm, resolve_dtype
+from asymgrpo_app.rollout.vllm_engine import VLLMEngine, VLLMEngineConfig, choose_kernels, import_vllm, resolve_dtype
 from asymgrpo_app.rollout.warnings import DegenerateWarnings
 from asymgrpo_app.runtime.console import say
 from asymgrpo_app.runtime.stopping import switch
@@ -150,7 +150,8 @@ class VLLMRolloutCallback(Callback, AttachesRollouts):
     def setup(self, trainer: Trainer, pl_module: AsymGRPOModule, stage: str) -> None:
         check_objects(trainer, pl_module, self.settings)
         if self.sampler == "vllm":
-            import_vllm(self.engine_config)  # needed anyway; now, a broken one costs no model that was loaded before
+            choose_kernels(self.engine_config)
+            import_vllm()  # it is needed anyway; now, a broken one costs no model that was loaded before
         self.settings = replace(self.settings, stop_token_ids=data_of(trainer).stop_token_ids)
 
     def on_train_batch_start(

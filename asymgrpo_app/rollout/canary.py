@@ -10,7 +10,7 @@ from asymgrpo_app.errors import RunError, require
 from asymgrpo_app.rollout.digest import WeightDigest
 
 # Types of models whose every weight vLLM holds as one number, however it fuses and repacks them; a test starts each.
-ONE_TO_ONE = frozenset(("llama", "mistral", "qwen2", "qwen3"))
+ONE_TO_ONE = frozenset(("gemma", "gemma3_text", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3"))
 
 _CAUSES = (
     "Likely causes: weights that did not reach the sampler (its version, a plugin, a changed engine option), or a "

@@ -102,19 +102,13 @@ def require_vllm() -> None:
         )
 
 
-def import_vllm(config: VLLMEngineConfig) -> Any:
+def import_vllm() -> Any:
     """Import vLLM into this process, which takes seconds; returns the module.
 
     Raises:
-        UserError: It is installed, but cannot be imported (the message has the first line of the cause), or it was
-            imported without what the config asks for.
+        UserError: It is installed, but cannot be imported; the message has the first line of the cause.
     """
     _quiet_environment()
-    if config.batch_invariant and "vllm" in sys.modules and os.environ.get(INVARIANCE_VARIABLE) != "1":
-        raise UserError(
-            "rollout.engine.batch_invariant is true, but this process has imported vLLM without it: start another."
-        )
-    os.environ.update(invariance_environment(config))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
         try:
@@ -167,6 +161,19 @@ def check_invariance(config: VLLMEngineConfig, *, on_gpu: bool) -> None:
         )
 
 
+def choose_kernels(config: VLLMEngineConfig) -> None:
+    """Set what vLLM reads as it is imported.
+
+    Raises:
+        UserError: This process has imported vLLM before, without what the config asks for.
+    """
+    if config.batch_invariant and "vllm" in sys.modules and os.environ.get(INVARIANCE_VARIABLE) != "1":
+        raise UserError(
+            "rollout.engine.batch_invariant is true, but this process has imported vLLM without it: start another."
+        )
+    os.environ.update(invariance_environment(config))
+
+
 def invariance_environment(config: VLLMEngineConfig) -> dict[str, str]:
     """Environment variables that turn `batch_invariant` on; none if it is off."""
     return {INVARIANCE_VARIABLE: "1"} if config.batch_invariant else {}
@@ -186,7 +193,8 @@ class VLLMEngine:
         self.keeps_weights = config.sleep_level < 2
         self._sleep_level = config.sleep_level
         self._asleep: list[str] = []  # vLLM's tags of what is asleep
-        self._vllm = vllm = import_vllm(config)
+        choose_kernels(config)
+        self._vllm = vllm = import_vllm()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside vLLM, which a user cannot act on
             _compile_nothing_on_cpu()

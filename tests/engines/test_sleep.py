@@ -119,7 +119,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Any:
         reset_prefix_cache=lambda: True,
         generate=sample,
     )
-    monkeypatch.setattr(vllm_engine, "import_vllm", lambda config: SimpleNamespace(LLM=lambda **_: llm))
+    monkeypatch.setattr(vllm_engine, "import_vllm", lambda: SimpleNamespace(LLM=lambda **_: llm))
 
     def start(level: int) -> tuple[VLLMEngine, Memory]:
         return VLLMEngine("", VLLMEngineConfig(sleep_level=level), "bfloat16", 32), memory

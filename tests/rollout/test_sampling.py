@@ -180,6 +180,10 @@ def test_a_server_without_a_token_is_refused_before_the_model_is_loaded(tmp_path
         ("--rollout.engine.tensor_parallel_size=2", "is 2, which does not divide the number of processes, 1"),
         ("--rollout.engine.sleep_level=1", "rollout.engine.sleep_level is 1, but only a GPU's memory can be freed"),
         (
+            "--rollout.engine.batch_invariant=true",
+            "rollout.engine.batch_invariant is true, but vLLM has kernels for it on GPUs alone: leave it out on CPU",
+        ),
+        (
             "--rollout.engine.extra.max_model_len=5",
             "rollout.engine.extra may not set max_model_len: training and serve decide that",
         ),

@@ -1,10 +1,17 @@
 """The in-process vLLM engine: seeds, limits, and weights that really arrive."""
 
+import os
+import sys
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from asymgrpo_app.errors import UserError
 from asymgrpo_app.policy.loading import named_weights
 from asymgrpo_app.rollout import vllm_engine
+from asymgrpo_app.rollout.server.launch import server_arguments
 from asymgrpo_app.rollout.types import SampleRequest
 from asymgrpo_app.rollout.vllm_engine import VLLMEngineConfig, engine_arguments
 from tests.support.engine_contract import BASE, SETTINGS, EngineContract, gaps, load_policy
@@ -53,6 +60,68 @@ def test_the_block_of_the_cache_is_small_on_cpu_and_the_users_word_stands(monkey
     assert engine_arguments(BASE, VLLMEngineConfig(), "float32", 32)["block_size"] == 32
     own = VLLMEngineConfig(extra={"block_size": 64})
     assert engine_arguments(BASE, own, "float32", 32)["block_size"] == 64
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_graphs_and_the_share_of_a_gpu_are_as_said_or_those_of_the_place(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    made = partial(engine_arguments, BASE, dtype="bfloat16", max_model_len=32)
+    assert made(VLLMEngineConfig())["enforce_eager"] is not gpu
+    assert made(VLLMEngineConfig(enforce_eager=True))["enforce_eager"] is True
+    assert made(VLLMEngineConfig(enforce_eager=False))["enforce_eager"] is not gpu  # a CPU has no graphs
+    served = server_arguments(BASE, VLLMEngineConfig(), "bfloat16", 32)
+    chosen = server_arguments(BASE, VLLMEngineConfig(gpu_memory_utilization=0.7), "bfloat16", 32)
+    shares = [given.get("gpu_memory_utilization") for given in (made(VLLMEngineConfig()), served, chosen)]
+    assert shares == ([0.4, 0.9, 0.7] if gpu else [None] * 3)
+
+
+def test_a_sampler_of_16_bits_has_logits_of_32():
+    def head(dtype, **extra):
+        return engine_arguments(BASE, VLLMEngineConfig(extra=extra), dtype, 32).get("hf_overrides")
+
+    assert head("bfloat16") == {"head_dtype": "float32"}
+    assert head("float32") is None
+    assert head("float16", hf_overrides={"rope_theta": 1.0}) == {"head_dtype": "float32", "rope_theta": 1.0}
+    assert head("bfloat16", hf_overrides={"head_dtype": "model"}) == {"head_dtype": "model"}
+
+
+def test_kernels_that_do_not_mind_the_batch_are_asked_for_before_vllm_is_imported(monkeypatch):
+    monkeypatch.setattr(vllm_engine.os, "environ", {**os.environ})
+    vllm_engine.os.environ.pop("VLLM_BATCH_INVARIANT", None)
+    wanted = VLLMEngineConfig(batch_invariant=True)
+    assert vllm_engine.invariance_environment(wanted) == {"VLLM_BATCH_INVARIANT": "1"}
+    assert vllm_engine.invariance_environment(VLLMEngineConfig()) == {}
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=None))
+    with pytest.raises(UserError, match="batch_invariant is true, but this process has imported vLLM without it"):
+        vllm_engine.choose_kernels(wanted)
+    vllm_engine.os.environ["VLLM_BATCH_INVARIANT"] = "1"
+    vllm_engine.choose_kernels(wanted)
+    monkeypatch.delitem(sys.modules, "vllm")
+    vllm_engine.os.environ.pop("VLLM_BATCH_INVARIANT")
+    vllm_engine.choose_kernels(wanted)
+    assert vllm_engine.os.environ["VLLM_BATCH_INVARIANT"] == "1"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(UserError, match=r"from compute capability 8.0 on, and this GPU has 7.5: leave it out"):
+        vllm_engine.check_in_process(wanted, 1, on_gpu=True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    vllm_engine.check_in_process(wanted, 1, on_gpu=True)
+    vllm_engine.check_in_process(VLLMEngineConfig(), 1, on_gpu=False)
+
+
+def test_weights_are_reloaded_under_vllms_configuration(engine, monkeypatch):
+    """As its own worker does it, whose layers may ask for it."""
+    from vllm.config import get_current_vllm_config_or_none
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+    reload, known = GPUModelRunner.reload_weights, []
+
+    def noted(runner, **named):
+        known.append(get_current_vllm_config_or_none() is not None)
+        reload(runner, **named)
+
+    monkeypatch.setattr(GPUModelRunner, "reload_weights", noted)
+    engine.load_weights(named_weights(load_policy()))
+    assert known == [True]
 
 
 @pytest.mark.parametrize("gpu", [None, 0, 3])
