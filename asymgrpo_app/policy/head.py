@@ -263,7 +263,7 @@ def _gradients(
 
 
 def _add_product(total: Tensor, by_logits: Tensor, states: Tensor, tile: Tensor | None) -> None:
-    """Add by_logits^T states to the gradient by the weight, [V, H]; a `tile` is for products of some words at a time."""
+    """Add by_logits^T states to the gradient by the weight, [V, H]; a `tile` is for some words at a time."""
     if tile is None:
         total.addmm_(by_logits.T, states)
         return

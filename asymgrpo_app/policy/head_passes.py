@@ -40,8 +40,8 @@ class Gradients:
 
     def __getitem__(self, tokens: slice) -> "Gradients":
         by_entropy = None if self.by_entropy is None else self.by_entropy[tokens]
-        columns = (self.targets, self.log_normalizer, self.entropy, self.by_logprob)
-        return Gradients(*(column[tokens] for column in columns), by_entropy)
+        of = (self.targets[tokens], self.log_normalizer[tokens], self.entropy[tokens], self.by_logprob[tokens])
+        return Gradients(*of, by_entropy)
 
 
 class Passes(Protocol):
