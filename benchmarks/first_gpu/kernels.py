@@ -92,32 +92,60 @@ def _exact_head(hidden: Tensor, weight: Tensor, targets: Tensor, chosen: slice) 
     return picked.detach(), -(logs.exp() * logs).sum(-1).detach(), by_hidden
 
 
+def attention(device: str) -> Outcome:
+    """Attention of completions over their shared prompt: torch's kernel for sequences of any length, and plain sums."""
+    from asymgrpo_app.policy.packed_attention import shared_prompt_attention, takes_varlen
+
+    on, dtype = torch.device(device), torch.bfloat16 if device == "cuda" else torch.float32
+    fused = takes_varlen(on, dtype, 64)
+    if device == "cuda" and not fused:
+        return Outcome(False, "the kernel cannot be used here")
+    (batch,) = _micro_batches(_sequences(), on, "varlen")
+    generator = torch.Generator().manual_seed(2)
+    number = batch.num_tokens
+    rows = [torch.randn(number, heads, 64, generator=generator).to(on, dtype) for heads in (4, 2, 2, 4)]
+    found = []
+    for kernel in ("reference", "varlen" if fused else "reference"):
+        leaves = [row.clone().requires_grad_() for row in rows[:3]]
+        result = shared_prompt_attention(*leaves, batch.attention, scale=None, kernel=kernel)
+        found.append([result, *torch.autograd.grad(result, leaves, rows[3])])
+    gaps = [float(((one - other).abs().max() / one.abs().max()).detach()) for one, other in zip(*found, strict=True)]
+    shown = ", ".join(f"{gap:.2g}" for gap in gaps)
+    return Outcome(max(gaps) < 0.02, f"largest relative differences of values and of gradients by q, k, v: {shown}")
+
+
 def passes(device: str) -> Outcome:
     """Log-probabilities and gradients of packed completions, on the device in bfloat16 and on the CPU in float32."""
-    from asymgrpo_app.microbatch.cutting import cut
-    from asymgrpo_app.microbatch.microbatch import TokenSequence
-
-    policy = _small_policy()
-    generator = torch.Generator().manual_seed(1)
-
-    def draw(number: int) -> list[int]:
-        return torch.randint(512, (number,), generator=generator).tolist()
-
-    sequences = []
-    for _ in range(6):
-        prompt = draw(int(torch.randint(5, 40, (1,), generator=generator)))
-        sequences += [
-            TokenSequence(prompt, draw(int(torch.randint(1, 90, (1,), generator=generator)))) for _ in range(8)
-        ]
-    (batch,) = cut(sequences, range(len(sequences)), 100_000, packed=True)
-    reference, by_weight = _pass(policy, batch, "cpu", low=False)
-    found, found_by_weight = _pass(policy, batch, device, low=True)
+    policy, sequences = _small_policy(), _sequences()
+    reference, by_weight = _pass(policy, sequences, "cpu", low=False)
+    found, found_by_weight = _pass(policy, sequences, device, low=True)
     gap = float((found - reference).abs().mean())
     cosine = float(torch.cosine_similarity(found_by_weight, by_weight, dim=0))
     return Outcome(
         gap < 0.02 and cosine > 0.995,
         f"mean |difference| of {len(found)} log-probabilities {gap:.2g}, cosine of all gradients {cosine:.6f}",
     )
+
+
+def _sequences() -> list[Any]:
+    """Six prompts with eight completions each, of random lengths and tokens."""
+    from asymgrpo_app.microbatch.microbatch import TokenSequence
+
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(least: int, most: int) -> list[int]:
+        number = int(torch.randint(least, most, (1,), generator=generator))
+        return torch.randint(512, (number,), generator=generator).tolist()
+
+    prompts = [draw(5, 40) for _ in range(6)]
+    return [TokenSequence(prompt, draw(1, 90)) for prompt in prompts for _ in range(8)]
+
+
+def _micro_batches(sequences: list[Any], device: torch.device, form: Any) -> Any:
+    """One micro-batch of all sequences."""
+    from asymgrpo_app.microbatch.cutting import MicroBatches, cut
+
+    return MicroBatches(sequences, cut(sequences, range(len(sequences)), 100_000, form), form, device)
 
 
 def _small_policy() -> Any:
@@ -141,14 +169,13 @@ def _small_policy() -> Any:
         return load_policy(folder, "sdpa")
 
 
-def _pass(policy: Any, batch: Any, device: str, *, low: bool) -> tuple[Tensor, Tensor]:
-    from lightning.fabric.utilities import move_data_to_device
-
-    from asymgrpo_app.policy.loading import token_logprobs
+def _pass(policy: Any, sequences: list[Any], device: str, *, low: bool) -> tuple[Tensor, Tensor]:
+    from asymgrpo_app.policy.loading import micro_batch_form, token_logprobs
 
     policy.to(device).zero_grad()
     with torch.autocast(device, torch.bfloat16, enabled=low):
-        logprobs, _ = token_logprobs(policy, move_data_to_device(batch, torch.device(device)), temperature=1.0)
+        (batch,) = _micro_batches(sequences, torch.device(device), micro_batch_form(policy))
+        logprobs, _ = token_logprobs(policy, batch, temperature=1.0)
         logprobs.mean().backward()
     gradients = torch.cat([weight.grad.flatten().double().cpu() for weight in policy.parameters()])
     return logprobs.detach().float().cpu(), gradients
@@ -157,5 +184,6 @@ def _pass(policy: Any, batch: Any, device: str, *, low: bool) -> tuple[Tensor, T
 CHECKS = {
     "compilers": Check("torch.compile and nvcc compile, link and run", compilers),
     "head": Check("the output head has float32 logits under bf16-mixed", head),
+    "attention": Check("the attention kernel's causal rule is the layout's", attention),
     "passes": Check("a pass over packed completions is the CPU's to rounding", passes),
 }

@@ -6,7 +6,7 @@ from benchmarks.first_gpu.__main__ import CHECKS, main, run_alone
 from benchmarks.first_gpu.outcome import Check, Outcome, page
 
 
-@pytest.mark.parametrize("name", ["head", "passes"])
+@pytest.mark.parametrize("name", ["head", "attention", "passes"])
 def test_a_check_passes_in_its_rehearsal(name):
     outcome = CHECKS[name].run("cpu")
     assert outcome.passed, outcome.says
